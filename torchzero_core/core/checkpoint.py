@@ -1,0 +1,193 @@
+"""Saving, loading and showing an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .chain import Chain
+from .module import Module
+
+if TYPE_CHECKING:
+    from .modular import Modular
+
+
+def signature(optimizer: Modular) -> str:
+    """The modules of a chain by path, as text."""
+    return " > ".join(m.path for m in optimizer.unrolled_modules)
+
+
+def load(optimizer: Modular, state_dict: Mapping[str, Any]) -> None:
+    """Check a state dict against an optimizer and take it over; see :meth:`Modular.load_state_dict`."""
+    state_dict = dict(state_dict)
+    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        replaced = hook(optimizer, state_dict)
+        state_dict = state_dict if replaced is None else replaced
+    groups = [dict(g) for g in state_dict["param_groups"]]
+    own = optimizer.param_groups
+    if len(groups) != len(own):
+        raise ValueError(
+            f"The loaded state dict has {len(groups)} parameter groups, the optimizer has a different number of "
+            f"parameter groups: {len(own)}."
+        )
+    for i, (loaded, group) in enumerate(zip(groups, own, strict=True)):
+        if len(loaded["params"]) != len(group["params"]):
+            raise ValueError(
+                f"The loaded state dict contains a parameter group that doesn't match the size of the optimizer's: "
+                f"group {i} has {len(loaded['params'])} parameters, here {len(group['params'])}."
+            )
+    saved_chain = groups[0].pop("chain", None) if groups else None
+    _check_chain(optimizer, saved_chain, state_dict["state"])
+    params = list(chain.from_iterable(g["params"] for g in own))
+    index = dict(zip(chain.from_iterable(g["params"] for g in groups), params, strict=True))
+    _check_shapes(index, state_dict["state"])
+
+    state = {}
+    for key, values in state_dict["state"].items():
+        param = index.get(key)
+        if param is None:
+            state[key] = values
+            continue
+        state[param] = {name: _move(value, param, name) for name, value in values.items()}
+    for loaded, group in zip(groups, own, strict=True):
+        names = group.get("param_names")
+        values = {k: v for k, v in loaded.items() if k not in ("params", "param_names")}
+        for k in [k for k in group if k not in ("params", "param_names")]:
+            del group[k]
+        group.update(values)
+        if names is not None:
+            group["param_names"] = names
+    optimizer.state.clear()
+    optimizer.state.update(state)
+    first = optimizer.state.get(optimizer.all_params[0], {}) if optimizer.all_params else {}
+    optimizer.current_step = int(first.get("Modular.step", 0))
+    for module in optimizer.unrolled_modules:
+        module._generators.clear()
+    optimizer.invalidate()
+    for post in optimizer._optimizer_load_state_dict_post_hooks.values():
+        post(optimizer)
+
+
+def _check_chain(optimizer: Modular, saved: str | None, state: Mapping[Any, Any]) -> None:
+    here = signature(optimizer)
+    if saved is not None:
+        ours, theirs = here.split(" > "), saved.split(" > ")
+    else:
+        paths = [m.path for m in optimizer.unrolled_modules]
+        names = list(dict.fromkeys(n for values in state.values() for n in values if not n.startswith("Modular.")))
+        foreign = [n for n in names if not any(f"/{n}".rsplit("/", 1)[-1].startswith(f"{p}.") for p in paths)]
+        if not foreign:
+            return
+        ours, theirs = paths, list(dict.fromkeys(n.rsplit(".", 1)[0] for n in names))
+    if ours == theirs:
+        return
+    missing = [m for m in theirs if m not in ours]
+    extra = [m for m in ours if m not in theirs]
+    parts = []
+    if missing:
+        parts.append(f"it has {', '.join(missing)}, which this chain does not")
+    if extra:
+        parts.append(f"this chain has {', '.join(extra)}, which it does not")
+    if not parts:
+        parts.append("the same modules stand in another order")
+    raise ValueError(
+        f"The state dict belongs to another chain: {'; '.join(parts)}.\n"
+        f"  saved: {' > '.join(theirs)}\n  here:  {' > '.join(ours)}"
+    )
+
+
+def _check_shapes(index: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
+    elementwise = ("exp_avg", "exp_avg_sq")
+    for key, values in state.items():
+        param = index.get(key)
+        if param is None:
+            continue
+        for name, value in values.items():
+            if (
+                name.count("/") == 0
+                and name.endswith(elementwise)
+                and isinstance(value, Tensor)
+                and value.shape != param.shape
+            ):
+                raise ValueError(
+                    f"The state {name!r} has shape {tuple(value.shape)}, its parameter here {tuple(param.shape)}: the "
+                    "state dict belongs to another model."
+                )
+
+
+def _move(value: Any, param: Tensor, name: str) -> Any:
+    """A copy on the parameter's device, in the value's own dtype; generator positions stay on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().clone() if "generator:" in name else value.detach().to(device=param.device, copy=True)
+    if isinstance(value, dict):
+        return {k: _move(v, param, name) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_move(v, param, name) for v in value)
+    return value
+
+
+def tree(optimizer: Modular, notes: Mapping[str, str] | None = None) -> str:
+    """The chain with its settings, a line a module."""
+    lines = []
+
+    def visit(module: Module, depth: int, label: str) -> None:
+        pad = "  " * depth
+        if isinstance(module, Chain):
+            if label:
+                lines.append(f"{pad}{label}")
+                depth += 1
+            for child in module.children.values():
+                visit(child, depth, "")
+            return
+        note = (notes or {}).get(module.path, "")
+        lines.append(f"{pad}{label}{type(module).__name__}({module.extra_repr()}){note}")
+        for name, child in module.children.items():
+            visit(child, depth + 1, f"{name}: ")
+
+    visit(optimizer.chain, 1, "")
+    groups = []
+    for i, group in enumerate(optimizer.param_groups):
+        n = sum(p.numel() for p in group["params"])
+        values = ", ".join(f"{k}={v}" for k, v in group.items() if k not in ("params", "param_names"))
+        groups.append(f"  group {i}: {len(group['params'])} tensors, {n:,} parameters, {values}")
+    flag = ", compile=True" if optimizer.compile else ""
+    return "\n".join([f"{type(optimizer).__name__}({flag[2:]}", *lines, *groups, ")"])
+
+
+def summary(optimizer: Modular) -> str:
+    """The tree with the bytes of state by module; see :meth:`Modular.summary`."""
+    size: dict[str, int] = {}
+    paths = sorted((m.path for m in optimizer.unrolled_modules), key=len, reverse=True)
+    for store in optimizer.stores():
+        for name, value in store.items():
+            bare = name.rsplit("/", 1)[-1]
+            owner = next((p for p in paths if bare.startswith(f"{p}.")), None)
+            if owner is not None:
+                size[owner] = size.get(owner, 0) + _bytes(value)
+    total = sum(size.values())
+    notes = {path: f"  [{_human(size.get(path, 0))}]" for path in paths}
+    return f"{tree(optimizer, notes)}\nstate: {_human(total)}"
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(map(_bytes, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(_bytes, value))
+    return 8 if isinstance(value, (int, float)) else 0
+
+
+def _human(n: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} GiB"
+
+
+__all__ = ["load", "signature", "summary", "tree"]

@@ -1,0 +1,591 @@
+"""The default backend: each pass becomes a few ``torch._foreach`` calls over pieces that fit in the cache.
+
+Python source is generated once for each pass. Temporaries live for one piece only, so they are small and hot; an
+operation works in place where its operand is no longer needed, and a state is updated where it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .graph import Host, Value
+from .plan import Level, Plan, Storage
+
+Tensors = list[Tensor]
+COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
+IN_PLACE = {"add", "sub", "mul", "div", "lerp", "maximum", "minimum", "pow", "abs", "sqrt", "exp", "log", "sign", "neg"}
+UNARY = {"abs", "sqrt", "exp", "log", "sign", "neg"}
+COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and": "&", "or": "|"}
+#: Binary operations whose foreach form takes one 0-d tensor for all.
+TAKES_TENSOR = {"add", "mul", "div"}
+
+
+def _dot(x: Tensors, y: Tensors) -> list[Tensor]:
+    if x and x[0].device.type == "cpu" and x[0].dtype in (torch.float32, torch.float64):
+        return [torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(x, y, strict=True)]
+    if x is y:
+        return [n * n for n in torch._foreach_norm(x)]
+    return [t.sum() for t in torch._foreach_mul(x, y)]
+
+
+def _amax(x: Tensors) -> list[Tensor]:
+    return [t.amax() if t.numel() else t.new_full((), -torch.inf) for t in x]
+
+
+def _where(m: Any, a: Any, b: Any, like: Tensors) -> list[Tensor]:
+    """``torch.where`` over lists, tensors and numbers."""
+    n = len(like)
+    m, a, b = (x if isinstance(x, (list, tuple)) else [x] * n for x in (m, a, b))
+    return [
+        torch.where(c, x, y)
+        if isinstance(x, Tensor) or isinstance(y, Tensor)
+        else torch.where(c, x, y).to(t.dtype if t.is_floating_point() else None)
+        for c, x, y, t in zip(m, a, b, like, strict=True)
+    ]
+
+
+def _copysign(a: Any, b: Any) -> list[Tensor]:
+    n = len(a) if isinstance(a, (list, tuple)) else len(b)
+    a, b = (x if isinstance(x, (list, tuple)) else [x] * n for x in (a, b))
+    return [torch.copysign(x if isinstance(x, Tensor) else torch.full_like(y, x), y) for x, y in zip(a, b, strict=True)]
+
+
+def _lerp(a: Any, b: Any, w: Any, n: int) -> list[Tensor]:
+    """Any mixture of lists, 0-d tensors and numbers."""
+    a, b, w = (x if isinstance(x, (list, tuple)) else [x] * n for x in (a, b, w))
+    return [x + z * (y - x) for x, y, z in zip(a, b, w, strict=True)]
+
+
+NAMESPACE: dict[str, Any] = {
+    "torch": torch,
+    "_dot": _dot,
+    "_amax": _amax,
+    "_where": _where,
+    "_copysign": _copysign,
+    "_lerp": _lerp,
+    **{f"{name}{suffix}": getattr(torch, f"_foreach_{name}{suffix}") for name in IN_PLACE for suffix in ("", "_")},
+    "copy_": torch._foreach_copy_,
+}
+
+
+class Writer:
+    """Generates the source of one pass.
+
+    Element values and numbers per tensor are lists ``n<i>``, a global number is a 0-d tensor. ``H`` holds host numbers.
+    """
+
+    def __init__(self, plan: Plan, ids: dict[Value, int], *, like: str) -> None:
+        self.plan, self.ids, self.like = plan, ids, like
+        self.lines: list[str] = []
+
+    def name(self, value: Value) -> str:
+        """The variable that holds a value."""
+        return f"n{self.ids[value]}"
+
+    def operand(self, x: Any, kind: str) -> tuple[str, str]:
+        """Source and letter: L a list, G one 0-d tensor for a list, S a number."""
+        if isinstance(x, Value):
+            return self.name(x), "G" if x.kind == "global" else "L"
+        if isinstance(x, Host):
+            return f"H[{self.plan.host_index(x)}]", "S"
+        return (
+            "float('nan')" if x != x else f"float('{x}')" if x in (float("inf"), -float("inf")) else repr(float(x))
+        ), "S"
+
+    def spread(self, text: str, letter: str) -> str:
+        """One number for each tensor of a list."""
+        return f"[{text}] * len({self.like})" if letter != "L" else text
+
+    def emit(self, node: Value, dying: Callable[[Value], bool]) -> bool:
+        """Write one operation; True when it was done in place of its first operand."""
+        out, op = self.name(node), "lerp" if node.op == "lerp_end" else node.op  # torch chooses the end itself
+        ops = [self.operand(a, node.kind) for a in node.args]
+        args, letters = [o[0] for o in ops], "".join(o[1] for o in ops)
+        values = [a for a in node.args if isinstance(a, Value)]
+        same = not node.mask and not any(a.mask for a in values)
+
+        def can(i: int) -> bool:
+            a = node.args[i]
+            return same and op in IN_PLACE and isinstance(a, Value) and a.kind == node.kind and dying(a)
+
+        if op in COMMUTATIVE and (letters[0] != "L" or (letters == "LL" and not can(0) and can(1))):
+            args.reverse()
+            letters = letters[::-1]
+            reverse = True
+        else:
+            reverse = False
+        first = node.args[-1] if reverse else node.args[0] if node.args else None
+        place = bool(node.args) and letters[0] == "L" and can(len(node.args) - 1 if reverse else 0)
+        if place and any(a is first for a in (node.args[:-1] if reverse else node.args[1:])):
+            place = op in {"mul", "add", "sub", "div"}  # x·x in place is fine, a lerp towards itself is not
+        if any(a.mask for a in values) and op in IN_PLACE:
+            floats = [
+                f"[t.to({self.like}[0].dtype) for t in {t}]" if isinstance(a, Value) and a.mask else t
+                for a, t in zip(node.args if not reverse else node.args[::-1], args, strict=True)
+            ]
+            args = floats
+        suffix = "_" if place else ""
+
+        if op in UNARY:
+            text = f"{op}{suffix}({args[0]})"
+        elif op in {"add", "sub", "mul", "div", "maximum", "minimum", "pow"}:
+            if letters[0] == "L":
+                if letters[1] == "G" and op not in TAKES_TENSOR:
+                    args[1] = self.spread(args[1], "G")
+                text = f"{op}{suffix}({args[0]}, {args[1]})"
+            elif letters[0] == "G" and op != "pow":
+                text = f"{op}({self.spread(args[0], 'G')}, {args[1]})"
+            elif op == "sub":
+                text = f"add(neg({args[1]}), {args[0]})"
+            elif op == "div":
+                text = f"[{args[0]} / t for t in {args[1]}]"
+            else:
+                text = f"[{args[0]} ** t for t in {args[1]}]"
+        elif op == "lerp":
+            if letters in {"LLS", "LLL"}:
+                text = f"lerp{suffix}({', '.join(args)})"
+            elif letters == "LLG":
+                text = f"lerp{suffix}({args[0]}, {args[1]}, {self.spread(args[2], 'G')})"
+            else:
+                place = False
+                text = f"_lerp({', '.join(args)}, len({self.like}))"
+        elif op in COMPARE:
+            place = False
+            if letters == "LL":
+                text = f"[a {COMPARE[op]} b for a, b in zip({args[0]}, {args[1]})]"
+            elif letters[0] == "L":
+                text = f"[a {COMPARE[op]} {args[1]} for a in {args[0]}]"
+            else:
+                text = f"[{args[0]} {COMPARE[op]} b for b in {args[1]}]"
+        elif op == "not":
+            text = f"[~t for t in {args[0]}]"
+        elif op == "isfinite":
+            text = f"[torch.isfinite(t) for t in {args[0]}]"
+        elif op == "where":
+            text = f"_where({', '.join(args)}, {self.like})"
+        elif op == "copysign":
+            text = f"_copysign({', '.join(args)})"
+        elif op == "fill":
+            value, letter = ops[0]
+            if letter == "L":
+                text = f"[torch.zeros_like(t) + a for t, a in zip({self.like}, {value})]"
+            elif letter == "G":
+                text = f"[torch.zeros_like(t) + {value} for t in {self.like}]"
+            else:
+                text = f"[torch.full_like(t, {value}) for t in {self.like}]"
+        else:
+            raise NotImplementedError(f"The foreach backend has no operation {op!r}.")
+        self.lines.append(f"{out} = {text}")
+        return place
+
+    def function(self, name: str, params: str, result: str) -> Callable[..., Any]:
+        """Compile the lines into a function, which keeps its source as ``source``."""
+        body = "\n".join(f"    {line}" for line in self.lines)
+        code = f"def {name}({params}):\n{body}\n    return {result}\n"
+        namespace = dict(NAMESPACE)
+        exec(compile(code, f"<pass {name}>", "exec"), namespace)
+        function = namespace[name]
+        function.source = code
+        return function
+
+
+def element_pass(plan: Plan, level: Level, ids: dict[Value, int]) -> Callable[..., list[list[Tensor]]] | None:
+    """The sweep of one level: ``f(E, H, T)`` with lists of pieces by storage; returns the partial reductions.
+
+    ``E[i]`` belongs to ``plan.storages[i]``; ``T`` maps a node's id to its numbers (one per piece, or one in all).
+    """
+    if not (level.elements or level.reductions or level.writes):
+        return None
+    if not level.reads and not level.writes:
+        return None
+    any_storage = plan.storages[0]
+    out = Writer(plan, ids, like="LIKE")
+    out.lines.append("LIKE = E[0]")
+    assert any_storage is not None
+    storage_of: dict[Value, Storage] = dict(level.reads)
+    for value, storage in level.reads.items():
+        if storage[0] == "fresh":
+            out.lines.append(f"{out.name(value)} = F[{ids[value]}]")
+            continue
+        out.lines.append(f"{out.name(value)} = E[{plan.storages.index(storage)}]")
+        if value.mask:
+            out.lines.append(f"{out.name(value)} = [t != 0 for t in {out.name(value)}]")
+    work: list[Value] = [*level.elements, *level.reductions]
+    for scalar in dict.fromkeys(a for n in work for a in n.args if isinstance(a, Value) and a.kind != "element"):
+        text = "" if scalar.kind == "global" else ".unbind()"
+        out.lines.append(f"{out.name(scalar)} = T[{ids[scalar]}]{text}")
+
+    last: dict[Value, int] = {}
+    for i, node in enumerate(work):
+        for a in node.args:
+            if isinstance(a, Value):
+                last[a] = i
+    writes: dict[Value, list[Storage]] = {}
+    for storage, value in level.writes:
+        writes.setdefault(value, []).append(storage)
+    written = {storage for storage, _ in level.writes}
+    fused = _multiply_adds(level, last, writes)
+    placed: set[tuple[Storage, Value]] = set()
+    lent: set[Value] = set()  # lists that are another value's memory by now
+    for i, node in enumerate(work):
+        if node in fused.values():
+            continue
+        if node.op in ("sum", "dot", "amax"):
+            names = [out.name(a) for a in node.args]
+            text = {"sum": "[t.sum() for t in {0}]", "dot": "_dot({0}, {1})", "amax": "_amax({0})"}[node.op]
+            out.lines.append(f"{out.name(node)} = {text.format(*names)}")
+            continue
+
+        def free(a: Value, i: int = i) -> bool:
+            return last.get(a, -1) <= i and a not in lent
+
+        target = writes.get(node, [])
+
+        def dying(a: Value, node: Value = node, target: list[Storage] = target) -> bool:
+            """May ``node`` overwrite ``a``? A temporary yes; a state when this is its new value."""
+            if not free(a) or (a in writes and storage_of.get(a) is None):
+                return False
+            if a in storage_of:  # its memory gets a new value in this pass, so nobody needs what it holds now
+                storage = storage_of[a]
+                return storage in written and a not in writes and all(s == storage for s in target)
+            return True
+
+        product = fused.get(node)
+        if product is not None:
+            base = node.args[0]
+            factor, scale = product.args if isinstance(product.args[0], Value) else product.args[::-1]
+            sign = "-" if node.op == "sub" else ""
+            place = dying(base) and factor is not base
+            number = out.operand(scale, "element")[0]
+            call = "add_" if place else "add"
+            text = f"{call}({out.name(base)}, {out.name(factor)}, alpha={sign}{number})"
+            out.lines.append(f"{out.name(node)} = {text}")
+        else:
+            place = out.emit(node, dying)
+            base = next((a for a in node.args if isinstance(a, Value)), None) if place else None
+            if place and node.op in COMMUTATIVE:
+                text = out.lines[-1].split("_(", 1)[1]
+                base = next(a for a in node.args if isinstance(a, Value) and text.startswith(out.name(a) + ","))
+        if place and base is not None:
+            lent.add(base)
+            if base in storage_of:
+                placed.add((storage_of[base], node))
+                storage_of[node] = storage_of[base]
+        dead = [a for a in (*node.args, *(product.args if product is not None else ())) if isinstance(a, Value)]
+        for a in dict.fromkeys(dead):
+            if a in lent:
+                continue
+            if a.kind == "element" and last.get(a, -1) <= i and a not in writes and a not in level.reads:
+                out.lines.append(f"{out.name(a)} = None")
+    for storage, value in level.writes:
+        if (storage, value) in placed:
+            continue
+        out.lines.append(f"copy_(E[{plan.storages.index(storage)}], {out.name(value)})")
+    result = ", ".join(out.name(r) for r in level.reductions)
+    return out.function("sweep", "E, H, T, F", f"[{result}]")
+
+
+def _multiply_adds(level: Level, last: dict[Value, int], writes: dict[Value, list[Storage]]) -> dict[Value, Value]:
+    """``a ± b·number`` as one call: maps the sum to its product where nothing else uses the product."""
+    uses: dict[Value, int] = {}
+    for node in (*level.elements, *level.reductions):
+        for a in node.args:
+            if isinstance(a, Value):
+                uses[a] = uses.get(a, 0) + 1
+    found: dict[Value, Value] = {}
+    inside = set(level.elements)
+    for i, node in enumerate(level.elements):
+        if node.op not in {"add", "sub"} or not all(isinstance(a, Value) and a.kind == "element" for a in node.args):
+            continue
+        a, b = node.args
+        if node.op == "add" and not _scaled(b, inside, uses, writes) and _scaled(a, inside, uses, writes):
+            node.args = (b, a)
+            a, b = b, a
+        if _scaled(b, inside, uses, writes) and not a.mask and a is not b:
+            found[node] = b
+            for operand in b.args:
+                if isinstance(operand, Value):
+                    last[operand] = max(last.get(operand, -1), i)
+    return found
+
+
+def _scaled(x: Value, inside: set[Value], uses: dict[Value, int], writes: dict[Value, list[Storage]]) -> bool:
+    if x.op != "mul" or x not in inside or uses[x] != 1 or x in writes:
+        return False
+    elements = [a for a in x.args if isinstance(a, Value)]
+    return len(elements) == 1 and elements[0].kind == "element" and not elements[0].mask
+
+
+def scalar_pass(plan: Plan, level: Level, ids: dict[Value, int]) -> Callable[..., None] | None:
+    """The scalar work of one level: ``f(H, T, NUMEL)`` reads and writes ``T[id]``.
+
+    Numbers per tensor are kept in one vector and numbers for all in 0-d tensors, so this is plain arithmetic.
+    """
+    work = [n for n in level.scalars if n.op != "load"]
+    if not work:
+        return None
+
+    def text(x: Any) -> str:
+        if isinstance(x, Value):
+            return f"T[{ids[x]}]"
+        return f"H[{plan.host_index(x)}]" if isinstance(x, Host) else f"float('{float(x)}')"
+
+    lines = []
+    for node in work:
+        args = [text(a) for a in node.args]
+        op = node.op
+        values = [isinstance(a, Value) for a in node.args]
+        if op in ARITHMETIC:
+            out = f"{args[0]} {ARITHMETIC[op]} {args[1]}"
+        elif op in COMPARE:
+            out = f"{args[0]} {COMPARE[op]} {args[1]}"
+        elif op in ("maximum", "minimum"):
+            if not values[0]:
+                args.reverse()
+            bound = "clamp_min" if op == "maximum" else "clamp_max"
+            out = f"torch.{op}({args[0]}, {args[1]})" if all(values) else f"{args[0]}.{bound}({args[1]})"
+        elif op in UNARY or op == "isfinite":
+            out = f"torch.{op}({args[0]})"
+        elif op == "not":
+            out = f"~{args[0]}"
+        elif op == "lerp":
+            out = f"{args[0]} + {args[2]} * ({args[1]} - {args[0]})"
+        elif op == "lerp_end":
+            out = f"{args[1]} - (1 - {args[2]}) * ({args[1]} - {args[0]})"
+        elif op == "where":
+            out = f"torch.where({args[0]}, {args[1]}, {args[2]}).to(NUMEL.dtype)"
+        elif op == "copysign":
+            out = (
+                f"torch.abs({args[0]}) * torch.sign({args[1]})"
+                if not values[0]
+                else f"torch.copysign({args[0]}, {args[1]})"
+            )
+        elif op == "fill":
+            like = "NUMEL" if node.kind == "tensor" else "NUMEL[0]"
+            out = f"torch.zeros_like({like}) + {args[0]}"
+        elif op == "numel":
+            out = "NUMEL"
+        else:
+            raise NotImplementedError(f"The foreach backend has no operation {op!r} on numbers per tensor.")
+        lines.append(f"T[{ids[node]}] = {out}")
+    code = "def scalars(H, T, NUMEL):\n" + "\n".join(f"    {line}" for line in lines) + "\n"
+    namespace: dict[str, Any] = {"torch": torch}
+    exec(compile(code, "<scalar pass>", "exec"), namespace)
+    function = namespace["scalars"]
+    function.source = code
+    return function
+
+
+ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**"}
+#: Pieces of about this many elements are swept at a time, so that temporaries stay in the cache.
+CPU_PIECE = 1 << 17
+GPU_PIECE = 1 << 26
+
+
+class EagerRunner:
+    """Runs one program on one bucket.
+
+    Args:
+        bucket: the tensors and their state.
+        program: the passes.
+    """
+
+    def __init__(self, bucket: Any, program: Any) -> None:
+        self.bucket, self.program, self.plan = bucket, program, program.plan
+        plan = self.plan
+        self.levels = len(plan.levels)
+        key = "eager"
+        if key not in program.compiled:
+            program.compiled[key] = [
+                (scalar_pass(plan, level, program.ids), element_pass(plan, level, program.ids)) for level in plan.levels
+            ]
+        self.passes = program.compiled[key]
+        data = bucket.data
+        like = data[0]
+        self.needs_numel = any(n.op == "numel" for level in plan.levels for n in level.scalars)
+        self.numel = like.new_tensor([float(p.numel()) for p in data] if self.needs_numel else [0.0] * len(data))
+        self.chunks = _chunks(data, CPU_PIECE if like.device.type == "cpu" else GPU_PIECE, split=bucket.dense)
+        self.whole_tensors = all(part is None for chunk in self.chunks for _, part in chunk)
+        self.rows = [slice(c[0][0], c[-1][0] + 1) for c in self.chunks]
+        self.single = len(self.chunks) == 1 and self.whole_tensors
+        self._views: dict[Storage, tuple[list[Tensor], list[list[Tensor]]]] = {}
+        self.stateful = [s for s in plan.storages if s[0] == "state"]
+        self.E: dict[Storage, list[Tensor]] = {}
+        self.T: dict[int, Tensor] = {}
+        self.fresh: dict[int, list[Tensor]] = {}
+        self.H: tuple[float, ...] = ()
+
+    def begin(self, u: list[Tensor], grads: list[Tensor], out: list[Tensor]) -> None:
+        """Take what this step works on."""
+        bucket, program = self.bucket, self.program
+        self.H = program.host(bucket.settings, bucket.counts)
+        E = self.E
+        for storage in self.plan.storages:
+            kind = storage[0]
+            if kind == "state":
+                E[storage] = bucket.states(storage)
+            elif kind == "p":
+                E[storage] = bucket.data
+            elif kind == "u":
+                E[storage] = u
+            elif kind == "g":
+                E[storage] = grads
+            elif kind == "out":
+                E[storage] = out
+            else:
+                E[storage] = bucket.segment.modular.workspace(f"work{storage[1]}", bucket.params)
+        self.T = {}
+        self.fresh = {}
+        for node in program.scalar_loads:
+            storage = node.attr
+            if storage[0] == "global":
+                value = bucket.global_state(storage)
+                like = bucket.data[0]
+                self.T[program.ids[node]] = value.to(device=like.device, dtype=like.dtype)
+            else:
+                self.T[program.ids[node]] = torch.stack(bucket.states(storage))
+
+    def pieces(self, storage: Storage, tensors: list[Tensor]) -> list[list[Tensor]]:
+        """The tensors by chunk, cut where a chunk has only a part of one."""
+        old = self._views.get(storage)
+        if (
+            old is not None
+            and len(old[0]) == len(tensors)
+            and all(a is b for a, b in zip(old[0], tensors, strict=True))
+        ):
+            return old[1]
+        data = self.bucket.data
+        views = []
+        for chunk in self.chunks:
+            row = []
+            for i, part in chunk:
+                t = tensors[i]
+                if part is not None:
+                    p = data[i]
+                    if t.stride() != p.stride():
+                        t = torch.empty_like(p, dtype=t.dtype).copy_(t)
+                    t = t.as_strided((part[1] - part[0],), (1,), t.storage_offset() + part[0])
+                row.append(t)
+            views.append(row)
+        if storage[0] not in ("u", "g", "fresh"):  # gradients are new every step; holding on to them costs memory
+            self._views[storage] = (list(tensors), views)
+        return views
+
+    def sweep(self, k: int) -> None:
+        """Scalar work, then the elements, of pass ``k``."""
+        level = self.plan.levels[k]
+        scalars, elements = self.passes[k]
+        ids = self.program.ids
+        if scalars is not None:
+            scalars(self.H, self.T, self.numel)
+        if elements is None:
+            for node in level.reductions:  # nothing to read: a reduction of a constant
+                raise NotImplementedError(f"{node} reduces a constant")
+            return
+        if self.single:
+            parts = elements([self.E[s] for s in self.plan.storages], self.H, self.T, self.fresh)
+            for node, values in zip(level.reductions, parts, strict=True):
+                self.T[ids[node]] = torch.stack(values)
+            return
+        used = set(level.reads.values()) | {s for s, _ in level.writes}
+        views = [self.pieces(s, self.E[s]) if s in used or i == 0 else None for i, s in enumerate(self.plan.storages)]
+        fresh = {ids[v]: self.pieces(s, self.fresh[ids[v]]) for v, s in level.reads.items() if s[0] == "fresh"}
+        wanted = [
+            (ids[a], a.kind == "tensor")
+            for n in (*level.elements, *level.reductions)
+            for a in n.args
+            if isinstance(a, Value) and a.kind != "element"
+        ]
+        found: list[list[list[Tensor]]] = []
+        for c, rows in enumerate(self.rows):
+            T = {i: self.T[i][rows] if per_tensor else self.T[i] for i, per_tensor in wanted}
+            found.append(
+                elements([None if v is None else v[c] for v in views], self.H, T, {i: v[c] for i, v in fresh.items()})
+            )
+        for r, node in enumerate(level.reductions):
+            collected: list[list[Tensor]] = [[] for _ in self.bucket.data]
+            for chunk, parts in zip(self.chunks, found, strict=True):
+                for (i, _), value in zip(chunk, parts[r], strict=True):
+                    collected[i].append(value)
+            self.T[ids[node]] = torch.stack([
+                v[0] if len(v) == 1 else torch.stack(v).amax() if node.op == "amax" else torch.stack(v).sum()
+                for v in collected
+            ])  # fmt: skip
+
+    def partial(self, node: Value) -> Tensor:
+        """A total over this bucket."""
+        values = self.T[self.program.ids[node.args[0]]]
+        return values.sum() if node.op == "total" else values.amax()
+
+    def set_total(self, node: Value, value: Any) -> None:
+        """Take a total over everything."""
+        like = self.bucket.data[0]
+        self.T[self.program.ids[node]] = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+    def whole(self, value: Value) -> list[Tensor]:
+        """An element value as whole tensors, after its pass."""
+        for level in self.plan.levels:
+            storage = level.reads.get(value)
+            if storage is not None:
+                return self.fresh[self.program.ids[value]] if storage[0] == "fresh" else self.E[storage]
+        for level in self.plan.levels:
+            for storage, written in level.writes:
+                if written is value:
+                    return self.E[storage]
+        raise AssertionError(f"{value} is kept nowhere")
+
+    def call(self, node: Value) -> None:
+        """Run an opaque function."""
+        fn = node.attr[-1]
+        args = [
+            (self.whole(a) if a.kind == "element" else self.T[self.program.ids[a]])
+            if isinstance(a, Value)
+            else self.H[self.plan.host_index(a)]
+            if isinstance(a, Host)
+            else a
+            for a in node.args
+        ]
+        self.set_fresh(node, list(fn(*args)))
+
+    def set_fresh(self, node: Value, tensors: list[Tensor]) -> None:
+        """Take the result of an opaque call."""
+        self.fresh[self.program.ids[node]] = tensors
+
+    def commit(self, *, first: bool) -> None:
+        """Write the states of one number."""
+        for storage, value in self.plan.scalar_stores:
+            new = self.T[self.program.ids[value]]
+            if storage[0] == "state":
+                torch._foreach_copy_(self.bucket.states(storage), list(new.unbind()))
+            elif first:
+                self.bucket.global_state(storage).copy_(new)
+        self.T, self.fresh = {}, {}
+        for storage in self.plan.storages:
+            if storage[0] in ("u", "g"):
+                self.E.pop(storage, None)
+
+
+def _chunks(data: list[Tensor], size: int, *, split: bool) -> list[list[tuple[int, tuple[int, int] | None]]]:
+    """Groups of whole tensors, or parts of a large one, of about ``size`` elements."""
+    chunks: list[list[tuple[int, tuple[int, int] | None]]] = []
+    current: list[tuple[int, tuple[int, int] | None]] = []
+    filled = 0
+    for i, p in enumerate(data):
+        n = p.numel()
+        if split and n > 2 * size:
+            count = -(-n // size)
+            step = -(-n // count)
+            chunks += [[(i, (a, min(a + step, n)))] for a in range(0, n, step)]
+            continue
+        if current and filled + n > size:
+            chunks.append(current)
+            current, filled = [], 0
+        current.append((i, None))
+        filled += n
+    if current or not chunks:
+        chunks.append(current)
+    return chunks

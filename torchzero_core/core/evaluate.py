@@ -1,0 +1,102 @@
+"""Evaluating a closure at other points without a trace: gradients are put back, settings are checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .module import Module
+
+
+def uniform_settings(module: Module, params: Sequence[Tensor], names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The settings of a module that decides for all parameters at once.
+
+    Args:
+        module: the module.
+        params: the parameters.
+        names: the settings that must be the same for all of them; all settings by default.
+
+    Raises:
+        ValueError: a setting differs between parameter groups.
+
+    Example:
+        >>> import torch
+        >>> from torchzero_core.core import Module
+        >>> uniform_settings(Module(dict(c=1e-4)), [torch.zeros(1)])
+        {'c': 0.0001}
+    """
+    first = module.settings[params[0]]
+    modular = module._modular
+    if modular is not None and len(modular.param_groups) == 1 and not module._overrides:
+        return first
+    for p in params[1:]:
+        other = module.settings[p]
+        if other is first:
+            continue
+        for name in first if names is None else names:
+            if other[name] is not first[name] and other[name] != first[name]:
+                raise ValueError(
+                    f"{module.path} takes one {name} for all parameters, but the parameter groups set "
+                    f"{name}={first[name]!r} and {name}={other[name]!r}; give every group the same value."
+                )
+    return first
+
+
+@contextmanager
+def kept_grads(params: Sequence[Tensor]) -> Iterator[None]:
+    """Evaluations inside see no gradients and leave none: every ``p.grad`` is put back, also after an error.
+
+    A gradient that was taken before keeps its values even if the closure zeroes gradients in place.
+
+    Args:
+        params: the parameters whose ``grad`` to keep.
+
+    Example:
+        >>> import torch
+        >>> p = torch.ones(1, requires_grad=True)
+        >>> p.grad = torch.tensor([5.0])
+        >>> with kept_grads([p]):
+        ...     (p**2).sum().backward()
+        >>> p.grad
+        tensor([5.])
+    """
+    grads = [p.grad for p in params]
+    try:
+        for p in params:
+            p.grad = None
+        yield
+    finally:
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g
+
+
+def gradient(closure: Callable[..., Any], params: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+    """Evaluate loss and gradient where the parameters are, leaving every ``p.grad`` as it was.
+
+    Args:
+        closure: ``closure(backward=True)``.
+        params: the parameters whose gradients to take.
+
+    Returns:
+        The loss and the gradients, which are the caller's; zeros where the closure computed none.
+
+    Example:
+        >>> import torch
+        >>> p = torch.tensor([3.0], requires_grad=True)
+        >>> def closure(backward=True):
+        ...     loss = (p**2).sum()
+        ...     if backward:
+        ...         loss.backward()
+        ...     return loss
+        >>> loss, grads = gradient(closure, [p])
+        >>> loss.item(), grads, p.grad
+        (9.0, [tensor([6.])], None)
+    """
+    with kept_grads(params):
+        loss = closure(True)
+        return loss, [torch.zeros_like(p) if p.grad is None else p.grad for p in params]

@@ -1,0 +1,152 @@
+"""Chain ends that torch has a fused kernel for run that kernel.
+
+A module says with ``kernel`` what it is to a kernel. The state is the module's own, so a chain can change between the
+kernel and the rule at any step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .segment import Bucket, Segment
+    from .var import Var
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+PATTERNS = (
+    ("adam", "weight_decay", "lr"),
+    ("weight_decay", "adam", "lr"),
+    ("adam", "lr"),
+    ("heavyball", "lr"),
+    ("nag", "lr"),
+    ("adagrad", "lr"),
+)
+
+
+class Tail:
+    """The last modules of a segment, run as one kernel; what stands before them runs as a segment of its own."""
+
+    def __init__(self, segment: Segment, pattern: tuple[str, ...]) -> None:
+        from .segment import Segment
+
+        cut = len(segment.modules) - len(pattern)
+        self.pattern = pattern
+        self.head = Segment(segment.modules[:cut], segment.modular) if cut else None
+        self.tail = Segment(segment.modules[cut:], segment.modular)
+        self.place = {kind: i for i, kind in enumerate(pattern)}
+        self.kind = next(k for k in pattern if k not in ("lr", "weight_decay"))
+
+    def run(self, var: Var, update: list[Tensor]) -> bool:
+        """Make the step; False when the settings or tensors are not for the kernel."""
+        params = var.params
+        tail = self.tail
+        if not params:
+            return True
+        tail.refresh(params)
+        if not all(self._fits(b) for b in tail.buckets):
+            return False
+        if self.head is not None:
+            head = self.head
+            update = head.run(var, update, owned=var.owned)
+        for bucket in tail.buckets:
+            grads = update if len(tail.buckets) == 1 else [update[i] for i in bucket.indices]
+            if any(g.stride() != p.stride() for g, p in zip(grads, bucket.data, strict=True)):
+                grads = [torch.empty_like(p).copy_(g) for g, p in zip(grads, bucket.data, strict=True)]
+            getattr(self, f"_{self.kind}")(bucket, grads)
+            bucket.count_rule(self.place[self.kind])
+        return True
+
+    def _setting(self, bucket: Bucket, kind: str, name: str) -> Any:
+        return bucket.settings[self.tail.setting_index(self.place[kind], name)]
+
+    def _fits(self, bucket: Bucket) -> bool:
+        data = bucket.data[0]
+        if data.dtype not in DTYPES or data.device.type not in ("cpu", "cuda") or not bucket.dense:
+            return False
+        module = self.tail.rules[self.place[self.kind]]
+        if any(self._setting(bucket, self.kind, k) != v for k, v in module.kernel_needs.items()):
+            return False
+        return "weight_decay" not in self.place or self._setting(bucket, "weight_decay", "ord") == 2
+
+    def _state(self, bucket: Bucket, name: str) -> list[Tensor]:
+        return bucket.states(("state", self.place[self.kind], name))
+
+    def _steps(self, bucket: Bucket, before: int) -> list[Tensor]:
+        """One counter for all tensors; the kernels read it."""
+        device = bucket.data[0].device
+        step = torch.full((), float(bucket.counts[self.place[self.kind]] - 1 + before), device=device)
+        return [step] * len(bucket.data)
+
+    def _adam(self, bucket: Bucket, grads: list[Tensor]) -> None:
+        get = self._setting
+        decay = float(get(bucket, "weight_decay", "weight_decay")) if "weight_decay" in self.place else 0.0
+        decoupled = decay == 0.0 or self.place["weight_decay"] > self.place["adam"]
+        kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        amsgrad = bool(get(bucket, "adam", "amsgrad"))
+        kernel(
+            bucket.data,
+            grads,
+            self._state(bucket, "exp_avg"),
+            self._state(bucket, "exp_avg_sq"),
+            self._state(bucket, "max_exp_avg_sq") if amsgrad else [],
+            self._steps(bucket, 1),
+            lr=float(get(bucket, "lr", "lr")),
+            beta1=float(get(bucket, "adam", "beta1")),
+            beta2=float(get(bucket, "adam", "beta2")),
+            weight_decay=decay,
+            eps=float(get(bucket, "adam", "eps")),
+            amsgrad=amsgrad,
+            maximize=False,
+            grad_scale=None,
+            found_inf=None,
+        )
+
+    def _momentum(self, bucket: Bucket, grads: list[Tensor], kind: str, *, first: bool, nesterov: bool) -> None:
+        torch._fused_sgd_(
+            bucket.data,
+            grads,
+            self._state(bucket, "velocity"),
+            weight_decay=0.0,
+            momentum=float(self._setting(bucket, kind, "momentum")),
+            lr=float(self._setting(bucket, "lr", "lr")),
+            dampening=float(self._setting(bucket, kind, "dampening")),
+            nesterov=nesterov,
+            maximize=False,
+            is_first_step=first,
+            grad_scale=None,
+            found_inf=None,
+        )
+
+    def _heavyball(self, bucket: Bucket, grads: list[Tensor]) -> None:
+        self._momentum(bucket, grads, "heavyball", first=bucket.counts[self.place["heavyball"]] == 1, nesterov=False)
+
+    def _nag(self, bucket: Bucket, grads: list[Tensor]) -> None:
+        self._momentum(bucket, grads, "nag", first=bucket.counts[self.place["nag"]] == 1, nesterov=True)
+
+    def _adagrad(self, bucket: Bucket, grads: list[Tensor]) -> None:
+        get = self._setting
+        torch._fused_adagrad_(
+            bucket.data,
+            grads,
+            self._state(bucket, "sq_sum"),
+            self._steps(bucket, 1),
+            lr=float(get(bucket, "lr", "lr")),
+            lr_decay=float(get(bucket, "adagrad", "lr_decay")),
+            weight_decay=0.0,
+            eps=float(get(bucket, "adagrad", "eps")),
+            maximize=False,
+            grad_scale=None,
+            found_inf=None,
+        )
+
+
+def find_tail(segment: Segment) -> Tail | None:
+    """The pattern that a segment ends with, if any."""
+    kinds = tuple(getattr(m, "kernel", None) if not m.children else None for m in segment.modules)
+    for pattern in PATTERNS:
+        if kinds[-len(pattern) :] == pattern:
+            return Tail(segment, pattern)
+    return None

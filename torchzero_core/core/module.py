@@ -1,0 +1,258 @@
+"""The unit a chain is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .settings import Settings, validate
+
+if TYPE_CHECKING:
+    from .modular import Modular
+    from .var import Var
+
+
+class ScopedState(MutableMapping[str, Any]):
+    """One module's part of the state of one parameter: a view of ``optimizer.state[p]`` under a prefix."""
+
+    __slots__ = ("_prefix", "_store")
+
+    def __init__(self, store: dict[str, Any], prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+
+    def __getitem__(self, key: str) -> Any:
+        return self._store[self._prefix + key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._store[self._prefix + key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._store[self._prefix + key]
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._prefix + key in self._store
+
+    def __iter__(self) -> Iterator[str]:
+        n = len(self._prefix)
+        return iter([k[n:] for k in self._store if k.startswith(self._prefix)])
+
+    def __len__(self) -> int:
+        return sum(k.startswith(self._prefix) for k in self._store)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+class StateOf:
+    """``module.state``: maps a parameter to the module's state for it."""
+
+    __slots__ = ("_module",)
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+
+    def __getitem__(self, param: Tensor) -> ScopedState:
+        store, prefix = self._module.locate(param)
+        return ScopedState(store, prefix)
+
+
+class Module:
+    """Base class of everything that can stand in a chain.
+
+    A module takes the :class:`Var` of a step, changes its ``update`` (or its closure, or its gradients) and returns
+    it. What it remembers is kept in ``self.state[p]`` for a parameter and in ``self.global_state`` for itself; both
+    live in the optimizer's ``state`` and are saved and loaded with it, so they hold only tensors, numbers, strings
+    and lists or dicts of them.
+
+    Args:
+        defaults: settings by name with the values that the constructor was given. They can be overridden per
+            parameter group and are read through ``self.settings[p]``.
+
+    Example:
+        >>> import torch
+        >>> from torchzero_core.core import Modular, Module
+        >>> class SignDescent(Module):
+        ...     def __init__(self, scale: float = 1.0):
+        ...         super().__init__(dict(scale=scale))
+        ...
+        ...     def step(self, var):
+        ...         for p, u in zip(var.params, var.get_update()):
+        ...             u.sign_().mul_(self.settings[p]["scale"])
+        ...         return var
+        >>> p = torch.tensor([1.0, -2.0], requires_grad=True)
+        >>> p.grad = torch.tensor([3.0, -0.1])
+        >>> Modular([p], SignDescent(0.5)).step()
+        >>> p.detach()
+        tensor([ 0.5000, -1.5000])
+    """
+
+    #: Whether the module calls the closure itself.
+    requires_closure: bool = False
+    #: Whether the chain has to have the gradient before this module runs.
+    needs_gradient: bool = True
+    #: Settings whose range differs from the usual one of their name; see :mod:`torchzero_core.core.settings`.
+    bounds: ClassVar[dict[str, tuple[float, float, str]]] = {}
+
+    def __init__(self, defaults: Mapping[str, Any] | None = None) -> None:
+        self.defaults: dict[str, Any] = dict(defaults or {})
+        self.children: dict[str, Module] = {}
+        self.path: str = type(self).__name__
+        self._modular: Modular | None = None
+        self._detached: dict[Any, dict[str, Any]] = {}
+        self._overrides: list[tuple[set[int], dict[str, Any]]] = []
+        self._generators: dict[str, torch.Generator] = {}
+        self.state = StateOf(self)
+        self.settings = Settings(self)
+        validate(type(self), self.defaults, f"{type(self).__name__}(")
+
+    # -- what a module does ------------------------------------------------------------------------------------------
+    def step(self, var: Var) -> Var:
+        """Change ``var`` and return it.
+
+        Args:
+            var: the step's parameters, gradients, update, loss and closure.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no step(var); a module must define one.")
+
+    def post_step(self, var: Var) -> None:
+        """Called after the parameters have moved; does nothing unless overridden."""
+
+    # -- structure ---------------------------------------------------------------------------------------------------
+    def set_child(self, name: str, module: Modules) -> None:
+        """Make ``module`` (or a list of modules, which becomes a chain) a child under ``name``."""
+        from .chain import as_module
+
+        child = as_module(module, f"{type(self).__name__}.{name}")
+        self.children[name] = child
+        if self._modular is not None:
+            self._modular.adopt(child, self, name)
+
+    def set_param_groups(self, groups: Iterable[Mapping[str, Any]]) -> None:
+        """Override settings of this module for some parameters; stronger than the optimizer's own groups.
+
+        Args:
+            groups: dicts with ``"params"`` and settings of this module.
+
+        Raises:
+            ValueError: a group has a setting that this module does not have, or a value out of range.
+        """
+        overrides = []
+        for group in groups:
+            values = {k: v for k, v in group.items() if k != "params"}
+            unknown = [k for k in values if k not in self.defaults]
+            if unknown:
+                known = ", ".join(map(repr, self.defaults)) or "none"
+                raise ValueError(f"{self.path} has no setting {unknown[0]!r}; it has {known}.")
+            validate(type(self), values, f"a parameter group of {self.path}: ")
+            params = group["params"]
+            members = [params] if isinstance(params, Tensor) else list(params)
+            overrides.append(({id(p) for p in members}, values))
+            self._keep = [*getattr(self, "_keep", []), *members]  # ids stay valid while the tensors live
+        self._overrides = overrides
+        self.settings.forget()
+        if self._modular is not None:
+            self._modular.invalidate()
+
+    def reset(self) -> None:
+        """Forget everything: the state of this module and of its children, as if no step had been made."""
+        for child in self.children.values():
+            child.reset()
+        stores = self._modular.stores() if self._modular is not None else list(self._detached.values())
+        for store in stores:
+            # A projection keeps its children's state under a longer prefix; the path is unique either way.
+            for key in [k for k in store if k.startswith(self.prefix) or f"/{self.prefix}" in k]:
+                del store[key]
+        self._generators.clear()
+        if self._modular is not None:
+            self._modular.invalidate()
+
+    # -- state -------------------------------------------------------------------------------------------------------
+    @property
+    def prefix(self) -> str:
+        """What the names of this module's state start with in ``optimizer.state``."""
+        return f"{self.path}."
+
+    def locate(self, param: Tensor) -> tuple[dict[str, Any], str]:
+        """The dict that holds the state of ``param`` and the prefix of this module's part of it."""
+        if self._modular is None:
+            return self._detached.setdefault(param, {}), self.prefix
+        store, outer = self._modular.locate(param)
+        return store, outer + self.prefix
+
+    @property
+    def global_state(self) -> ScopedState:
+        """What the module remembers as a whole; it sits with the first parameter."""
+        if self._modular is None:
+            return ScopedState(self._detached.setdefault(None, {}), self.prefix)
+        store, outer = self._modular.locate(self._modular.first_param(self))
+        return ScopedState(store, outer + self.prefix)
+
+    def get_state(
+        self, params: Sequence[Tensor], name: str, init: Callable[[Tensor], Tensor] = torch.zeros_like
+    ) -> list[Tensor]:
+        """The state ``name`` of every parameter, made by ``init(param)`` where it is missing."""
+        out = []
+        for p in params:
+            state = self.state[p]
+            if name not in state:
+                state[name] = init(p.detach())
+            out.append(state[name])
+        return out
+
+    def get_settings(self, params: Sequence[Tensor], name: str) -> list[Any]:
+        """The setting ``name`` of every parameter."""
+        return [self.settings[p][name] for p in params]
+
+    def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
+        """This module's own random generator on a device, seeded by the setting ``seed``.
+
+        Without a seed one is drawn once from torch's global generator. Its position is state: it is saved, loaded
+        and copied with the optimizer. Call :meth:`save_generator` after drawing (the chain does so after each step).
+        """
+        key = str(torch.device(device))
+        if key not in self._generators:
+            generator = torch.Generator(device)
+            saved = self.global_state.get(f"generator:{key}")
+            if saved is not None:
+                generator.set_state(saved.cpu())
+            else:
+                seed = self.defaults.get("seed")
+                generator.manual_seed(int(torch.randint(2**62, ()).item()) if seed is None else int(seed))
+            self._generators[key] = generator
+        return self._generators[key]
+
+    def save_generators(self) -> None:
+        """Write the position of this module's generators into its state."""
+        for key, generator in self._generators.items():
+            self.global_state[f"generator:{key}"] = generator.get_state()
+
+    def __getstate__(self) -> dict[str, Any]:
+        hidden = {"state", "settings", "_generators", "_segment"}
+        state = {k: v for k, v in self.__dict__.items() if k not in hidden}
+        # ids of tensors mean nothing in a copy
+        state["_overrides"] = [
+            ([p for p in getattr(self, "_keep", []) if id(p) in ids], values) for ids, values in self._overrides
+        ]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._overrides = [({id(p) for p in params}, values) for params, values in state["_overrides"]]
+        self.state = StateOf(self)
+        self.settings = Settings(self)
+        self._generators = {}
+
+    def extra_repr(self) -> str:
+        """The settings as they are shown in the tree."""
+        return ", ".join(f"{k}={v!r}" for k, v in self.defaults.items())
+
+    def __repr__(self) -> str:
+        parts = [self.extra_repr()] if self.defaults else []
+        parts += [f"{name}={child!r}" for name, child in self.children.items()]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+Modules: TypeAlias = Module | Sequence[Module]

@@ -1,0 +1,140 @@
+"""Settings: where each comes from, what it may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .module import Module
+
+#: Keys that torch, its schedulers and Lightning put into groups; they are no module's settings.
+FOREIGN_KEYS = {
+    "params", "param_names", "name", "lr", "initial_lr", "max_lr", "min_lr", "base_lr", "swa_lr", "lr_scale",
+    "max_momentum", "base_momentum", "momentum", "betas",
+}  # fmt: skip
+#: Ranges by the name of a setting: (low, high, brackets).
+BOUNDS: dict[str, tuple[float, float, str]] = {
+    "lr": (0, math.inf, "[)"),
+    "eps": (0, math.inf, "[)"),
+    "beta": (0, 1, "[)"),
+    "beta1": (0, 1, "[)"),
+    "beta2": (0, 1, "[)"),
+    "shampoo_beta": (0, 1, "[)"),
+    "momentum": (0, 1, "[]"),
+    "smoothing": (0, 1, "[]"),
+}
+
+
+def validate(cls: type[Module], values: Mapping[str, Any], where: str) -> None:
+    """Refuse settings that are out of range.
+
+    Raises:
+        ValueError: naming the setting, its value and the range.
+    """
+    for name, value in values.items():
+        bounds = cls.bounds.get(name, BOUNDS.get(name))
+        if bounds is None or isinstance(value, (bool, str)) or value is None:
+            continue
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(
+                f"{where}{name} must be a number or a tensor with one element, not of shape {tuple(value.shape)}."
+            )
+        if not isinstance(value, (int, float, Tensor)):
+            continue
+        low, high, brackets = bounds
+        number = float(value)
+        inside = (low <= number if brackets[0] == "[" else low < number) and (
+            number <= high if brackets[1] == "]" else number < high
+        )
+        if not inside:
+            close = ")" if where.endswith("(") else ""
+            shown = f"{brackets[0]}{low:g}, {high:g}{brackets[1]}"
+            raise ValueError(f"{where}{name}={number:g}{close} is out of range: {name} must be in {shown}.")
+
+
+def find(group: Mapping[str, Any], module: Module, name: str) -> Any:
+    """The value that a parameter group gives to a module's setting, or ``MISSING``.
+
+    The most specific key counts: the module's path and the setting ("RMSprop.inner.EMA.momentum", or the end of it
+    from any module name on, "EMA.momentum"), then the setting's own name, then the ``betas`` of torch.
+    """
+    best, length = MISSING, -1
+    for key, value in group.items():
+        if "." in key and len(key) > length and (f".{module.path}.{name}").endswith(f".{key}"):
+            best, length = value, len(key)
+    if best is not MISSING:
+        return best
+    if (
+        name in group
+        and name != "params"
+        and not (name == "lr" and module._modular is not None and module._modular.lr_scales_update)
+    ):
+        return group[name]
+    if name in {"beta1", "beta2"} and "betas" in group:
+        return group["betas"][0 if name == "beta1" else 1]
+    return MISSING
+
+
+MISSING: Any = object()
+
+
+class Settings:
+    """``module.settings``: maps a parameter to the module's settings for it.
+
+    Order: :meth:`Module.set_param_groups`, then the keys of the parameter group, then the constructor.
+    """
+
+    __slots__ = ("_cache", "_module", "_version")
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        self._cache: dict[Any, dict[str, Any]] = {}
+        self._version = -1
+
+    def forget(self) -> None:
+        """Resolve everything anew at the next look."""
+        self._cache.clear()
+
+    def __getitem__(self, param: Tensor) -> dict[str, Any]:
+        module = self._module
+        modular = module._modular
+        if modular is None:
+            return self._resolve(param, {})
+        if self._version != modular.settings_version:
+            self._cache.clear()
+            self._version = modular.settings_version
+        host = modular.host_param(param)
+        key: Any = modular.group_index(host)
+        if module._overrides:
+            key = (key, tuple(i for i, (ids, _) in enumerate(module._overrides) if id(host) in ids))
+        if key not in self._cache:
+            self._cache[key] = self._resolve(host, modular.param_groups[modular.group_index(host)])
+        return self._cache[key]
+
+    def _resolve(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+        module = self._module
+        values = dict(module.defaults)
+        for name in values:
+            found = find(group, module, name)
+            if found is not MISSING:
+                values[name] = found
+        for ids, override in module._overrides:
+            if id(param) in ids:
+                values.update(override)
+        return values
+
+
+def unknown_keys(group: Mapping[str, Any], modules: Iterable[Module]) -> list[str]:
+    """The keys of a group that no module of the chain knows."""
+    modules = list(modules)
+    names = {name for m in modules for name in m.defaults} | FOREIGN_KEYS
+    paths = [f".{m.path}.{name}" for m in modules for name in m.defaults]
+    return [
+        key
+        for key in group
+        if key not in names and not ("." in key and any(path.endswith(f".{key}") for path in paths))
+    ]

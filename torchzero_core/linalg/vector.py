@@ -1,0 +1,107 @@
+"""Lists of tensors as one vector and back, with no copy that is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def flatten(tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """The elements of all tensors, in order, as one vector.
+
+    Args:
+        tensors: real tensors of any shapes; an empty one adds nothing.
+        out: where to write. None: a new vector of the dtype that holds all of theirs, on the device of the first. A
+            single contiguous tensor then is not copied: the vector shares its memory.
+
+    Returns:
+        The vector.
+
+    Raises:
+        ValueError: no tensors and no ``out``, or an ``out`` of another length.
+
+    Example:
+        >>> flatten([torch.tensor([[1.0, 2.0]]), torch.tensor(3.0)])
+        tensor([1., 2., 3.])
+    """
+    if out is None:
+        if not tensors:
+            raise ValueError("flatten got no tensors; there is no vector of them.")
+        if len(tensors) == 1:
+            return tensors[0].detach().reshape(-1)
+        dtype = tensors[0].dtype
+        for t in tensors[1:]:
+            dtype = torch.promote_types(dtype, t.dtype)
+        out = torch.empty(sum(t.numel() for t in tensors), dtype=dtype, device=tensors[0].device)
+    pieces = unflatten(out, tensors)
+    torch._foreach_copy_(pieces, [t.detach() for t in tensors]) if pieces else None
+    return out
+
+
+def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Cut a vector into views shaped like the given tensors: writing to them writes to the vector.
+
+    The elements of each view stand in the logical (row-major) order of the tensor's shape, whatever its strides.
+
+    Args:
+        vector: has as many elements as all the tensors together.
+        like: tensors whose shapes to take.
+
+    Raises:
+        ValueError: the lengths differ.
+
+    Example:
+        >>> a, b = unflatten(torch.arange(3.0), [torch.zeros(1, 2), torch.tensor(0.0)])
+        >>> a, b
+        (tensor([[0., 1.]]), tensor(2.))
+    """
+    sizes = [t.numel() for t in like]
+    if vector.dim() != 1 or vector.numel() != sum(sizes):
+        raise ValueError(
+            f"A vector of shape {tuple(vector.shape)} cannot be cut into tensors with {sum(sizes)} elements in all."
+        )
+    return [piece.view(t.shape) for piece, t in zip(vector.split(sizes), like, strict=True)]
+
+
+def unflatten_as(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Like :func:`unflatten`, but each piece has the dtype and device of its tensor; copied only where these differ.
+
+    Args:
+        vector: has as many elements as all the tensors together.
+        like: tensors whose shapes, dtypes and devices to take.
+
+    Example:
+        >>> unflatten_as(torch.arange(2.0), [torch.zeros(2, dtype=torch.float64)])
+        [tensor([0., 1.], dtype=torch.float64)]
+    """
+    return [piece.to(device=t.device, dtype=t.dtype) for piece, t in zip(unflatten(vector, like), like, strict=True)]
+
+
+def total_dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """The inner product of two lists of tensors as a 0-d tensor.
+
+    Sums in float32 at least (half precision would overflow) and on the device of the first tensor.
+
+    Args:
+        a: tensors.
+        b: tensors of the same shapes.
+
+    Example:
+        >>> total_dot([torch.tensor([1.0, 2.0]), torch.tensor(3.0)], [torch.tensor([4.0, 5.0]), torch.tensor(6.0)])
+        tensor(32.)
+    """
+    if not a:
+        return torch.zeros(())
+    device = a[0].device
+    parts = [_dot(x.detach(), y.detach()).to(device) for x, y in zip(a, b, strict=True)]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    if x.dtype in (torch.bfloat16, torch.float16):
+        x, y = x.float(), y.float()
+    if x.is_contiguous() and y.is_contiguous():
+        return torch.dot(x.view(-1), y.view(-1))
+    return (x * y).sum()

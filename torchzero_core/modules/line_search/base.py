@@ -1,0 +1,288 @@
+"""What every line search shares: the function φ(α) and its bookkeeping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import Module, Var
+from ...core.evaluate import kept_grads, uniform_settings
+from ...linalg import total_dot
+from .scalar import NOT_FINITE, Point
+
+
+class MaxLineSearchItersReached(Exception):
+    """A search has used up the evaluations it was allowed; the best step size so far is taken."""
+
+
+class LineFunction:
+    """φ(α) = loss(p₀ − α·u), evaluated at most once for each α.
+
+    The parameters are moved from a saved copy and hold p₀ again after every evaluation, bit for bit, also when the
+    closure raises. The move rounds exactly as the step that follows it: to (α·u) first, then to p₀ − (α·u).
+
+    Args:
+        var: the step's context; its loss, gradient and closure are used.
+        update: u.
+        maxiter: the number of evaluations after which :class:`MaxLineSearchItersReached` is raised.
+        workspace: name under which the saved copy keeps its memory between steps.
+    """
+
+    def __init__(
+        self, var: Var, update: list[Tensor], maxiter: int | None = None, workspace: str = "line search"
+    ) -> None:
+        self.var, self.update, self.maxiter = var, update, maxiter
+        self.params = var.params
+        self.points: dict[float, Point] = {}
+        self.evaluations = 0
+        self._start: list[Tensor] | None = None
+        self._workspace = workspace
+
+    @property
+    def start(self) -> Point:
+        """Loss and slope at α = 0; what the step has evaluated already is used."""
+        point = self.points.get(0.0)
+        if point is None or math.isnan(point.slope):
+            slope = self._slope(self.var.get_grad())
+            point = self.points[0.0] = Point(0.0, self._number(self.var.get_loss(False)), slope)
+        return point
+
+    def __call__(self, alpha: float) -> float:
+        """The loss at a step size; infinite where it is not a number.
+
+        Args:
+            alpha: the step size.
+
+        Raises:
+            MaxLineSearchItersReached: no evaluations are left.
+        """
+        return self._at(alpha, backward=False).loss
+
+    def with_slope(self, alpha: float) -> tuple[float, float]:
+        """The loss and the slope dφ/dα = −⟨g(p₀ − α·u), u⟩ at a step size, from one evaluation with gradients.
+
+        Args:
+            alpha: the step size.
+
+        Raises:
+            MaxLineSearchItersReached: no evaluations are left.
+        """
+        point = self._at(alpha, backward=True)
+        return point.loss, point.slope
+
+    @property
+    def best(self) -> Point:
+        """The point with the lowest loss so far, the start among them."""
+        return min([self.start, *self.points.values()], key=lambda point: point.loss)
+
+    def _at(self, alpha: float, *, backward: bool) -> Point:
+        alpha = float(alpha)
+        if alpha == 0:
+            return self.start
+        point = self.points.get(alpha)
+        if point is not None and (not backward or not math.isnan(point.slope)):
+            return point
+        if self.maxiter is not None and self.evaluations >= self.maxiter:
+            raise MaxLineSearchItersReached
+        self.evaluations += 1
+        point = self.points[alpha] = self._evaluate(alpha, backward=backward)
+        return point
+
+    @torch.no_grad()
+    def _evaluate(self, alpha: float, *, backward: bool) -> Point:
+        var, params = self.var, self.params
+        assert var.closure is not None
+        if self._start is None:
+            if var.modular is not None:
+                self._start = var.modular.workspace(self._workspace, params)
+                torch._foreach_copy_(self._start, params)
+            else:
+                self._start = [p.detach().clone() for p in params]
+        try:
+            # p₀ − α·u by way of −(α·u) + p₀: the same two roundings, without a temporary
+            torch._foreach_copy_(params, self.update)
+            torch._foreach_mul_(params, -alpha)
+            torch._foreach_add_(params, self._start)
+            if not backward:
+                return Point(alpha, self._number(var.closure(False)))
+            with kept_grads(params):
+                loss = self._number(var.closure(True))
+                slope = self._slope([p.grad for p in params])
+            return Point(alpha, loss, slope if math.isfinite(slope) else math.inf)
+        finally:
+            torch._foreach_copy_(params, self._start)
+
+    def _slope(self, grads: list[Tensor] | list[Tensor | None]) -> float:
+        pairs = [(g, u) for g, u in zip(grads, self.update, strict=True) if g is not None]
+        value = -total_dot([g for g, _ in pairs], [u for _, u in pairs])
+        return float(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value))
+
+    def _number(self, loss: Any) -> float:
+        if isinstance(loss, Tensor):
+            loss = loss.detach()
+            if self.var.modular is not None:
+                loss = self.var.modular.distributed.mean_loss(loss)
+        value = float(loss)
+        return value if math.isfinite(value) or value == -math.inf else math.inf
+
+
+class LineSearch(Module):
+    """Base class of line searches: a subclass defines :meth:`search`, which picks the step size α for p ← p − α·u.
+
+    φ(α) is evaluated through :meth:`make_objective`. The parameters are never touched by the search itself, and are
+    exactly those of the start while it thinks; the outcome can be read from ``optimizer.last_step``. A start, update
+    or slope that is not finite ends the search at once with a step of zero.
+
+    Args:
+        defaults: settings; they must be the same for all parameters.
+        maxiter: largest number of evaluations in one search; the best step size so far is taken when they are used
+            up. None: no limit but the search's own.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> class Halving(tz.m.LineSearch):
+        ...     def __init__(self, init: float = 1.0):
+        ...         super().__init__(dict(init=init), maxiter=20)
+        ...
+        ...     def search(self, update, var):
+        ...         phi = self.make_objective(var)
+        ...         alpha = self.settings[var.params[0]]["init"]
+        ...         while phi(alpha) > phi.start.loss:
+        ...             alpha /= 2
+        ...         return alpha
+        >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> def closure(backward=True):
+        ...     loss = 3 * (p**2).sum()
+        ...     if backward:
+        ...         p.grad = None
+        ...         loss.backward()
+        ...     return loss
+        >>> optimizer = tz.Modular([p], Halving())
+        >>> optimizer.step(closure).item(), closure(False).item(), optimizer.last_step.step_size
+        (15.0, 3.75, 0.25)
+    """
+
+    requires_closure = True
+
+    def __init__(self, defaults: Mapping[str, Any] | None = None, maxiter: int | None = None) -> None:
+        super().__init__(defaults)
+        self.maxiter = maxiter
+        self._phi: LineFunction | None = None
+        self._status = "ok"
+
+    def search(self, update: list[Tensor], var: Var) -> float:
+        """The step size to take along ``update``; 0 to stay.
+
+        Args:
+            update: the direction u, to be read only.
+            var: the step's context.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no search(update, var); a line search must define one.")
+
+    # -- for searches ------------------------------------------------------------------------------------------------
+    def make_objective(self, var: Var) -> LineFunction:
+        """φ as a function of the step size: ``phi(alpha)``, ``phi.with_slope(alpha)``, ``phi.start``.
+
+        Args:
+            var: the step's context, as :meth:`search` got it.
+        """
+        if self._phi is None or self._phi.var is not var:
+            return LineFunction(var, var.get_update(), self.maxiter, f"{self.path}.start")
+        return self._phi
+
+    def make_objective_with_derivative(self, var: Var) -> Callable[[float], tuple[float, float]]:
+        """A function from the step size to loss and slope.
+
+        Args:
+            var: the step's context, as :meth:`search` got it.
+        """
+        return self.make_objective(var).with_slope
+
+    def evaluate_step_size(self, step_size: float, var: Var, backward: bool = False) -> float:
+        """The loss at a step size.
+
+        Args:
+            step_size: α.
+            var: the step's context.
+            backward: evaluate the slope too, for a later question about it.
+        """
+        phi = self.make_objective(var)
+        return phi.with_slope(step_size)[0] if backward else phi(step_size)
+
+    def evaluate_step_size_loss_and_derivative(self, step_size: float, var: Var) -> tuple[float, float]:
+        """The loss and the slope at a step size.
+
+        Args:
+            step_size: α.
+            var: the step's context.
+        """
+        return self.make_objective(var).with_slope(step_size)
+
+    def fail(self, status: str) -> float:
+        """Note what went wrong, to be read as ``optimizer.last_step.status``; returns 0, a step that stays.
+
+        Args:
+            status: what went wrong, in a word or two.
+        """
+        self._status = status
+        return 0.0
+
+    def common_settings(self, var: Var) -> dict[str, Any]:
+        """The settings, which are one for all parameters.
+
+        Args:
+            var: the step's context.
+
+        Raises:
+            ValueError: a setting differs between parameter groups.
+        """
+        return uniform_settings(self, var.params)
+
+    # -- the step ----------------------------------------------------------------------------------------------------
+    def step(self, var: Var) -> Var:
+        """Search along the update and scale it by the step size found."""
+        if var.closure is None:
+            raise RuntimeError(f"{self.path} has to evaluate the loss: call optimizer.step(closure).")
+        update = _aligned_update(var)
+        if not update:
+            return var
+        self._status = "ok"
+        phi = self._phi = LineFunction(var, update, self.maxiter, f"{self.path}.start")
+        try:
+            if not phi.start.finite:
+                alpha = self.fail(NOT_FINITE)
+            else:
+                try:
+                    alpha = float(self.search(update, var))
+                except MaxLineSearchItersReached:
+                    alpha = phi.best.alpha
+                    self._status = "ok" if alpha != 0 else "no decrease within maxiter"
+        finally:
+            self._phi = None
+        if not math.isfinite(alpha):
+            alpha = self.fail(NOT_FINITE)
+        var.info.step_size, var.info.status = alpha, self._status
+        if alpha == 0:
+            torch._foreach_zero_(update)  # 0·inf would not be zero
+        elif alpha != 1:
+            torch._foreach_mul_(update, alpha)
+        return var
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_phi": None}
+
+
+def _aligned_update(var: Var) -> list[Tensor]:
+    """The update of the parameters that have a gradient, which is evaluated if no module before has done it."""
+    before = var.params
+    update = var.get_update() if var.update is not None else None
+    if var.grad is None:
+        var.get_grad()
+    if update is not None and len(var.params) != len(before):
+        kept = {id(p) for p in var.params}
+        var.update = [u for p, u in zip(before, update, strict=True) if id(p) in kept]
+    return var.get_update()

@@ -1,0 +1,178 @@
+"""Searches on a function of one number. They know nothing of parameters: φ goes in, a step size comes out.
+
+A loss that is not finite counts as larger than any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Point(NamedTuple):
+    """A step size with the loss and the slope dφ/dα there."""
+
+    alpha: float
+    loss: float
+    slope: float = math.nan
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and slope are numbers to reckon with."""
+        return math.isfinite(self.loss) and math.isfinite(self.slope)
+
+
+class Found(NamedTuple):
+    """The outcome of a search: a step size, 0 where none will do, and "ok" or what went wrong."""
+
+    alpha: float
+    status: str = "ok"
+
+
+NO_DECREASE = "no sufficient decrease"
+ASCENT = "not a descent direction"
+ZERO_SLOPE = "zero slope"
+NOT_FINITE = "not finite"
+NO_CURVATURE = "curvature condition not met"
+
+
+def backtrack(
+    phi: Callable[[float], float],
+    start: Point,
+    *,
+    init: float = 1.0,
+    beta: float = 0.5,
+    c: float = 1e-4,
+    maxiter: int = 10,
+    min_alpha: float | None = None,
+    try_negative: bool = False,
+) -> Found:
+    """The first α of init, init·β, init·β², … with φ(α) ≤ φ(0) + c·min(α·φ'(0), 0), the condition of Armijo.
+
+    Args:
+        phi: the loss at a step size.
+        start: φ and its slope at zero.
+        init: the first step size to try.
+        beta: what it is multiplied by after each failure.
+        c: the share of the predicted decrease that is asked for.
+        maxiter: largest number of step sizes to try.
+        min_alpha: give up below this step size.
+        try_negative: when none will do, try the same step sizes in the other direction.
+
+    Example:
+        >>> backtrack(lambda a: (a - 0.2) ** 2, Point(0.0, 0.04, -0.4))
+        Found(alpha=0.25, status='ok')
+    """
+    if not start.finite:
+        return Found(0.0, NOT_FINITE)
+    for sign in (1.0, -1.0) if try_negative else (1.0,):
+        alpha = sign * init
+        for _ in range(maxiter):
+            if min_alpha is not None and abs(alpha) < min_alpha:
+                break
+            if phi(alpha) <= start.loss + c * min(alpha * start.slope, 0.0):
+                return Found(alpha)
+            alpha *= beta
+    return Found(0.0, NO_DECREASE)
+
+
+def strong_wolfe(
+    phi: Callable[[float], tuple[float, float]],
+    start: Point,
+    *,
+    init: float = 1.0,
+    c1: float = 1e-4,
+    c2: float = 0.9,
+    maxiter: int = 25,
+    maxzoom: int = 10,
+    expand: float = 2.0,
+) -> Found:
+    """A step size with the strong Wolfe conditions: φ(α) ≤ φ(0) + c1·α·φ'(0) and |φ'(α)| ≤ −c2·φ'(0).
+
+    The step size grows by ``expand`` until an interval holds such a point; the minimiser of the cubic through both
+    ends then narrows it, by at least a tenth a time.
+
+    Args:
+        phi: loss and slope at a step size.
+        start: φ and its slope at zero.
+        init: the first step size to try.
+        c1: the share of the predicted decrease that is asked for.
+        c2: the share of the slope that may be left.
+        maxiter: largest number of step sizes to try while growing.
+        maxzoom: largest number of step sizes to try while narrowing.
+        expand: the factor of growth.
+
+    Returns:
+        The step size; without the second condition where the counts ran out (status "curvature condition not met"),
+        0 where not even the first could be met.
+
+    Reference: Nocedal and Wright, Numerical Optimization, 2006, algorithms 3.5 and 3.6.
+
+    Example:
+        >>> strong_wolfe(lambda a: ((a - 5) ** 2, 2 * (a - 5)), Point(0.0, 25.0, -10.0), c2=0.1)
+        Found(alpha=5.0, status='ok')
+    """
+    if not start.finite:
+        return Found(0.0, NOT_FINITE)
+    if start.slope >= 0:
+        return Found(0.0, ASCENT if start.slope > 0 else ZERO_SLOPE)
+
+    def decreased(point: Point) -> bool:
+        return point.finite and point.loss <= start.loss + c1 * point.alpha * start.slope
+
+    def flat(point: Point) -> bool:
+        return abs(point.slope) <= -c2 * start.slope
+
+    low, alpha = start, init
+    for i in range(maxiter):
+        point = Point(alpha, *phi(alpha))
+        if not decreased(point) or (i > 0 and point.loss >= low.loss):
+            high = point
+            break
+        if flat(point):
+            return Found(point.alpha)
+        if point.slope >= 0:
+            low, high = point, low
+            break
+        low, alpha = point, alpha * expand
+    else:
+        return Found(low.alpha, NO_CURVATURE)
+
+    # `low` always has the decrease (or is the start) and the lowest loss so far, and its slope points towards `high`
+    widths = [math.inf, math.inf]
+    for _ in range(maxzoom):
+        width = abs(high.alpha - low.alpha)
+        if width <= 1e-15 * max(abs(low.alpha), abs(high.alpha)):
+            break
+        alpha = _inside(low, high) if width <= 0.7 * widths[-2] else 0.5 * (low.alpha + high.alpha)
+        widths.append(width)
+        point = Point(alpha, *phi(alpha))
+        if not decreased(point) or point.loss >= low.loss:
+            high = point
+            continue
+        if flat(point):
+            return Found(point.alpha)
+        if point.slope * (high.alpha - low.alpha) >= 0:
+            high = low
+        low = point
+    return Found(low.alpha, NO_CURVATURE if low.alpha > 0 else NO_DECREASE)
+
+
+def _inside(a: Point, b: Point) -> float:
+    """The minimiser of the cubic through two points, kept a tenth of the interval away from both; else the middle."""
+    middle = 0.5 * (a.alpha + b.alpha)
+    if not b.finite:
+        return middle
+    width = b.alpha - a.alpha
+    d1 = a.slope + b.slope - 3 * (b.loss - a.loss) / width
+    square = d1 * d1 - a.slope * b.slope
+    if not 0 <= square < math.inf:
+        return middle
+    d2 = math.copysign(math.sqrt(square), width)
+    divisor = b.slope - a.slope + 2 * d2
+    if divisor == 0:
+        return middle
+    alpha = b.alpha - width * (b.slope + d2 - d1) / divisor
+    lower, upper = sorted((a.alpha + 0.1 * width, b.alpha - 0.1 * width))
+    return min(max(alpha, lower), upper) if math.isfinite(alpha) else middle

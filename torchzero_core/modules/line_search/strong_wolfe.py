@@ -1,0 +1,126 @@
+"""Line search with the strong Wolfe conditions."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ...core import Var
+from .base import LineSearch
+from .scalar import Found, Point, backtrack, strong_wolfe
+
+
+class StrongWolfe(LineSearch):
+    """Line search with the strong Wolfe conditions, by cubic interpolation.
+
+    Finds α with f(p − α·u) ≤ f(p) + c1·α·d and |d(α)| ≤ c2·|d|, where d(α) = −⟨g(p − α·u), u⟩ is the slope along the
+    update. The step size grows from ``init`` by the factor ``expand`` until such a point is bracketed; the minimiser
+    of a cubic then narrows the bracket. Every step size costs one evaluation with gradients, none is tried twice.
+
+    Args:
+        init: the first step size to try.
+        c1: the share of the predicted decrease that is asked for.
+        c2: the share of the slope that may be left: 0.9 suits quasi-Newton directions, 0.1 conjugate gradients.
+        maxiter: largest number of step sizes to try while growing.
+        maxzoom: largest number of step sizes to try while narrowing.
+        expand: the factor by which the step size grows.
+        adaptive: start lower after a failure: the first step size is multiplied by a scale that a failed search
+            halves and a successful one multiplies by √2, up to 1.
+        fallback: after a failure, look for a mere decrease by backtracking from ``init``.
+        plus_minus: when the update points uphill, search in the opposite direction instead of failing.
+
+    Raises:
+        ValueError: a step with settings that differ between parameter groups.
+
+    Reference: Nocedal and Wright, Numerical Optimization, 2006, section 3.5.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.tensor([-1.1, 2.5], requires_grad=True)
+        >>> def closure(backward=True):
+        ...     loss = (1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2
+        ...     if backward:
+        ...         p.grad = None
+        ...         loss.backward()
+        ...     return loss
+        >>> optimizer = tz.Modular([p], tz.m.LBFGS(), tz.m.StrongWolfe())
+        >>> for _ in range(40):
+        ...     _ = optimizer.step(closure)
+        >>> closure(False).item() < 1e-10
+        True
+    """
+
+    bounds = {
+        "init": (0, math.inf, "()"),
+        "c1": (0, 1, "()"),
+        "c2": (0, 1, "()"),
+        "expand": (1, math.inf, "()"),
+    }
+
+    def __init__(
+        self,
+        init: float = 1.0,
+        c1: float = 1e-4,
+        c2: float = 0.9,
+        maxiter: int = 25,
+        maxzoom: int = 10,
+        expand: float = 2.0,
+        adaptive: bool = True,
+        fallback: bool = False,
+        plus_minus: bool = False,
+    ) -> None:
+        super().__init__(
+            dict(
+                init=init,
+                c1=c1,
+                c2=c2,
+                maxiter=maxiter,
+                maxzoom=maxzoom,
+                expand=expand,
+                adaptive=adaptive,
+                fallback=fallback,
+                plus_minus=plus_minus,
+            )
+        )
+        if c1 >= c2:
+            raise ValueError(f"StrongWolfe needs c1 < c2, or no step size may do; got c1={c1} and c2={c2}.")
+
+    def search(self, update: list[Tensor], var: Var) -> float:
+        """A step size with both conditions, or with the first if the second cannot be met."""
+        h = self.common_settings(var)
+        state = self.global_state
+        scale = state.get("initial_scale", 1.0) if h["adaptive"] else 1.0
+        phi = self.make_objective(var)
+        start = phi.start
+        uphill = h["plus_minus"] and start.slope > 0
+        sign = -1.0 if uphill else 1.0
+
+        def along(alpha: float) -> tuple[float, float]:
+            loss, slope = phi.with_slope(sign * alpha)
+            return loss, sign * slope
+
+        start = Point(0.0, start.loss, sign * start.slope)
+        found = strong_wolfe(
+            along,
+            start,
+            init=h["init"] * scale,
+            c1=h["c1"],
+            c2=h["c2"],
+            maxiter=h["maxiter"],
+            maxzoom=h["maxzoom"],
+            expand=h["expand"],
+        )
+        if h["adaptive"]:
+            state["initial_scale"] = max(scale / 2, 1e-10) if found.alpha == 0 else min(scale * math.sqrt(2), 1.0)
+        if found.alpha == 0 and h["fallback"]:
+            found = self._fall_back(lambda alpha: phi(sign * alpha), start, h["init"], h["c1"], h["maxiter"])
+        self._status = found.status
+        return sign * found.alpha
+
+    def _fall_back(self, phi, start: Point, init: float, c: float, maxiter: int) -> Found:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        state = self.global_state
+        scale = state.get("beta_scale", 1.0)
+        found = backtrack(phi, start, init=init, beta=0.5 * scale, c=c, maxiter=maxiter)
+        state["beta_scale"] = min(scale * math.sqrt(1.5), 1.0) if found.alpha != 0 else max(scale / 1.5, 1e-10)
+        return found

@@ -1,0 +1,5 @@
+"""Adaptive and matrix methods."""
+
+from .adam import Adam
+
+__all__ = ["Adam"]

@@ -1,0 +1,5 @@
+"""Learning rate and step size."""
+
+from .lr import LR
+
+__all__ = ["LR"]

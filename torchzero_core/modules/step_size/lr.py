@@ -1,0 +1,35 @@
+"""Learning rate and step size."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ...core import Context, Transform
+from ...core.graph import Operand, Value
+
+
+class LR(Transform):
+    """Multiplies the update by the learning rate: u ← lr·u.
+
+    Its ``lr`` is the ``"lr"`` of the parameter groups, so schedulers drive it.
+
+    Args:
+        lr: the learning rate, at least 0.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(1, requires_grad=True)
+        >>> p.grad = torch.ones(1)
+        >>> optimizer = tz.Modular([p], tz.m.LR(0.5))
+        >>> optimizer.step()
+        >>> p.item(), optimizer.param_groups[0]["lr"]
+        (-0.5, 0.5)
+    """
+
+    kernel: ClassVar = "lr"
+
+    def __init__(self, lr: float) -> None:
+        super().__init__(dict(lr=lr))
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        return ctx.settings.lr * u

@@ -1,0 +1,5 @@
+"""Weight decay."""
+
+from .weight_decay import WeightDecay
+
+__all__ = ["WeightDecay"]

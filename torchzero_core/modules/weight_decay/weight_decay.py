@@ -1,0 +1,44 @@
+"""Weight decay."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ...core import Context, Target, Transform
+from ...core.graph import Operand, Value
+
+
+class WeightDecay(Transform):
+    r"""Adds the gradient of a norm penalty to the update: u ← u + wd·sign(p)·|p|^(ord−1).
+
+    Placed before an adaptive method it is L2 regularisation; after it, decoupled decay as in AdamW.
+
+    Args:
+        weight_decay: the strength wd.
+        ord: the norm: 2 gives wd·p, 1 gives wd·sign(p).
+        target: what the penalty is added to.
+
+    Reference:
+        Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.tensor([2.0], requires_grad=True)
+        >>> p.grad = torch.tensor([1.0])
+        >>> tz.Modular([p], tz.m.WeightDecay(0.1), tz.m.LR(1.0)).step()
+        >>> round(p.item(), 4)
+        0.8
+    """
+
+    kernel: ClassVar = "weight_decay"
+
+    def __init__(self, weight_decay: float, ord: float = 2, target: Target = "update") -> None:
+        super().__init__(dict(weight_decay=weight_decay, ord=ord), target=target)
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        h, p = ctx.settings, ctx.params
+        if h.ord == 2:
+            return u + h.weight_decay * p
+        if h.ord == 1:
+            return u + h.weight_decay * p.sign()
+        return u + h.weight_decay * (p.sign() * p.abs() ** (h.ord - 1))

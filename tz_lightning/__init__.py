@@ -1,0 +1,1 @@
+"""Chains of torchzero_core modules in Lightning."""
