@@ -1,0 +1,1 @@
+"""Chains timed beside their peers: ``python -m benchmarks``, or ``make bench``."""
