@@ -24,16 +24,24 @@ COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
 TAKES_TENSOR = {"add", "mul", "div"}
 
 
-def _dot(x: Tensors, y: Tensors) -> list[Tensor]:
-    if x and x[0].device.type == "cpu" and x[0].dtype in (torch.float32, torch.float64):
-        return [torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(x, y, strict=True)]
-    if x is y:
-        return [n * n for n in torch._foreach_norm(x)]
-    return [t.sum() for t in torch._foreach_mul(x, y)]
+def _sum(x: Tensors) -> Tensor:
+    return torch.stack([t.sum() for t in x])
 
 
-def _amax(x: Tensors) -> list[Tensor]:
-    return [t.amax() if t.numel() else t.new_full((), -torch.inf) for t in x]
+def _dot(x: Tensors, y: Tensors) -> Tensor:
+    if x[0].device.type == "cpu" and x[0].dtype in (torch.float32, torch.float64) and x[0].numel() > DOT_ELEMENTS:
+        return torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(x, y, strict=True)])
+    if x is y:  # one call for all tensors
+        return torch.stack(torch._foreach_norm(x)).square_()
+    return _sum(list(torch._foreach_mul(x, y)))
+
+
+def _amax(x: Tensors) -> Tensor:
+    return torch.stack([t.amax() if t.numel() else t.new_full((), -torch.inf) for t in x])
+
+
+#: From this size on, a call of the vector library for each tensor beats one slower call for all.
+DOT_ELEMENTS = 1 << 13
 
 
 def _where(m: Any, a: Any, b: Any, like: Tensors) -> list[Tensor]:
@@ -63,6 +71,7 @@ def _lerp(a: Any, b: Any, w: Any, n: int) -> list[Tensor]:
 NAMESPACE: dict[str, Any] = {
     "torch": torch,
     "_dot": _dot,
+    "_sum": _sum,
     "_amax": _amax,
     "_where": _where,
     "_copysign": _copysign,
@@ -193,7 +202,7 @@ class Writer:
         return function
 
 
-def element_pass(plan: Plan, level: Level, ids: dict[Value, int]) -> Callable[..., list[list[Tensor]]] | None:
+def element_pass(plan: Plan, level: Level, ids: dict[Value, int]) -> Callable[..., list[Tensor]] | None:
     """The sweep of one level: ``f(E, H, T)`` with lists of pieces by storage; returns the partial reductions.
 
     ``E[i]`` belongs to ``plan.storages[i]``; ``T`` maps a node's id to its numbers (one per piece, or one in all).
@@ -236,7 +245,7 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int]) -> Callable[..
             continue
         if node.op in ("sum", "dot", "amax"):
             names = [out.name(a) for a in node.args]
-            text = {"sum": "[t.sum() for t in {0}]", "dot": "_dot({0}, {1})", "amax": "_amax({0})"}[node.op]
+            text = {"sum": "_sum({0})", "dot": "_dot({0}, {1})", "amax": "_amax({0})"}[node.op]
             out.lines.append(f"{out.name(node)} = {text.format(*names)}")
             continue
 
@@ -489,7 +498,7 @@ class EagerRunner:
         if self.single:
             parts = elements([self.E[s] for s in self.plan.storages], self.H, self.T, self.fresh)
             for node, values in zip(level.reductions, parts, strict=True):
-                self.T[ids[node]] = torch.stack(values)
+                self.T[ids[node]] = values
             return
         used = set(level.reads.values()) | {s for s, _ in level.writes}
         views = [self.pieces(s, self.E[s]) if s in used or i == 0 else None for i, s in enumerate(self.plan.storages)]
@@ -500,21 +509,24 @@ class EagerRunner:
             for a in n.args
             if isinstance(a, Value) and a.kind != "element"
         ]
-        found: list[list[list[Tensor]]] = []
+        found: list[list[Tensor]] = []
         for c, rows in enumerate(self.rows):
             T = {i: self.T[i][rows] if per_tensor else self.T[i] for i, per_tensor in wanted}
             found.append(
                 elements([None if v is None else v[c] for v in views], self.H, T, {i: v[c] for i, v in fresh.items()})
             )
         for r, node in enumerate(level.reductions):
-            collected: list[list[Tensor]] = [[] for _ in self.bucket.data]
-            for chunk, parts in zip(self.chunks, found, strict=True):
-                for (i, _), value in zip(chunk, parts[r], strict=True):
-                    collected[i].append(value)
-            self.T[ids[node]] = torch.stack([
-                v[0] if len(v) == 1 else torch.stack(v).amax() if node.op == "amax" else torch.stack(v).sum()
-                for v in collected
-            ])  # fmt: skip
+            values = torch.cat([parts[r] for parts in found])
+            if not self.whole_tensors:  # add up the pieces of each tensor
+                index = torch.tensor([i for chunk in self.chunks for i, _ in chunk], device=values.device)
+                start = 0.0 if node.op != "amax" else -torch.inf
+                out = values.new_full((len(self.bucket.data),), start)
+                values = (
+                    out.index_reduce_(0, index, values, "amax")
+                    if node.op == "amax"
+                    else out.index_add_(0, index, values)
+                )
+            self.T[ids[node]] = values
 
     def partial(self, node: Value) -> Tensor:
         """A total over this bucket."""

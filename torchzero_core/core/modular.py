@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer
+from torch.autograd import profiler
+from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from . import checkpoint
 from .chain import Chain, as_module, run_parts
@@ -326,7 +327,6 @@ class Modular(Optimizer):
         return out
 
     # -- the step ----------------------------------------------------------------------------------------------------
-    @torch.no_grad()
     def step(self, closure: Callable[..., Any] | None = None) -> Any:
         """Make one step.
 
@@ -341,13 +341,37 @@ class Modular(Optimizer):
         Raises:
             RuntimeError: the chain needs a closure and was given none, or gradients are sparse.
         """
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or profiler._is_profiler_enabled
+        ):
+            return _hooked_step(self, closure)
+        return self._step(closure)
+
+    # torch would wrap `step` in its hooks and a profiler range, which costs as much as a small chain.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _step(self, closure: Callable[..., Any] | None = None) -> Any:
+        grad_mode = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)
+        try:
+            return self._step_without_grad(closure)
+        finally:
+            torch.set_grad_enabled(grad_mode)
+
+    def _step_without_grad(self, closure: Callable[..., Any] | None) -> Any:
         self._refresh_settings()
         if self._parts is None:
             self._parts = self.chain.parts(apply=True)
+            self._closure_needed = self.requires_closure
+            self._unrolled = self.unrolled_modules
             self._post = [m for m in self.unrolled_modules if type(m).post_step is not Module.post_step]
         params = self.all_params
         if closure is None:
-            if self.requires_closure_cached:
+            if self._closure_needed:
                 needy = next(m for m in self.unrolled_modules if m.requires_closure)
                 raise RuntimeError(
                     f"{needy.path} has to evaluate the loss: call optimizer.step(closure) with closure(backward=True)."
@@ -363,8 +387,9 @@ class Modular(Optimizer):
             self._apply(var)
         for module in self._post:
             module.post_step(var)
-        for module in self.unrolled_stochastic:
-            module.save_generators()
+        for module in self._unrolled:
+            if module._generators:
+                module.save_generators()
         self.current_step += 1
         loss = var.loss if var.loss is not None else getattr(var, "loss_approx", None)
         info = var.info
@@ -374,24 +399,7 @@ class Modular(Optimizer):
             self.state[self.all_params[0]]["Modular.step"] = self.current_step
         return None if closure is None else loss
 
-    @property
-    def requires_closure_cached(self) -> bool:
-        """``requires_closure``, looked up once."""
-        if self._closure_needed is None or self._closure_needed[0] != self.version:
-            self._closure_needed = (self.version, self.requires_closure)
-        return self._closure_needed[1]
-
     _all: tuple[int, list[Tensor]] = (-1, [])
-    _closure_needed: tuple[int, bool] | None = None
-
-    @property
-    def unrolled_stochastic(self) -> list[Module]:
-        """The modules that have drawn random numbers."""
-        if self._stochastic is None or self._stochastic[0] != self.version:
-            self._stochastic = (self.version, self.unrolled_modules)
-        return [m for m in self._stochastic[1] if m._generators]
-
-    _stochastic: tuple[int, list[Module]] | None = None
 
     def _apply(self, var: Var) -> None:
         """p ← p − u, scaled by the group's lr where no LR module does it."""
@@ -406,13 +414,17 @@ class Modular(Optimizer):
 
     def _refresh_settings(self) -> None:
         """Notice values of the groups that were changed since the last step."""
-        now = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
-        old = self._snapshot
-        if old is None or len(old) != len(now) or any(_differs(a, b) for a, b in zip(old, now, strict=True)):
-            if old is not None and len(old) != len(now):
-                self.invalidate()
-            self._snapshot = now
-            self.settings_version += 1
+        old, groups = self._snapshot, self.param_groups
+        if old is not None and len(old) == len(groups):
+            for group, before in zip(groups, old, strict=True):
+                if _differs(group, before):
+                    break
+            else:
+                return
+        elif old is not None:
+            self.invalidate()
+        self._snapshot = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        self.settings_version += 1
 
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:
@@ -501,16 +513,17 @@ def _known(params: Iterable[Any]) -> list[Any]:
     return out
 
 
-def _differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    if a.keys() != b.keys():
+def _differs(group: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    if len(group) != len(before) + 1:
         return True
-    for key, value in a.items():
-        other = b[key]
-        if isinstance(value, Tensor) or isinstance(other, Tensor):
-            return True  # a tensor may have been changed in place
-        if value is not other and value != other:
+    for key, value in before.items():
+        now = group.get(key, before)
+        if isinstance(now, Tensor) or (now is not value and now != value):  # a tensor may have been changed in place
             return True
     return False
+
+
+_hooked_step = Optimizer.profile_hook_step(Modular._step)
 
 
 __all__ = ["Modular", "WatchHandle"]

@@ -91,6 +91,7 @@ class Bucket:
         self.stores = [(store, prefix[: len(prefix) - cut]) for store, prefix in located]
         self.counts = segment.read_counts(params[0])
         self.runners: dict[Any, Any] = {}
+        self._plain = all(p.is_contiguous() for p in self.data)
         self._places: dict[Any, list[tuple[dict[str, Any], str]]] = {}
         self.program: Program | None = None
         self.runner: Any = None
@@ -101,8 +102,13 @@ class Bucket:
 
     def conforming(self, tensors: list[Tensor]) -> list[Tensor]:
         """Tensors as compiled code wants them: of the dtype and in the memory order of the parameters."""
-        if all(map(_conforms, tensors, self.data)):
-            return tensors
+        if self._plain:
+            dtype = self.data[0].dtype
+            for t in tensors:
+                if t.dtype is not dtype or not t.is_contiguous():
+                    break
+            else:
+                return tensors
         return [t if _conforms(t, p) else torch.empty_like(p).copy_(t) for t, p in zip(tensors, self.data, strict=True)]
 
     def states(self, storage: Storage) -> list[Tensor]:

@@ -132,14 +132,17 @@ class Var:
 
     def _narrow(self, grads: list[Tensor | None]) -> None:
         """Keep the parameters that have a gradient: the others stay untouched in this step."""
-        if any(g is None for g in grads):
-            kept = [(p, g) for p, g in zip(self.params, grads, strict=True) if g is not None]
-            self.params = [p for p, _ in kept]
-            if self.modular is not None:
-                self.params = self.modular.same_list(self.params)
-            self._grad = [g for _, g in kept]
+        for g in grads:
+            if g is None:
+                break
         else:
             self._grad = grads  # type: ignore[assignment]
+            return
+        kept = [(p, g) for p, g in zip(self.params, grads, strict=True) if g is not None]
+        self.params = [p for p, _ in kept]
+        if self.modular is not None:
+            self.params = self.modular.same_list(self.params)
+        self._grad = [g for _, g in kept]
 
     # -- update ------------------------------------------------------------------------------------------------------
     @property

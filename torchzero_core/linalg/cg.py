@@ -23,12 +23,15 @@ class CGResult:
             iterate before it showed (b itself if it showed at once); "breakdown": a product was not finite.
         iterations: number of products with the operator.
         residual_norm: ‖b − Ax‖ as the recursion has it.
+        curved: at "negative curvature" the direction d in which it showed, scaled by the length that a step along it
+            would have with the curvature's sign turned, ‖r‖²/|d'Ad|; it points downhill. None otherwise.
     """
 
     x: Tensor
     status: CGStatus
     iterations: int
     residual_norm: float
+    curved: Tensor | None = None
 
 
 def cg(
@@ -106,7 +109,11 @@ def cg(
         if not math.isfinite(curvature):
             return CGResult(b.clone() if first else x, "breakdown", used, norm)
         if (truncate and curvature <= 0) or curvature == 0:
-            return CGResult(b.clone() if first else x, "negative curvature", used, norm)
+            # a direction of next to no curvature is not followed for ever
+            floor = 1e-3 * math.sqrt(float(dot(direction, direction)) * float(dot(product_d, product_d)))
+            length = float(rz) / max(abs(curvature), floor) if floor > 0 else 1.0
+            curved = direction * length if math.isfinite(length) else direction
+            return CGResult(b.clone() if first else x, "negative curvature", used, norm, curved)
         first = False
         alpha = float(rz) / curvature
         x.add_(direction, alpha=alpha)

@@ -2,6 +2,7 @@
 
 from .clipping import *
 from .conjugate_gradient import *
+from .grad_approximation import *
 from .line_search import *
 from .optimizers import *
 from .quasi_newton import *

@@ -60,11 +60,12 @@ class Adam(Transform):
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings
         s.exp_avg = m = s.exp_avg.lerp(u, 1 - h.beta1)
-        s.exp_avg_sq = v = h.beta2 * s.exp_avg_sq + (1 - h.beta2) * u.abs() ** h.pow
+        s.exp_avg_sq = v = s.exp_avg_sq.lerp(u.abs() ** h.pow, 1 - h.beta2)
         if h.amsgrad:
             s.max_exp_avg_sq = v = s.max_exp_avg_sq.maximum(v)
-        if not h.debiased:
-            return h.alpha * m / (v ** (1 / h.pow) + h.eps)
-        t = ctx.step
-        root = v ** (1 / h.pow) * (1 - h.beta2**t) ** (-1 / h.pow)
-        return h.alpha / (1 - h.beta1**t) * m / (root + h.eps)
+        root, eps = v ** (1 / h.pow), h.eps
+        if h.debiased:  # both corrections in the denominator, where they cost one multiplication
+            correction = 1 - h.beta1**ctx.step
+            root, eps = root * (correction * (1 - h.beta2**ctx.step) ** (-1 / h.pow)), eps * correction
+        out = m / (root + eps)
+        return out if h.alpha == 1 else h.alpha * out

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ...core import Module, Var
 from ...core.evaluate import uniform_settings
+from ...core.members import same_members
 from ...core.module import Modules
 from ...linalg import flatten, unflatten, unflatten_as
-from .members import same_members
 
 
 class _FullMatrix(Module):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...core import Module
+from .module import Module
 
 
 def same_members(module: Module, params: Sequence[Tensor]) -> bool:

@@ -1,0 +1,123 @@
+"""What every gradient approximation shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+
+from ...core import Module, Var
+
+ApproximationTarget: TypeAlias = Literal["closure", "grad", "update"]
+
+
+class GradApproximator(Module):
+    """Base class of gradient approximations: a subclass defines :meth:`approximate`.
+
+    Args:
+        defaults: settings.
+        target: what the approximation replaces. "closure": the gradients that the closure computes, so that every
+            later module, a line search or a quasi-Newton method, works on it without knowing; each evaluation with
+            ``backward`` costs one evaluation of the exact loss more. "grad": the gradient of the step. "update": the
+            update of the step.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> class Forward(tz.m.GradApproximator):
+        ...     def __init__(self, h: float = 1e-3, target="closure"):
+        ...         super().__init__(dict(h=h), target=target)
+        ...
+        ...     def approximate(self, closure, params, loss, var):
+        ...         loss = closure(False) if loss is None else loss
+        ...         grads = [torch.zeros_like(p) for p in params]
+        ...         for p, g in zip(params, grads):
+        ...             h = self.settings[p]["h"]
+        ...             for i in range(p.numel()):
+        ...                 before = p.view(-1)[i].clone()
+        ...                 p.view(-1)[i] += h
+        ...                 g.view(-1)[i] = (closure(False) - loss) / h
+        ...                 p.view(-1)[i] = before
+        ...         return grads, loss, None
+        >>> p = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+        >>> optimizer = tz.Modular([p], Forward(h=1e-7), tz.m.LR(0.1))
+        >>> optimizer.step(lambda backward=True: (p**2).sum()).item()
+        5.0
+        >>> p.detach().round(decimals=5)
+        tensor([ 0.8000, -1.6000], dtype=torch.float64)
+    """
+
+    requires_closure = True
+    needs_gradient = False
+
+    def __init__(self, defaults: Mapping[str, Any] | None = None, target: ApproximationTarget = "closure") -> None:
+        if target not in ("closure", "grad", "update"):
+            raise ValueError(f"target={target!r} is not one of 'closure', 'grad', 'update'.")
+        super().__init__(defaults)
+        self.target: ApproximationTarget = target
+
+    def pre_step(self, var: Var) -> None:
+        """Called once at the start of each step, before anything is evaluated.
+
+        Args:
+            var: the step's context.
+        """
+
+    def approximate(
+        self, closure: Callable[..., Any], params: list[Tensor], loss: Tensor | None, var: Var
+    ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+        """The gradient at the present parameters.
+
+        Parameters that are moved must be put back exactly, also when the closure raises.
+
+        Args:
+            closure: ``closure(False)`` evaluates the loss.
+            params: the parameters.
+            loss: the loss at the present parameters where it is known.
+            var: the step's context.
+
+        Returns:
+            Gradients, which become the caller's; the loss at the present parameters, or None if it was not
+            evaluated; an estimate of it from points nearby, or None.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no approximate(closure, params, loss, var).")
+
+    def step(self, var: Var) -> Var:
+        """Replace closure, gradient or update."""
+        exact = var.closure
+        if exact is None:
+            raise RuntimeError(f"{self.path} has to evaluate the loss: call optimizer.step(closure).")
+        params = var.params
+        self.pre_step(var)
+        if self.target == "closure":
+
+            def closure(backward: bool = True) -> Any:
+                loss = exact(False)
+                if backward:
+                    value = loss.detach() if isinstance(loss, Tensor) else loss
+                    grads, _, _ = self.approximate(exact, params, value, var)
+                    for p, g in zip(params, grads, strict=True):
+                        p.grad = g
+                return loss
+
+            var.closure = closure
+            return var
+        grads, loss, estimate = self.approximate(exact, params, var.loss, var)
+        if var.loss is None:
+            if loss is not None:
+                var.loss = loss
+            else:
+                var.loss_approx = estimate  # type: ignore[attr-defined]
+        if self.target == "update":
+            var.update = grads
+        else:
+            if var.update is None and var.grad is not None:
+                var.get_update()  # what came before stays the update
+            var.grad = grads
+        return var
+
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        return (
+            text if self.target == "closure" else f"{text[:-1]}{', ' if self.defaults else ''}target={self.target!r})"
+        )

@@ -1,0 +1,58 @@
+"""Gaussian smoothing."""
+
+from __future__ import annotations
+
+from .base import ApproximationTarget
+from .directions import Distribution
+from .formulas import Formula
+from .randomized import RandomizedFDM
+
+
+class GaussianSmoothing(RandomizedFDM):
+    """Gradient of the loss smoothed by a Gaussian: :class:`RandomizedFDM` with many long Gaussian directions.
+
+    g = mean of u·(f(x+hu) − f(x−hu))/2h with u ~ N(0, I), an unbiased estimate of the gradient of E f(x + hu). The
+    directions are drawn again from their seeds when they are needed, so memory does not grow with their number
+    (except with ``beta``).
+
+    Args:
+        h: length of the finite differences, the standard deviation of the smoothing.
+        n_samples: number of directions.
+        formula: the finite difference, "forward2", "forward3", "backward2", "backward3", "central2" or "central4".
+        distribution: of the directions: "gaussian", "rademacher", "uniform" or "sphere", all with variance 1.
+        beta: each direction is β times that of the last step plus 1 − β times a new one.
+        pre_generate: draw the directions once per step. False: anew at each evaluation of the gradient.
+        target: what is replaced; see :class:`GradApproximator`. With "grad" or "update" the exact loss is not
+            evaluated and ``step`` returns an estimate of it.
+        seed: of the directions; by default drawn from torch's global generator.
+
+    Raises:
+        ValueError: ``n_samples``, ``formula`` or ``pre_generate`` that differ between parameter groups; an unknown
+            formula or distribution.
+
+    Reference: Nesterov and Spokoiny, Foundations of Computational Mathematics 17, 2017.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+        >>> optimizer = tz.Modular([p], tz.m.GaussianSmoothing(n_samples=10, seed=0), tz.m.Backtracking())
+        >>> for _ in range(30):
+        ...     loss = optimizer.step(lambda backward=True: (p**2).sum())
+        >>> loss.item() < 1e-4
+        True
+    """
+
+    regenerates = True
+
+    def __init__(
+        self,
+        h: float = 1e-2,
+        n_samples: int = 100,
+        formula: Formula = "central2",
+        distribution: Distribution = "gaussian",
+        beta: float = 0,
+        pre_generate: bool = True,
+        target: ApproximationTarget = "closure",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(h, n_samples, formula, distribution, beta, pre_generate, target, seed)
