@@ -53,7 +53,7 @@ class Chain(Module):
 
         def close() -> None:
             if run:
-                out.append(Segment(run.copy(), self._modular))
+                out.append(Segment(run.copy(), self._modular, inner=not apply))
                 run.clear()
 
         for module in self.children.values():

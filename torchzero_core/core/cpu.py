@@ -512,7 +512,9 @@ class CPURunner:
             elif kind == "out":
                 self._point(slot, out)
             elif kind == "work":
-                self._point(slot, bucket.segment.modular.workspace(f"work{storage[1]}", bucket.params))
+                self._point(
+                    slot, bucket.segment.modular.workspace(f"work{storage[1]}{bucket.segment.space}", bucket.params)
+                )
             else:
                 tensors = bucket.conforming(u if kind == "u" else grads)
                 self.temporary.append(tensors)  # alive until the step is over

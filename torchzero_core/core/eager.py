@@ -446,7 +446,7 @@ class EagerRunner:
             elif kind == "out":
                 E[storage] = out
             else:
-                E[storage] = bucket.segment.modular.workspace(f"work{storage[1]}", bucket.params)
+                E[storage] = bucket.segment.modular.workspace(f"work{storage[1]}{bucket.segment.space}", bucket.params)
         self.T = {}
         self.fresh = {}
         for node in program.scalar_loads:

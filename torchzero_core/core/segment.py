@@ -172,17 +172,19 @@ class Segment:
     Args:
         modules: the rules.
         modular: the optimizer.
+        inner: whether it runs while another segment may be under way, so that it must not share its workspaces.
     """
 
     needs_gradient = True
 
-    def __init__(self, modules: Sequence[Module], modular: Modular | None) -> None:
+    def __init__(self, modules: Sequence[Module], modular: Modular | None, *, inner: bool = False) -> None:
         self.modules, self.modular = list(modules), modular
+        self.space = f"@{self.modules[0].path}" if inner else ""
         self.apply = False
         self.path = self.modules[-1].path
         self.rules: list[Transform] = []
         for module in self.modules:
-            self._collect(module)
+            self._collect(module, top=True)
         self._rule_index = {id(r): i for i, r in enumerate(self.rules)}
         self._setting_index: dict[tuple[int, str], int] = {}
         for i, rule in enumerate(self.rules):
@@ -193,11 +195,11 @@ class Segment:
         self.buckets: list[Bucket] = []
         self._fused: fused.Tail | bool | None = False
 
-    def _collect(self, module: Module) -> None:
+    def _collect(self, module: Module, *, top: bool = False) -> None:
         if isinstance(module, Chain):
             for child in module.children.values():
                 self._collect(child)
-        elif is_rule(module):
+        elif is_rule(module) or (top and isinstance(module, Transform)):  # a rule run on another target is still a rule
             self.rules.append(module)  # type: ignore[arg-type]
             for child in module.children.values():
                 self._collect(child)
@@ -244,7 +246,7 @@ class Segment:
             for child in module.children.values():
                 u = self.trace_module(trace, child, u)
             return u
-        if not is_rule(module):
+        if id(module) not in self._rule_index:
             return Value(trace, "child", (u,), "element", attr=("child", module.path, module))
         rule = self._rule_index[id(module)]
         trace.rule = rule
@@ -357,7 +359,8 @@ class Segment:
         out = tensors
         if not self.apply and not owned:
             assert self.modular is not None
-            out = self.modular.workspace("update", params)
+            # What an inner segment returns may be kept while it runs again, so it gets memory of its own.
+            out = [torch.empty_like(p) for p in params] if self.space else self.modular.workspace("update", params)
         runners = []
         for bucket in buckets:
             program = bucket.program

@@ -212,7 +212,7 @@ class Transform(Module):
 
         segment = self.__dict__.get("_segment")
         if segment is None or segment.modular is not var.modular:
-            segment = self.__dict__["_segment"] = Segment([self], var.modular)
+            segment = self.__dict__["_segment"] = Segment([self], var.modular, inner=True)
         return segment.run(var, tensors, owned=owned)
 
     def step(self, var: Var) -> Var:
@@ -220,12 +220,8 @@ class Transform(Module):
         target = self.target
         if target == "update":
             var.update = self.transform(var, var.peek_update(), owned=var.owned)
-        elif target == "grad":
-            grads = var.get_grad()
-            new = [t.clone() for t in self.transform(var, grads, owned=False)]
-            if var.update is None:
-                var.update = [t.clone() for t in grads]
-            var.grad = new
+        elif target == "grad" or (target == "closure" and var.closure is None):
+            var.grad = self.transform(var, var.get_grad(), owned=False)
         elif target == "params_direct":
             new = self.transform(var, [p.detach() for p in var.params], owned=False)
             with torch.no_grad():
@@ -241,10 +237,8 @@ class Transform(Module):
         return var
 
     def _wrap_closure(self, var: Var) -> None:
-        inner = var.closure
-        if inner is None:
-            raise RuntimeError(f"{self.path} has target='closure', so step(closure) needs a closure.")
-        outer = var
+        inner, outer = var.closure, var
+        assert inner is not None
 
         def closure(backward: bool = True) -> Any:
             loss = inner(backward)
@@ -255,7 +249,7 @@ class Transform(Module):
                 grads = [p.grad for p in seen.params if p.grad is not None]
                 seen.grad = grads
                 for p, g in zip(seen.params, self.transform(seen, grads, owned=False), strict=True):
-                    p.grad = g.clone()
+                    p.grad = g
             return loss
 
         var.closure = closure

@@ -163,7 +163,7 @@ class Var:
         """The update, which you may overwrite; the gradients are copied the first time."""
         if self._update is None or not self.owned:
             source = self.peek_update()
-            if self.modular is not None:
+            if self.modular is not None and not self.nested:
                 self._update = self.modular.workspace("update", self.params)
                 torch._foreach_copy_(self._update, source) if source else None
             else:
