@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .graph import Host, Value
 from .plan import Level, Plan, Storage
@@ -545,14 +546,16 @@ class CPURunner:
         """Take a total over everything."""
         self.H[self.source.globals[node]] = float(value)
 
-    def commit(self, *, first: bool) -> None:
+    def commit(self, written: set[Storage]) -> None:
         """Write the states of one number."""
         if self.writes_scalars:
             self.write(self.P, self.nt, self.T)
-        if first:
-            for storage, value in self.plan.scalar_stores:
-                if value.kind == "global":
-                    self.bucket.global_state(storage).fill_(self.H[self.source.globals[value]])
+        for storage, value in self.plan.scalar_stores:
+            if value.kind == "global" and storage not in written:
+                written.add(storage)
+                self.bucket.global_state(storage).fill_(self.H[self.source.globals[value]])
+        if ("p",) in self.program.trace.stores:  # a graph built before the step must refuse to run after it
+            increment_version(self.bucket.data)
         self.temporary = []
 
 

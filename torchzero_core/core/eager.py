@@ -567,13 +567,18 @@ class EagerRunner:
         """Take the result of an opaque call."""
         self.fresh[self.program.ids[node]] = tensors
 
-    def commit(self, *, first: bool) -> None:
-        """Write the states of one number."""
+    def commit(self, written: set[Storage]) -> None:
+        """Write the states of one number.
+
+        Args:
+            written: the module-wide states that another bucket has written in this step; the own ones are added.
+        """
         for storage, value in self.plan.scalar_stores:
             new = self.T[self.program.ids[value]]
             if storage[0] == "state":
                 torch._foreach_copy_(self.bucket.states(storage), list(new.unbind()))
-            elif first:
+            elif storage not in written:
+                written.add(storage)
                 self.bucket.global_state(storage).copy_(new)
         self.T, self.fresh = {}, {}
         for storage in self.plan.storages:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 if TYPE_CHECKING:
     from .segment import Bucket, Segment
@@ -56,6 +57,7 @@ class Tail:
             if any(g.stride() != p.stride() for g, p in zip(grads, bucket.data, strict=True)):
                 grads = [torch.empty_like(p).copy_(g) for g, p in zip(grads, bucket.data, strict=True)]
             getattr(self, f"_{self.kind}")(bucket, grads)
+            increment_version(bucket.data)  # the kernels do not: a graph built before the step must refuse to run
             bucket.count_rule(self.place[self.kind])
         return True
 
@@ -69,6 +71,8 @@ class Tail:
         module = self.tail.rules[self.place[self.kind]]
         if any(self._setting(bucket, self.kind, k) != v for k, v in module.kernel_needs.items()):
             return False
+        if "momentum" in module.defaults and self._setting(bucket, self.kind, "momentum") == 0:
+            return False  # the kernel would not keep the velocity
         return "weight_decay" not in self.place or self._setting(bucket, "weight_decay", "ord") == 2
 
     def _state(self, bucket: Bucket, name: str) -> list[Tensor]:
@@ -104,27 +108,27 @@ class Tail:
             found_inf=None,
         )
 
-    def _momentum(self, bucket: Bucket, grads: list[Tensor], kind: str, *, first: bool, nesterov: bool) -> None:
+    def _momentum(self, bucket: Bucket, grads: list[Tensor], kind: str, state: str, *, nesterov: bool) -> None:
         torch._fused_sgd_(
             bucket.data,
             grads,
-            self._state(bucket, "velocity"),
+            self._state(bucket, state),
             weight_decay=0.0,
             momentum=float(self._setting(bucket, kind, "momentum")),
             lr=float(self._setting(bucket, "lr", "lr")),
             dampening=float(self._setting(bucket, kind, "dampening")),
             nesterov=nesterov,
             maximize=False,
-            is_first_step=first,
+            is_first_step=bucket.counts[self.place[kind]] == 1,
             grad_scale=None,
             found_inf=None,
         )
 
     def _heavyball(self, bucket: Bucket, grads: list[Tensor]) -> None:
-        self._momentum(bucket, grads, "heavyball", first=bucket.counts[self.place["heavyball"]] == 1, nesterov=False)
+        self._momentum(bucket, grads, "heavyball", "exp_avg", nesterov=False)
 
     def _nag(self, bucket: Bucket, grads: list[Tensor]) -> None:
-        self._momentum(bucket, grads, "nag", first=bucket.counts[self.place["nag"]] == 1, nesterov=True)
+        self._momentum(bucket, grads, "nag", "velocity", nesterov=True)
 
     def _adagrad(self, bucket: Bucket, grads: list[Tensor]) -> None:
         get = self._setting

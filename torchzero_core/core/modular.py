@@ -14,7 +14,7 @@ from . import checkpoint
 from .chain import Chain, as_module, run_parts
 from .distributed import Reductions
 from .module import Module, Modules
-from .settings import unknown_keys, validate
+from .settings import MISSING, find, unknown_keys, validate
 from .var import CountedClosure, StepInfo, Var, warn
 
 
@@ -195,8 +195,11 @@ class Modular(Optimizer):
         momentum, beta1, beta2 = common("momentum"), common("beta1"), common("beta2")
         if momentum:
             defaults["momentum"] = momentum[0]
+        betas = common("betas")
         if beta1:
             defaults["betas"] = (beta1[0], *beta2)
+        elif betas:
+            defaults["betas"] = betas[0]
         return defaults
 
     # -- parameters --------------------------------------------------------------------------------------------------
@@ -215,9 +218,10 @@ class Modular(Optimizer):
                 f"Known settings: {', '.join(names)}; address one module with its path, as in "
                 f"'{modules[0].path}.{next(iter(modules[0].defaults), 'setting')}'."
             )
-        validate(
-            Module, {k.rsplit(".", 1)[-1]: v for k, v in param_group.items() if k != "params"}, "a parameter group: "
-        )
+        validate(Module, {k: v for k, v in param_group.items() if k == "lr"}, "a parameter group: ")
+        for module in modules:
+            given = {name: find(param_group, module, name) for name in module.defaults}
+            validate(type(module), {k: v for k, v in given.items() if v is not MISSING}, "a parameter group: ")
         params = param_group["params"]
         if isinstance(params, Tensor):
             params = [params]
@@ -359,6 +363,10 @@ class Modular(Optimizer):
         torch.set_grad_enabled(False)
         try:
             return self._step_without_grad(closure)
+        except BaseException:
+            for module in self.unrolled_modules:
+                module.rewind_generators()
+            raise
         finally:
             torch.set_grad_enabled(grad_mode)
 

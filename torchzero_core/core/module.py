@@ -229,6 +229,15 @@ class Module:
         for key, generator in self._generators.items():
             self.global_state[f"generator:{key}"] = generator.get_state()
 
+    def rewind_generators(self) -> None:
+        """Put this module's generators back to where the last finished step left them."""
+        for key, generator in self._generators.items():
+            saved = self.global_state.get(f"generator:{key}")
+            if saved is None:
+                generator.manual_seed(generator.initial_seed())
+            else:
+                generator.set_state(saved.cpu())
+
     def __getstate__(self) -> dict[str, Any]:
         hidden = {"state", "settings", "_generators", "_segment"}
         state = {k: v for k, v in self.__dict__.items() if k not in hidden}

@@ -255,6 +255,8 @@ class Segment:
     # -- binding -----------------------------------------------------------------------------------------------------
     def bind(self, params: list[Tensor]) -> None:
         """Sort the parameters into buckets."""
+        for rule in self.rules:
+            rule.check(params)
         groups: dict[Any, tuple[list[Tensor], list[int]]] = {}
         for i, p in enumerate(params):
             dense = _is_dense(p)
@@ -378,8 +380,9 @@ class Segment:
                     runner.sweep(k)
             self._totals(k, runners)
             self._opaque(k, runners, var)
-        for i, runner in enumerate(runners):
-            runner.commit(first=i == 0)
+        written: set[Any] = set()
+        for runner in runners:
+            runner.commit(written)
         for bucket in buckets:
             bucket.count()
         return out

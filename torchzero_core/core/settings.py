@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,11 @@ def validate(cls: type[Module], values: Mapping[str, Any], where: str) -> None:
     Raises:
         ValueError: naming the setting, its value and the range.
     """
+    allowed = choices(cls)
     for name, value in values.items():
+        if isinstance(value, str) and value not in allowed.get(name, (value,)):
+            close = ")" if where.endswith("(") else ""
+            raise ValueError(f"{where}{name}={value!r}{close} must be one of {', '.join(map(repr, allowed[name]))}.")
         bounds = cls.bounds.get(name, BOUNDS.get(name))
         if bounds is None or isinstance(value, (bool, str)) or value is None:
             continue
@@ -56,6 +62,29 @@ def validate(cls: type[Module], values: Mapping[str, Any], where: str) -> None:
             raise ValueError(f"{where}{name}={number:g}{close} is out of range: {name} must be in {shown}.")
 
 
+_CHOICES: dict[Any, dict[str, tuple[Any, ...]]] = {}
+
+
+def choices(cls: type) -> dict[str, tuple[Any, ...]]:
+    """The words that each setting may be, where the constructor's annotation lists them in a ``Literal``.
+
+    A setting that may also be some other string is left out.
+    """
+    if cls in _CHOICES:
+        return _CHOICES[cls]
+    try:
+        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    except (NameError, TypeError):  # a user's module may annotate with names that only a type checker knows
+        hints = {}
+    out = _CHOICES[cls] = {}
+    for name, hint in hints.items():
+        members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        words = [w for m in members if typing.get_origin(m) is typing.Literal for w in typing.get_args(m)]
+        if words and str not in members:
+            out[name] = tuple(words)
+    return out
+
+
 def find(group: Mapping[str, Any], module: Module, name: str) -> Any:
     """The value that a parameter group gives to a module's setting, or ``MISSING``.
 
@@ -74,8 +103,9 @@ def find(group: Mapping[str, Any], module: Module, name: str) -> Any:
         and not (name == "lr" and module._modular is not None and module._modular.lr_scales_update)
     ):
         return group[name]
-    if name in {"beta1", "beta2"} and "betas" in group:
-        return group["betas"][0 if name == "beta1" else 1]
+    place = {"beta1": 0, "beta2": 1}.get(name)
+    if place is not None and module.defaults[name] is not None and place < len(group.get("betas", ())):
+        return group["betas"][place]
     return MISSING
 
 

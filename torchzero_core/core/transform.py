@@ -200,7 +200,14 @@ class Transform(Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no rule(u, ctx).")
 
-    def transform(self, var: Var, tensors: list[Tensor], *, owned: bool) -> list[Tensor]:
+    def check(self, params: list[Tensor]) -> None:
+        """Called with the parameters before the rule first runs on them; may refuse them or warn.
+
+        Args:
+            params: the parameters.
+        """
+
+    def apply_rule(self, var: Var, tensors: list[Tensor], *, owned: bool) -> list[Tensor]:
         """Run the rule alone on given tensors.
 
         Args:
@@ -219,19 +226,19 @@ class Transform(Module):
         """Apply the rule to its target."""
         target = self.target
         if target == "update":
-            var.update = self.transform(var, var.peek_update(), owned=var.owned)
+            var.update = self.apply_rule(var, var.peek_update(), owned=var.owned)
         elif target == "grad" or (target == "closure" and var.closure is None):
-            var.grad = self.transform(var, var.get_grad(), owned=False)
+            var.grad = self.apply_rule(var, var.get_grad(), owned=False)
         elif target == "params_direct":
-            new = self.transform(var, [p.detach() for p in var.params], owned=False)
+            new = self.apply_rule(var, [p.detach() for p in var.params], owned=False)
             with torch.no_grad():
                 torch._foreach_copy_(var.params, new)
         elif target == "params_difference":
-            new = self.transform(var, [p.detach() for p in var.params], owned=False)
+            new = self.apply_rule(var, [p.detach() for p in var.params], owned=False)
             var.update = list(torch._foreach_sub([p.detach() for p in var.params], new))
         elif target == "update_difference":
             old = var.peek_update()
-            var.update = list(torch._foreach_sub(old, self.transform(var, old, owned=False)))
+            var.update = list(torch._foreach_sub(old, self.apply_rule(var, old, owned=False)))
         else:
             self._wrap_closure(var)
         return var
@@ -248,7 +255,7 @@ class Transform(Module):
                 seen.params = outer.modular.same_list(seen.params) if outer.modular is not None else seen.params
                 grads = [p.grad for p in seen.params if p.grad is not None]
                 seen.grad = grads
-                for p, g in zip(seen.params, self.transform(seen, grads, owned=False), strict=True):
+                for p, g in zip(seen.params, self.apply_rule(seen, grads, owned=False), strict=True):
                     p.grad = g
             return loss
 

@@ -11,7 +11,7 @@ from ...core.graph import Operand, Value
 class _ByEMA(Transform):
     """What the two share: the average and its limited norm N."""
 
-    slots: ClassVar = {"ema": Slot(), "prev_ema_norm": Slot(scalar=True)}
+    slots: ClassVar = {"ema": Slot(), "prev_ema_norm": Slot(scalar=True), "prev_total_norm": Slot(scalar=True)}
 
     def __init__(
         self,
@@ -34,14 +34,18 @@ class _ByEMA(Transform):
         else:
             s.ema = s.ema.lerp(u, 1 - h.beta)
         if h.tensorwise:
-            scope, n, norm = ctx.state, s.ema.norm(h.ord), u.norm(h.ord)
+            n, norm, previous = s.ema.norm(h.ord), u.norm(h.ord), s.prev_ema_norm
         else:
-            scope, n, norm = ctx.global_state, s.ema.global_norm(h.ord), u.global_norm(h.ord)
+            n, norm = s.ema.global_norm(h.ord), u.global_norm(h.ord)
+            previous = ctx.global_state.prev_total_norm
         n = n.maximum(h.eps)
         if h.max_ema_growth is not None:
-            previous = scope.prev_ema_norm  # 0 before the first step, which has nothing to grow from
+            # the previous norm is 0 before the first step, which has nothing to grow from
             n = (previous > 0).where(n.minimum(h.max_ema_growth * previous), n)
-            scope.prev_ema_norm = n
+            if h.tensorwise:
+                s.prev_ema_norm = n
+            else:
+                ctx.global_state.prev_total_norm = n
         return n, norm
 
 

@@ -1,5 +1,10 @@
 """Adaptive and matrix methods."""
 
+from .adagrad import Adagrad
 from .adam import Adam
+from .lion import Lion
+from .muon import Muon
+from .orthogonalize import Orthogonalize
+from .rmsprop import RMSprop
 
-__all__ = ["Adam"]
+__all__ = ["Adagrad", "Adam", "Lion", "Muon", "Orthogonalize", "RMSprop"]

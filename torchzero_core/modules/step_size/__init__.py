@@ -1,5 +1,7 @@
 """Learning rate and step size."""
 
 from .lr import LR
+from .step_size import StepSize
+from .warmup import Warmup
 
-__all__ = ["LR"]
+__all__ = ["LR", "StepSize", "Warmup"]

@@ -1,0 +1,63 @@
+"""Clipping by norm."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from torch import Tensor
+
+from ...core import Context, Target, Transform
+from ...core.graph import Operand, Value
+from .slices import Dims, check_dims, large_enough, slice_norms, sliced
+
+
+class ClipNorm(Transform):
+    r"""Limits the norm of the update: u ← u·min(1, max_norm/‖u‖).
+
+    Args:
+        max_norm: the largest norm.
+        ord: order of the norm, over the elements.
+        dim: None takes the norm of each tensor, "global" one norm of all tensors together, ints norms of slices that
+            run along these dimensions of each tensor. A tensor that has none of them is left alone.
+        inverse_dims: slices run along all dimensions but ``dim``.
+        min_size: slices with fewer elements are left alone.
+        target: what is clipped.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(2, 2, requires_grad=True)
+        >>> p.grad = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+        >>> tz.Modular([p], tz.m.ClipNorm(1, dim=1)).step()
+        >>> p.detach()
+        tensor([[-0.6000, -0.8000],
+                [-0.3000, -0.4000]])
+    """
+
+    bounds: ClassVar = {"max_norm": (0, math.inf, "()")}
+
+    def __init__(
+        self,
+        max_norm: float,
+        ord: float = 2,
+        dim: Dims = None,
+        inverse_dims: bool = False,
+        min_size: int = 1,
+        target: Target = "update",
+    ) -> None:
+        check_dims("ClipNorm", dim, allow_global=True)
+        super().__init__(
+            dict(max_norm=max_norm, ord=ord, dim=dim, inverse_dims=inverse_dims, min_size=min_size), target=target
+        )
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        h = ctx.settings
+        if h.dim is None or h.dim == "global":
+            norm = u.norm(h.ord) if h.dim is None else u.global_norm(h.ord)
+            return large_enough(ctx, u, u * (h.max_norm / norm.maximum(h.max_norm)))  # exactly 1 below max_norm
+        ord = float(h.ord)
+
+        def clip(t: Tensor, dims: list[int], max_norm: float) -> Tensor:
+            return t * (max_norm / slice_norms(t, dims, ord)).clamp_(max=1.0)
+
+        return sliced(ctx, u, clip, h.max_norm)

@@ -1,0 +1,58 @@
+"""Normalisation by norm."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...core import Context, Target, Transform
+from ...core.graph import Operand, Value
+from .slices import Dims, check_dims, large_enough, slice_norms, sliced
+
+
+class Normalize(Transform):
+    r"""Gives the update a norm: u ← u·norm_value/‖u‖. What is zero stays zero.
+
+    Args:
+        norm_value: the norm that comes out.
+        ord: order of the norm, over the elements.
+        dim: None takes the norm of each tensor, "global" one norm of all tensors together, ints norms of slices that
+            run along these dimensions of each tensor. A tensor that has none of them is left alone.
+        inverse_dims: slices run along all dimensions but ``dim``.
+        min_size: slices with fewer elements are left alone.
+        target: what is normalised.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(2, requires_grad=True)
+        >>> p.grad = torch.tensor([3.0, 4.0])
+        >>> tz.Modular([p], tz.m.Normalize(10)).step()
+        >>> p.detach()
+        tensor([-6., -8.])
+    """
+
+    def __init__(
+        self,
+        norm_value: float = 1,
+        ord: float = 2,
+        dim: Dims = None,
+        inverse_dims: bool = False,
+        min_size: int = 1,
+        target: Target = "update",
+    ) -> None:
+        check_dims("Normalize", dim, allow_global=True)
+        super().__init__(
+            dict(norm_value=norm_value, ord=ord, dim=dim, inverse_dims=inverse_dims, min_size=min_size), target=target
+        )
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        h = ctx.settings
+        if h.dim is None or h.dim == "global":
+            norm = u.norm(h.ord) if h.dim is None else u.global_norm(h.ord)
+            return large_enough(ctx, u, u * (norm > 0).where(h.norm_value / norm, 1.0))
+        ord = float(h.ord)
+
+        def normalize(t: Tensor, dims: list[int], norm_value: float) -> Tensor:
+            norms = slice_norms(t, dims, ord)
+            return t * (norm_value / norms.masked_fill(norms == 0, 1))
+
+        return sliced(ctx, u, normalize, h.norm_value)

@@ -1,0 +1,155 @@
+"""Bases of operations on the update and on the results of other modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from ...core import Context, Transform
+from ...core.graph import Operand, Value
+from ...core.module import Module, Modules
+
+#: An operand: a number, a module, or a list of modules, which becomes a chain.
+Input: TypeAlias = Modules | float
+
+
+class _Operation(Transform):
+    """Keeps the numbers among the operands as settings and the modules as children."""
+
+    def __init__(self, defaults: Mapping[str, Any] | None, operands: Mapping[str, Input | None]) -> None:
+        numbers = {k: v for k, v in operands.items() if not isinstance(v, (Module, list, tuple))}
+        super().__init__({**(defaults or {}), **numbers})
+        self.operands = tuple(operands)
+        for name, operand in operands.items():
+            if name not in numbers:
+                self.set_child(name, operand)  # type: ignore[arg-type]
+
+    def values(self, u: Value, ctx: Context) -> dict[str, Any]:
+        """The operands: numbers, and the results of the children on the update."""
+        return {k: ctx.child(k, u) if k in self.children else getattr(ctx.settings, k) for k in self.operands}
+
+
+class BinaryOperation(_Operation):
+    """Base of operations between the update and other operands.
+
+    A subclass passes its operands to the constructor and defines :meth:`transform`.
+
+    Args:
+        defaults: settings that are no operands.
+        **operands: each a number, a module, or a list of modules that becomes a chain. A module gets the update.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> class Hypot(tz.m.BinaryOperation):
+        ...     def __init__(self, other):
+        ...         super().__init__({}, other=other)
+        ...
+        ...     def transform(self, ctx, update, other):
+        ...         return (update**2 + other**2) ** 0.5
+        >>> p = torch.zeros(1, requires_grad=True)
+        >>> p.grad = torch.tensor([3.0])
+        >>> tz.Modular([p], Hypot(4.0)).step()
+        >>> p.item()
+        -5.0
+    """
+
+    def __init__(self, defaults: Mapping[str, Any] | None = None, **operands: Input | None) -> None:
+        super().__init__(defaults, operands)
+
+    def transform(self, ctx: Context, update: Value, **operands: Any) -> Operand:
+        """The new update.
+
+        Args:
+            ctx: parameters, gradients, settings and state.
+            update: the update.
+            **operands: the value of each operand.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no transform(ctx, update, **operands).")
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        return self.transform(ctx, u, **self.values(u, ctx))
+
+
+class MultiOperation(_Operation):
+    """Base of operations between several modules.
+
+    A subclass passes its operands to the constructor and defines :meth:`transform`.
+
+    Args:
+        defaults: settings that are no operands.
+        **operands: each a number, a module, or a list of modules that becomes a chain. A module gets the update.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> class Middle(tz.m.MultiOperation):
+        ...     def __init__(self, first, second):
+        ...         super().__init__({}, first=first, second=second)
+        ...
+        ...     def transform(self, ctx, first, second):
+        ...         return 0.5 * (first + second)
+        >>> p = torch.zeros(1, requires_grad=True)
+        >>> p.grad = torch.tensor([3.0])
+        >>> tz.Modular([p], Middle(tz.m.Sign(), tz.m.Identity())).step()
+        >>> p.item()
+        -2.0
+    """
+
+    def __init__(self, defaults: Mapping[str, Any] | None = None, **operands: Input | None) -> None:
+        super().__init__(defaults, operands)
+
+    def transform(self, ctx: Context, **operands: Any) -> Operand:
+        """The new update.
+
+        Args:
+            ctx: parameters, gradients, settings and state.
+            **operands: the value of each operand.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no transform(ctx, **operands).")
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        return self.transform(ctx, **self.values(u, ctx))
+
+
+class ReduceOperation(_Operation):
+    """Base of operations that make one update of any number of operands.
+
+    A subclass passes its operands to the constructor and defines :meth:`transform`.
+
+    Args:
+        defaults: settings that are no operands.
+        *operands: each a number, a module, or a list of modules that becomes a chain. A module gets the update.
+
+    Raises:
+        ValueError: no operands.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> class Last(tz.m.ReduceOperation):
+        ...     def __init__(self, *inputs):
+        ...         super().__init__({}, *inputs)
+        ...
+        ...     def transform(self, ctx, *operands):
+        ...         return operands[-1]
+        >>> p = torch.zeros(1, requires_grad=True)
+        >>> p.grad = torch.tensor([3.0])
+        >>> tz.Modular([p], Last(2.0, tz.m.Identity(), tz.m.Sign())).step()
+        >>> p.item()
+        -1.0
+    """
+
+    def __init__(self, defaults: Mapping[str, Any] | None = None, *operands: Input) -> None:
+        if not operands:
+            raise ValueError(f"{type(self).__name__} needs at least one operand.")
+        super().__init__(defaults, {str(i): operand for i, operand in enumerate(operands)})
+
+    def transform(self, ctx: Context, *operands: Any) -> Operand:
+        """The new update.
+
+        Args:
+            ctx: parameters, gradients, settings and state.
+            *operands: the value of each operand.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no transform(ctx, *operands).")
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        return self.transform(ctx, *self.values(u, ctx).values())

@@ -1,0 +1,81 @@
+"""Gradient accumulation."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+
+from ...core import Module, Var
+from ...core.evaluate import uniform_settings
+from ...core.module import Modules
+
+
+class GradientAccumulation(Module):
+    """Gathers updates and lets modules see their mean every n steps.
+
+    In the other steps the parameters stay and no module inside advances: not its step counts, not its averages.
+
+    Args:
+        modules: a module or list of modules that gets the gathered update.
+        n: how many updates are gathered, at least 1.
+        mean: divide the sum by n.
+        stop: end the chain in the steps in between; otherwise the modules after this one see an update of zeros.
+
+    Raises:
+        ValueError: parameter groups set n, mean or stop differently.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(1, requires_grad=True)
+        >>> optimizer = tz.Modular([p], tz.m.GradientAccumulation([tz.m.Add(1), tz.m.LR(1.0)], n=2))
+        >>> for grad in (1.0, 3.0):
+        ...     p.grad = torch.tensor([grad])
+        ...     optimizer.step()
+        ...     print(p.item())
+        0.0
+        -3.0
+    """
+
+    bounds: ClassVar = {"n": (1, math.inf, "[)")}
+
+    def __init__(self, modules: Modules, n: int, mean: bool = True, stop: bool = True) -> None:
+        super().__init__(dict(n=n, mean=mean, stop=stop))
+        self.set_child("modules", modules)
+
+    def step(self, var: Var) -> Var:
+        update = var.peek_update()
+        sums = self.get_state(var.params, "accumulator")
+        torch._foreach_add_(sums, update) if sums else None
+        for p in var.params:
+            state = self.state[p]
+            state["gathered"] = state.get("gathered", 0) + 1
+        shared = self.global_state
+        done = shared.get("step", 0) + 1
+        settings = uniform_settings(self, var.modular.all_params if var.modular is not None else var.params)
+        shared["step"] = done % settings["n"]
+        if done < settings["n"]:
+            if settings["stop"]:
+                var.update = None
+                var.stop = var.skip_update = True
+            else:
+                var.update = [torch.zeros_like(u) for u in update]
+            return var
+        return self._advance(var, settings["n"] if settings["mean"] else 1)
+
+    def _advance(self, var: Var, divisor: int) -> Var:
+        """Run the modules on what was gathered, also for parameters that have no gradient in this very step."""
+        assert var.modular is not None
+        grads = dict(zip(map(id, var.params), var.grad or [], strict=False))
+        known = var.modular.all_params if not var.nested else var.params
+        params = var.modular.same_list([p for p in known if self.state[p].get("gathered", 0)])
+        sums = [self.state[p]["accumulator"] for p in params]
+        update = list(torch._foreach_div(sums, divisor)) if sums else []
+        torch._foreach_zero_(sums) if sums else None
+        for p in params:
+            self.state[p]["gathered"] = 0
+        inner = var.clone(update, params=params)
+        inner.nested = var.nested
+        inner.grad = [grads.get(id(p), u) for p, u in zip(params, update, strict=True)]
+        return self.children["modules"].step(inner)

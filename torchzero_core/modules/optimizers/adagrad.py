@@ -1,0 +1,78 @@
+"""Adagrad (Duchi et al. 2011)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ...core import Context, Slot, Transform
+from ...core.graph import Operand, Value
+from ...core.module import Modules
+
+
+class Adagrad(Transform):
+    r"""Divides the update by the root of the sum of its squares.
+
+    .. math::
+        S_t = S_{t-1} + |u_t|^{pow}, \quad
+        u ← \frac{α}{1 + (t-1)·lr\_decay} · \frac{inner(u_t)}{S_t^{1/pow} + ε}
+
+    Equals ``torch.optim.Adagrad`` for pow=2.
+
+    Args:
+        lr_decay: how fast the step shrinks.
+        initial_accumulator_value: S before the first step.
+        eps: added to the root.
+        alpha: a factor.
+        pow: the power; 2 is Adagrad.
+        use_sqrt: take the root; otherwise divide by S + ε.
+        inner: a module that gives the numerator; S sees the plain update.
+
+    Reference:
+        Duchi, Hazan & Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization",
+        JMLR 12, 2011.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(2, requires_grad=True)
+        >>> optimizer = tz.Modular([p], tz.m.Adagrad(), tz.m.LR(1.0))
+        >>> p.grad = torch.tensor([3.0, -0.1])
+        >>> optimizer.step()
+        >>> p.detach()
+        tensor([-1.,  1.])
+    """
+
+    slots: ClassVar = {"sq_sum": Slot(init="initial_accumulator_value")}
+    kernel: ClassVar = "adagrad"
+    kernel_needs: ClassVar = {"alpha": 1, "pow": 2, "use_sqrt": True}
+
+    def __init__(
+        self,
+        lr_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        alpha: float = 1,
+        pow: float = 2,
+        use_sqrt: bool = True,
+        inner: Modules | None = None,
+    ) -> None:
+        super().__init__(
+            dict(
+                lr_decay=lr_decay,
+                initial_accumulator_value=initial_accumulator_value,
+                eps=eps,
+                alpha=alpha,
+                pow=pow,
+                use_sqrt=use_sqrt,
+            )
+        )
+        if inner is not None:
+            self.set_child("inner", inner)
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        s, h, t = ctx.state, ctx.settings, ctx.step
+        s.sq_sum = total = s.sq_sum + u.abs() ** h.pow
+        root = total ** (1 / h.pow) if h.use_sqrt else total
+        out = ctx.child("inner", u) / (root + h.eps)
+        if h.lr_decay == 0:
+            return out if h.alpha == 1 else h.alpha * out
+        return h.alpha / (1 + (t - 1) * h.lr_decay) * out

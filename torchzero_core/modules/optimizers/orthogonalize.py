@@ -1,0 +1,126 @@
+"""Orthogonalised updates (Jordan et al. 2024)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ...core import Context, Target, Transform
+from ...core.graph import Value
+from ...linalg import newton_schulz, polar
+
+
+def orthogonalized(
+    tensors: list[Tensor], *, steps: int, method: str, dtype: torch.dtype | None, adjust_lr: bool, dual: list[Tensor]
+) -> list[Tensor]:
+    """The orthogonal factor of each tensor of two or more dimensions, as a matrix (first dimension, the rest).
+
+    Equal shapes go through the products together. Where ``dual`` has the gradients, the factor O is multiplied by
+    ⟨G, O⟩, the dual norm.
+    """
+    out = list(tensors)
+    shapes: dict[tuple[int, int], list[int]] = {}
+    for i, t in enumerate(tensors):
+        if t.ndim >= 2 and t.numel():
+            shapes.setdefault((t.shape[0], t.numel() // t.shape[0]), []).append(i)
+        else:
+            out[i] = t.clone()
+    for (rows, columns), places in shapes.items():
+        stack = torch.stack([tensors[i].reshape(rows, columns) for i in places])
+        stack = polar(stack) if method == "svd" else newton_schulz(stack, steps, dtype=dtype)
+        if dual:
+            gradients = torch.stack([dual[i].reshape(rows, columns) for i in places])
+            stack = stack * (gradients * stack).sum((-2, -1), keepdim=True)
+        if adjust_lr:
+            stack = stack * (0.2 * math.sqrt(max(rows, columns)))
+        for i, matrix in zip(places, stack, strict=True):
+            out[i] = matrix.reshape(tensors[i].shape)
+    return out
+
+
+class Orthogonalize(Transform):
+    r"""Replaces each update matrix U Σ V' by its orthogonal factor U V'.
+
+    Tensors of more than two dimensions are matrices of (first dimension, the rest); those of fewer pass as they are,
+    and so do the parameters of a group with ``orthogonalize=False``.
+
+    Args:
+        ns_steps: number of Newton–Schulz iterations.
+        adjust_lr: multiply by 0.2·√max(rows, columns), which gives the update the size of one of Adam.
+        dual_norm_correction: multiply by ⟨g, U V'⟩, so that the update is the steepest descent step for the spectral
+            norm with its length.
+        method: "newton-schulz", which brings the singular values to between about 0.7 and 1.2, or "svd", which is
+            exact and slower.
+        ns_dtype: in what the Newton–Schulz products are computed, as "bfloat16" or "float32"; None: bfloat16 where
+            the device has units for it.
+        target: what is orthogonalised.
+
+    Reference:
+        K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; scale: Liu et al., "Muon is
+        Scalable for LLM Training", 2025, arXiv:2502.16982; dual norm: Bernstein & Newhouse, 2024, arXiv:2409.20325.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(2, 2, requires_grad=True)
+        >>> p.grad = torch.tensor([[0.0, -2.0], [5.0, 0.0]])
+        >>> tz.Modular([p], tz.m.Orthogonalize(method="svd")).step()
+        >>> p.detach().round(decimals=4) + 0.0
+        tensor([[ 0.,  1.],
+                [-1.,  0.]])
+    """
+
+    bounds: ClassVar = {"ns_steps": (1, math.inf, "[)")}
+
+    def __init__(
+        self,
+        ns_steps: int = 5,
+        adjust_lr: bool = False,
+        dual_norm_correction: bool = False,
+        method: Literal["newton-schulz", "svd"] = "newton-schulz",
+        ns_dtype: torch.dtype | str | None = None,
+        target: Target = "update",
+    ) -> None:
+        super().__init__(
+            dict(
+                ns_steps=ns_steps,
+                adjust_lr=adjust_lr,
+                dual_norm_correction=dual_norm_correction,
+                method=method,
+                ns_dtype=as_dtype(ns_dtype),
+                orthogonalize=True,
+            ),
+            target=target,
+        )
+
+    def rule(self, u: Value, ctx: Context) -> Value:
+        return orthogonal_factor(u, ctx)
+
+
+def orthogonal_factor(u: Value, ctx: Context) -> Value:
+    """The rule, with the settings of :class:`Orthogonalize`."""
+    h = ctx.settings
+    if not h.orthogonalize:
+        return u
+    options: dict[str, Any] = dict(
+        steps=int(h.ns_steps), method=h.method, dtype=as_dtype(h.ns_dtype), adjust_lr=bool(h.adjust_lr)
+    )
+    if h.dual_norm_correction:
+        return ctx.apply(lambda us, gs: orthogonalized(us, dual=gs, **options), u, ctx.grads)
+    return ctx.apply(lambda us: orthogonalized(us, dual=[], **options), u)
+
+
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A dtype from its name, as YAML spells it.
+
+    Raises:
+        ValueError: there is no floating point dtype of that name.
+    """
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if (found is not None and not (isinstance(found, torch.dtype) and found.is_floating_point)) or (
+        found is None and dtype is not None
+    ):
+        raise ValueError(f"ns_dtype={dtype!r} is not the name of a floating point dtype, such as 'bfloat16'.")
+    return found

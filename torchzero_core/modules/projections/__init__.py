@@ -1,0 +1,6 @@
+"""Projections: running modules in another space."""
+
+from .base import Projection
+from .vector import VectorProjection
+
+__all__ = ["Projection", "VectorProjection"]

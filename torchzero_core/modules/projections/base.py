@@ -1,0 +1,227 @@
+"""Running modules in another space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ...core import Chain, Module, Var
+from ...core.evaluate import uniform_settings
+from ...core.members import same_members
+from ...core.module import Modules
+
+Current: TypeAlias = Literal["params", "grads", "update"]
+
+
+class ProjectedVar(Var):
+    """A step's context in the projected space: the gradient is projected when somebody asks for it."""
+
+    make_grad: Callable[[], list[Tensor]]
+
+    def get_grad(self, retain_graph: bool | None = None, create_graph: bool = False) -> list[Tensor]:
+        """The projected gradient.
+
+        Args:
+            retain_graph: see :meth:`Var.get_grad`.
+            create_graph: not possible here.
+
+        Raises:
+            RuntimeError: with ``create_graph``.
+        """
+        if self._grad is None:
+            if create_graph:
+                raise RuntimeError("The gradient in a projected space has no graph; use hvp_method='forward'.")
+            self._grad = self.make_grad()
+        return self._grad
+
+    def clone(self, *args: Any, **kwargs: Any) -> Var:
+        """A context for a child, of the same kind."""
+        other = super().clone(*args, **kwargs)
+        other.__class__ = type(self)
+        return other
+
+
+class Projection(Module):
+    """Base class of projections: modules run on another representation of update, gradients and parameters.
+
+    A subclass defines :meth:`project` and :meth:`unproject`. The child modules see stand-ins for the parameters that
+    hold the projected parameters and have their own state, which is kept with the real ones.
+
+    Args:
+        modules: what runs in the projected space.
+        project_update: the modules start from the projected update, and their result, brought back, is the update.
+            False: they start from the projected gradient.
+        project_params: the modules also get a closure that moves the real parameters to where the stand-ins are, so
+            that line searches and the like work in the projected space.
+        project_grad: the modules see the projected gradient as the gradient. It is projected when they ask for it in
+            any case; this does so at once.
+        defaults: settings of a subclass.
+
+    Raises:
+        ValueError: settings of the modules that differ between parameter groups that end in one projected tensor.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> class Doubled(tz.m.Projection):
+        ...     def project(self, tensors, var, current):
+        ...         return [2 * t for t in tensors]
+        ...
+        ...     def unproject(self, tensors, var, current):
+        ...         return [t / 2 for t in tensors]
+        >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> p.grad = torch.tensor([0.4, 5.0])
+        >>> tz.Modular([p], Doubled(tz.m.ClipValue(1.0))).step()
+        >>> p.detach()
+        tensor([0.6000, 1.5000])
+    """
+
+    def __init__(
+        self,
+        modules: Modules,
+        project_update: bool = True,
+        project_params: bool = False,
+        project_grad: bool = False,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not (project_update or project_params or project_grad):
+            raise ValueError(f"{type(self).__name__} has to project something: update, parameters or gradient.")
+        super().__init__(defaults)
+        self.project_update, self.project_params, self.project_grad = project_update, project_params, project_grad
+        self.set_child("modules", modules)
+        self._fakes: list[Tensor] = []
+
+    @property
+    def requires_closure(self) -> bool:  # type: ignore[override]
+        """Whether the projected closure can be made."""
+        return self.project_params
+
+    # -- what a projection defines -----------------------------------------------------------------------------------
+    def project(self, tensors: list[Tensor], var: Var, current: Current) -> list[Tensor]:
+        """Into the projected space.
+
+        Args:
+            tensors: one for each parameter of ``var``. They are not the projection's to write to.
+            var: the step's context.
+            current: what the tensors are.
+
+        Returns:
+            New tensors, as many as there are stand-ins.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no project(tensors, var, current).")
+
+    def unproject(self, tensors: list[Tensor], var: Var, current: Current) -> list[Tensor]:
+        """Back from the projected space.
+
+        Args:
+            tensors: one for each stand-in.
+            var: the step's context, with the real parameters.
+            current: what the tensors are.
+
+        Returns:
+            One tensor for each parameter of ``var``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no unproject(tensors, var, current).")
+
+    # -- the step ----------------------------------------------------------------------------------------------------
+    def step(self, var: Var) -> Var:
+        """Project, run the modules, bring their update back."""
+        grads = None if self.project_update and var.update is not None else var.get_grad()
+        source = var.peek_update() if self.project_update else grads
+        assert source is not None
+        if not var.params:
+            return var
+        self._check_groups(var.params)
+        if not same_members(self, var.params):
+            self.children["modules"].reset()
+        fakes = self._stand_ins(var)
+        inner = ProjectedVar.__new__(ProjectedVar)
+        inner.__dict__.update(var.clone([t.clone() for t in self.project(list(source), var, "update")]).__dict__)
+        inner.params = fakes
+        inner._grad = None
+        inner.make_grad = lambda: self.project(list(var.get_grad()), var, "grads")
+        if self.project_grad:
+            inner.get_grad()
+        inner.closure = self._closure(var, fakes) if self.project_params else None
+        done = self.children["modules"].step(inner)
+        if var.loss is None:
+            var.loss = done.loss
+        var.stop |= done.stop
+        if done.skip_update:  # the modules have moved the stand-ins themselves
+            with torch.no_grad():
+                torch._foreach_copy_(var.params, self.unproject([f.detach() for f in fakes], var, "params"))
+            var.skip_update = True
+            return var
+        var.update = self.unproject(done.get_update(), var, "update")
+        return var
+
+    @torch.no_grad()
+    def _stand_ins(self, var: Var) -> list[Tensor]:
+        """Tensors that hold the projected parameters and under which the modules keep their state."""
+        values = self.project([p.detach() for p in var.params], var, "params")
+        known = self._fakes
+        if len(known) == len(values) and all(
+            f.shape == v.shape and f.dtype == v.dtype and f.device == v.device
+            for f, v in zip(known, values, strict=True)
+        ):
+            torch._foreach_copy_(known, values)
+            for f in known:
+                f.grad = None
+            return known
+        self._fakes = [v.detach().clone().requires_grad_() for v in values]
+        if self._modular is not None:
+            host = self._modular.first_param(self)
+            for i, fake in enumerate(self._fakes):
+                self._modular.alias(fake, self.host(i, var, host), f"{self.path}.{i}/")
+        return self._fakes
+
+    def host(self, index: int, var: Var, default: Tensor) -> Tensor:
+        """The parameter with which the state of a stand-in is kept, and whose group it is in.
+
+        Args:
+            index: of the stand-in.
+            var: the step's context.
+            default: the optimizer's first parameter.
+        """
+        return default
+
+    def _check_groups(self, params: list[Tensor]) -> None:
+        """Refuse settings that differ where they could not be honoured."""
+        modular = self._modular
+        if modular is None or len(modular.param_groups) == 1:
+            return
+        pending = [self.children["modules"]]
+        while pending:
+            module = pending.pop()
+            pending += module.children.values()
+            if not isinstance(module, Chain):
+                uniform_settings(module, params)
+
+    def _closure(self, var: Var, fakes: list[Tensor]) -> Callable[..., Any]:
+        exact = var.closure
+        if exact is None:
+            raise RuntimeError(f"{self.path} has project_params=True, so step(closure) needs a closure.")
+        params = var.params
+        start: list[Tensor] = []
+
+        @torch.no_grad()
+        def closure(backward: bool = True) -> Any:
+            if not start:
+                start.extend(p.detach().clone() for p in params)
+            try:
+                torch._foreach_copy_(params, self.unproject([f.detach() for f in fakes], var, "params"))
+                loss = exact(backward)
+                if backward:
+                    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+                    for f, g in zip(fakes, self.project(grads, var, "grads"), strict=True):
+                        f.grad = g
+                return loss
+            finally:
+                torch._foreach_copy_(params, start)
+
+        return closure
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_fakes": []}

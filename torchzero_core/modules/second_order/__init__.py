@@ -1,0 +1,5 @@
+"""Second-order methods."""
+
+from .newton_cg import NewtonCG
+
+__all__ = ["NewtonCG"]

@@ -1,0 +1,31 @@
+"""A factor under a name of one's own."""
+
+from __future__ import annotations
+
+from ...core import Context, Transform
+from ...core.graph import Operand, Value
+
+
+class StepSize(Transform):
+    """Multiplies the update by a number: u ← step_size·u.
+
+    Args:
+        step_size: the number.
+        key: the name of the setting, under which parameter groups can change it.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p, q = (torch.zeros(1, requires_grad=True) for _ in range(2))
+        >>> p.grad, q.grad = torch.ones(1), torch.ones(1)
+        >>> groups = [dict(params=[p]), dict(params=[q], scale=3.0)]
+        >>> tz.Modular(groups, tz.m.StepSize(0.5, key="scale")).step()
+        >>> p.item(), q.item()
+        (-0.5, -3.0)
+    """
+
+    def __init__(self, step_size: float, key: str = "step_size") -> None:
+        super().__init__({key: step_size})
+        self.key = key
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        return getattr(ctx.settings, self.key) * u

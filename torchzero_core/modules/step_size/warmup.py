@@ -1,0 +1,41 @@
+"""Learning rate warmup."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from ...core import Context, Transform
+from ...core.graph import Host, Operand, Value
+
+
+class Warmup(Transform):
+    """Scales the update by a factor that rises in a line over the first steps.
+
+    u ← u·(start_lr + (end_lr − start_lr)·min(t/steps, 1)), with t = 0 at the first step.
+
+    Args:
+        start_lr: the factor at the first step.
+        end_lr: the factor after ``steps`` steps.
+        steps: how many steps the rise takes, at least 1.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(1, requires_grad=True)
+        >>> optimizer = tz.Modular([p], tz.m.Warmup(0, 1, steps=2))
+        >>> for _ in range(4):  # 0, 0.5, 1, 1
+        ...     p.grad = torch.ones(1)
+        ...     optimizer.step()
+        >>> p.item()
+        -2.5
+    """
+
+    bounds: ClassVar = {"steps": (1, math.inf, "[)")}
+
+    def __init__(self, start_lr: float = 1e-5, end_lr: float = 1, steps: int = 100) -> None:
+        super().__init__(dict(start_lr=start_lr, end_lr=end_lr, steps=steps))
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        h = ctx.settings
+        done: Host = (ctx.step - 1) / h.steps
+        return u * (h.start_lr + (h.end_lr - h.start_lr) * done.minimum(1.0))
