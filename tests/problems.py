@@ -75,6 +75,11 @@ def run(optimizer, params, steps, loss=quadratic):
     return [float(optimizer.step(closure)) for _ in range(steps)]
 
 
+def bits(params):
+    """Copies, to compare with later."""
+    return [p.detach().clone() for p in params]
+
+
 def same(a, b):
     """Whether two structures of tensors and numbers are equal to the last bit."""
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):

@@ -18,6 +18,7 @@ from tests.problems import (
     ALL_SHAPES,
     SHAPES,
     backward,
+    bits,
     closure_of,
     make_params,
     quadratic,
@@ -37,10 +38,6 @@ AVAILABLE = [e for e in ENTRIES if hasattr(tz.m, e.name)]
 def entries(keep=lambda entry: True):
     """Parametrizes a test over the entries it is for."""
     return pytest.mark.parametrize("entry", [e for e in AVAILABLE if keep(e)], ids=lambda e: e.id)
-
-
-def bits(params):
-    return [p.detach().clone() for p in params]
 
 
 def assert_same(a, b, where="it"):

@@ -1,0 +1,113 @@
+"""Clipping and normalisation along dimensions: values by hand."""
+
+import math
+
+import pytest
+import torch
+
+import torchzero_core as tz
+from tests.modules.test_ops import update_of
+
+m = tz.m
+U = torch.arange(1.0, 25.0, dtype=torch.float64).view(2, 3, 4) - 7
+
+
+@pytest.mark.parametrize("ord", [1, 2, 3, math.inf])
+@pytest.mark.parametrize(
+    ("dim", "inverse", "along"),
+    [(0, False, 0), ((0, 2), False, (0, 2)), (1, True, (0, 2)), (-1, False, 2), (7, True, (0, 1, 2))],
+)
+def test_slices(ord, dim, inverse, along):
+    norms = torch.linalg.vector_norm(U, ord, along, keepdim=True)
+    clip = m.ClipNorm(5, ord=ord, dim=dim, inverse_dims=inverse)
+    torch.testing.assert_close(update_of([clip], U), U * (5 / norms).clamp(max=1))
+    torch.testing.assert_close(update_of([m.Normalize(3, ord, dim, inverse)], U), U * 3 / norms)
+    mean = U.mean(along, keepdim=True)
+    torch.testing.assert_close(update_of([m.Centralize(dim, inverse)], U), U - mean)
+
+
+@pytest.mark.parametrize("ord", [1, 2, 3, math.inf])
+@pytest.mark.parametrize("compile", [False, True])
+def test_whole_tensors(ord, compile):
+    norm = torch.linalg.vector_norm(U, ord)
+    for dim in (None, "global"):
+        torch.testing.assert_close(update_of([m.ClipNorm(5, ord, dim)], U, compile=compile), U * 5 / norm)
+        assert torch.equal(update_of([m.ClipNorm(1e4, ord, dim)], U, compile=compile), U)
+        torch.testing.assert_close(update_of([m.Normalize(5, ord, dim)], U, compile=compile), U * 5 / norm)
+    torch.testing.assert_close(update_of([m.Centralize()], U, compile=compile), U - U.mean())
+
+
+def test_small_slices_are_left_alone():
+    assert torch.equal(update_of([m.ClipNorm(0.1, dim=0, min_size=3)], U), U)
+    assert not torch.equal(update_of([m.ClipNorm(0.1, dim=0, min_size=2)], U), U)
+    assert torch.equal(update_of([m.Normalize(dim=None, min_size=25)], U), U)
+    assert torch.equal(update_of([m.Normalize(dim="global", min_size=25)], U), U)
+    one = torch.tensor([3.0])
+    assert update_of([m.Centralize()], one).tolist() == [3]
+    assert update_of([m.Centralize(min_size=1)], one).tolist() == [0]
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_zero_stays_zero(compile):
+    zero = torch.zeros(3)
+    for module in (m.Normalize(), m.Normalize(dim="global"), m.ClipNorm(1), m.NormalizeByEMA(), m.ClipNormByEMA()):
+        assert update_of([module], zero, compile=compile).tolist() == [0, 0, 0]
+    for module in (m.Normalize(dim=0), m.ClipNorm(1, dim=0)):
+        assert update_of([module], zero).tolist() == [0, 0, 0]
+
+
+def test_tensors_without_the_dimension_are_left_alone():
+    params = [
+        torch.zeros(2, 3, requires_grad=True),
+        torch.zeros(3, requires_grad=True),
+        torch.zeros((), requires_grad=True),
+    ]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    tz.Modular(params, m.Normalize(dim=1)).step()
+    assert params[0][0, 0].item() == pytest.approx(-(3**-0.5))
+    assert params[1].tolist() == [-1, -1, -1]
+    assert params[2].item() == -1
+
+
+def test_what_is_no_dimension_is_refused():
+    for module, allowed in ((m.ClipNorm, '"global"'), (m.Centralize, "None, an int")):
+        with pytest.raises(ValueError, match=allowed):
+            module(**{"dim": "everything", **({"max_norm": 1} if module is m.ClipNorm else {})})
+    with pytest.raises(ValueError, match="None, an int or a list of ints"):
+        m.Centralize(dim="global")
+
+
+@pytest.mark.parametrize("tensorwise", [True, False])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_by_average_follows_the_formula(tensorwise, normalize):
+    """Ten steps of two tensors beside the rule in plain torch."""
+    torch.manual_seed(1)
+    params = [
+        torch.zeros(3, dtype=torch.float64, requires_grad=True),
+        torch.zeros(2, 2, dtype=torch.float64, requires_grad=True),
+    ]
+    cls = m.NormalizeByEMA if normalize else m.ClipNormByEMA
+    optimizer = tz.Modular(params, cls(beta=0.8, max_ema_growth=1.2, tensorwise=tensorwise))
+    emas = [torch.zeros_like(p) for p in params]
+    previous = [None, None]
+    for _ in range(10):
+        grads = [torch.randn_like(p) * 3 for p in params]
+        before = [p.detach().clone() for p in params]
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g.clone()
+        optimizer.step()
+        emas = [0.8 * e.detach() + 0.2 * g for e, g in zip(emas, grads, strict=True)]
+        if tensorwise:
+            norms, sizes = [e.norm() for e in emas], [g.norm() for g in grads]
+        else:
+            norms = [torch.cat([e.flatten() for e in emas]).norm()] * 2
+            sizes = [torch.cat([g.flatten() for g in grads]).norm()] * 2
+        norms = [
+            max(n, torch.tensor(1e-6)) if q is None else min(max(n, torch.tensor(1e-6)), 1.2 * q)
+            for n, q in zip(norms, previous, strict=True)
+        ]
+        previous = norms
+        for p, b, g, n, s in zip(params, before, grads, norms, sizes, strict=True):
+            factor = n / s if normalize else min(1, n / s)
+            torch.testing.assert_close(b - p.detach(), g * factor, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,154 @@
+"""What the parity table leaves out: orthogonal updates, choices of momentum and averages, warnings."""
+
+import math
+
+import pytest
+import torch
+
+import torchzero_core as tz
+from tests.modules.test_ops import G, update_of
+
+m = tz.m
+X = torch.tensor([[1.0, 2.0, -1.0], [0.5, -3.0, 4.0]], dtype=torch.float64)
+
+
+def factor(x):
+    u, _, vh = torch.linalg.svd(x.reshape(len(x), -1), full_matrices=False)
+    return (u @ vh).view_as(x)
+
+
+@pytest.mark.parametrize("x", [X, X.T.contiguous(), torch.stack([X, 2 - X], 1)], ids=["wide", "tall", "3-d"])
+def test_exact_orthogonal_factor(x):
+    expected = factor(x)
+    torch.testing.assert_close(update_of([m.Orthogonalize(method="svd")], x), expected)
+    scale = 0.2 * math.sqrt(max(len(x), x[0].numel()))
+    torch.testing.assert_close(update_of([m.Orthogonalize(method="svd", adjust_lr=True)], x), expected * scale)
+    dual = m.Orthogonalize(method="svd", dual_norm_correction=True)
+    nuclear = torch.linalg.svdvals(x.reshape(len(x), -1)).sum()
+    torch.testing.assert_close(update_of([dual], x), expected * nuclear)
+
+
+def test_newton_schulz_comes_near_the_exact_factor():
+    update = update_of([m.Orthogonalize(ns_dtype="float64")], X)
+    singular = torch.linalg.svdvals(update)
+    assert singular.min() > 0.65 and singular.max() < 1.25
+    u, _, vh = torch.linalg.svd(X, full_matrices=False)
+    mixed = u.T @ update @ vh.T
+    assert (mixed - mixed.diag().diag()).abs().max() < 1e-12  # the singular vectors are exactly those of X
+
+
+def test_vectors_and_groups_pass_through():
+    a, b, c = (torch.zeros(s, dtype=torch.float64, requires_grad=True) for s in ((2, 3), (2, 3), (3,)))
+    a.grad, b.grad, c.grad = X.clone(), X.clone(), X[0].clone()
+    tz.Modular([{"params": [a, c]}, {"params": [b], "orthogonalize": False}], m.Orthogonalize(method="svd")).step()
+    torch.testing.assert_close(-a.detach(), factor(X))
+    assert torch.equal(-b.detach(), X)
+    assert torch.equal(-c.detach(), X[0])
+
+
+def test_equal_shapes_give_what_each_gives_alone():
+    params = [torch.zeros(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    for i, p in enumerate(params):
+        p.grad = X + i
+    tz.Modular(params, m.Orthogonalize(ns_dtype="float64")).step()
+    for i, p in enumerate(params):
+        torch.testing.assert_close(-p.detach(), update_of([m.Orthogonalize(ns_dtype="float64")], X + i))
+
+
+def test_muon_names_what_it_does_not_take():
+    bias = torch.zeros(3, requires_grad=True)
+    bias.grad = torch.ones(3)
+    optimizer = tz.Modular([bias], m.Muon(0.5, nesterov=False))
+    with pytest.warns(UserWarning, match=r"Muon is for weights of two or more dimensions .* \(3,\)"):
+        optimizer.step()
+    optimizer.step()  # says it once
+    assert bias.tolist() == [-1.25] * 3
+    assert m.Muon.takes(torch.zeros(2, 2)) and not m.Muon.takes(bias)
+
+
+@pytest.mark.parametrize("name", ["Orthogonalize", "Muon"])
+def test_wrong_dtype_and_method_are_refused(name):
+    with pytest.raises(ValueError, match="ns_dtype='int8' is not the name of a floating point dtype"):
+        getattr(m, name)(ns_dtype="int8")
+    with pytest.raises(ValueError, match=r"method='qr'\) must be one of 'newton-schulz', 'svd'"):
+        getattr(m, name)(method="qr")
+
+
+# -- momentum and averages ---------------------------------------------------------------------------------------------
+A, B = G, torch.tensor([1.0, 1.0, -2.0, 4.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (lambda: m.HeavyBall(0.5, lerp=True), 0.5 * A + 0.5 * B),
+        (lambda: m.HeavyBall(0.5, lerp=True, ema_init="zeros"), 0.25 * A + 0.5 * B),
+        (lambda: m.HeavyBall(0.5, ema_init="zeros", dampening=0.2), 0.8 * (0.5 * A + B)),
+        (lambda: m.HeavyBall(0.5, debiased=True), (0.5 * A + B) / 0.75),
+        (lambda: m.EMA(0.5, dampening=0.2), 0.8 * (0.25 * A + 0.5 * B)),
+        (lambda: m.EMA(0.5, lerp=False), 0.5 * A + B),
+        (lambda: m.EMA(0.5, ema_init="update"), 0.5 * A + 0.5 * B),
+        (lambda: m.NAG(0.25, lerp=True), 0.25 * (0.25 * 0.75 * A + 0.75 * B) + 0.75 * B),
+        (lambda: m.NAG(0.5, dampening=0.5), B + 0.5 * (0.5 * A + 0.5 * B)),
+        (lambda: m.EMASquared(0.5), 0.25 * A**2 + 0.5 * B**2),
+        (lambda: m.EMASquared(0.5, amsgrad=True), torch.maximum(0.5 * A**2, 0.25 * A**2 + 0.5 * B**2)),
+        (lambda: m.EMASquared(0.5, pow=3), 0.25 * A.abs() ** 3 + 0.5 * B.abs() ** 3),
+        (lambda: m.SqrtEMASquared(0.5, debiased=True), ((0.25 * A**2 + 0.5 * B**2) / 0.75).sqrt()),
+        (lambda: m.Debias(beta1=0.5, beta2=0.75, alpha=3, pow=1), 3 * (1 - 0.75**2) / (1 - 0.5**2) * B),
+        (lambda: m.Debias(beta2=0.75), math.sqrt(1 - 0.75**2) * B),
+        (lambda: m.Debias2(0.75, pow=3), B / (1 - 0.75**2) ** (1 / 3)),
+        (lambda: m.Warmup(0.5, 2, steps=4), (0.5 + 1.5 / 4) * B),
+        (lambda: m.Adagrad(use_sqrt=False, alpha=2), 2 * B / (A**2 + B**2)),
+        (lambda: m.Adagrad(pow=3, inner=m.EMA(0.5)), (0.25 * A + 0.5 * B) / (A.abs() ** 3 + B.abs() ** 3) ** (1 / 3)),
+        (lambda: m.RMSprop(0.5), B / ((A**2 + B**2) / 2).sqrt()),
+        (lambda: m.RMSprop(0.5, pow=3), B / ((A.abs() ** 3 + B.abs() ** 3) / 2) ** (1 / 3)),
+        (lambda: m.RMSprop(0.5, amsgrad=True), B / torch.maximum(A**2, (A**2 + B**2) / 2).sqrt()),
+        (lambda: m.RMSprop(0.5, centered=True, debiased=True), B / ((A - B).abs() / 2) * math.sqrt(0.75)),
+        (lambda: m.Lion(0.25, 0.5), (0.25 * 0.5 * A + 0.75 * B).sign()),
+    ],
+)
+def test_second_update(module, expected, compile):
+    torch.testing.assert_close(update_of([module()], A, B, compile=compile), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("zero", [0.0, 0.5, 0.0]), ("grad", [-1.0, 0.5, 4.0]), ("backtrack", [-2.0, 0.5, 2.0])],
+)
+def test_cautious_modes(mode, expected):
+    class Set(tz.Transform):
+        def rule(self, u, ctx):
+            return ctx.params
+
+    update = torch.tensor([2.0, 0.5, -2.0])
+    grad = torch.tensor([-1.0, 3.0, 4.0])
+    assert update_of([Set(), m.Cautious(mode=mode)], grad, params=update).tolist() == expected
+
+
+def test_centered_starts_without_a_division_by_zero():
+    """After one sample the variance is zero; the first step is that of the plain method."""
+    torch.testing.assert_close(update_of([m.RMSprop(centered=True)], A), A.sign(), rtol=1e-6, atol=1e-9)
+
+
+def test_weight_decay_orders():
+    p = torch.tensor([-2.0, 0.0, 3.0], dtype=torch.float64)
+    zero = torch.zeros_like(p)
+    for ord, expected in ((2, 0.1 * p), (1, 0.1 * p.sign()), (3, 0.1 * p.sign() * p**2)):
+        torch.testing.assert_close(update_of([m.WeightDecay(0.1, ord)], zero, params=p), expected)
+
+
+def test_a_wrong_word_is_refused_with_the_right_ones():
+    with pytest.raises(ValueError, match=r"EMA\(ema_init='ones'\) must be one of 'zeros', 'update'\."):
+        m.EMA(ema_init="ones")
+    with pytest.raises(ValueError, match="must be one of 'zero', 'grad', 'backtrack'"):
+        tz.Modular([{"params": [torch.zeros(1, requires_grad=True)], "mode": "half"}], m.Cautious())
+
+
+def test_step_size_is_not_a_learning_rate():
+    p = torch.zeros(1, requires_grad=True)
+    optimizer = tz.Modular([p], m.StepSize(0.5))
+    optimizer.param_groups[0]["lr"] = 0.1  # scales the update, as there is no LR
+    p.grad = torch.ones(1)
+    optimizer.step()
+    assert p.item() == pytest.approx(-0.05)
