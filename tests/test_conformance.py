@@ -181,7 +181,8 @@ def test_bfloat16_or_a_clear_refusal(entry):
 @entries()
 def test_small_pieces_give_the_same(entry, monkeypatch):
     """The engine sweeps large tensors in pieces; where the cuts are makes no difference."""
-    whole, pieces = make_params(), make_params()
+    shapes = [(1,), (3, 2), (1,), (3, 3), (1,), (4,)]  # a piece may hold tensors from both sides of a large one
+    whole, pieces = make_params(shapes), make_params(shapes)
     torch.manual_seed(0)
     run(entry.optimizer(whole), whole, 4)
     monkeypatch.setattr(eager, "CPU_PIECE", 2)

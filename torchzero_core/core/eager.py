@@ -419,7 +419,7 @@ class EagerRunner:
         self.numel = like.new_tensor([float(p.numel()) for p in data] if self.needs_numel else [0.0] * len(data))
         self.chunks = _chunks(data, CPU_PIECE if like.device.type == "cpu" else GPU_PIECE, split=bucket.dense)
         self.whole_tensors = all(part is None for chunk in self.chunks for _, part in chunk)
-        self.rows = [slice(c[0][0], c[-1][0] + 1) for c in self.chunks]
+        self.rows = [_rows([i for i, _ in chunk], like.device) for chunk in self.chunks]
         self.single = len(self.chunks) == 1 and self.whole_tensors
         self._views: dict[Storage, tuple[list[Tensor], list[list[Tensor]]]] = {}
         self.stateful = [s for s in plan.storages if s[0] == "state"]
@@ -584,6 +584,12 @@ class EagerRunner:
         for storage in self.plan.storages:
             if storage[0] in ("u", "g"):
                 self.E.pop(storage, None)
+
+
+def _rows(indices: list[int], device: torch.device) -> slice | Tensor:
+    """What picks a chunk's tensors out of a vector of one number per tensor."""
+    first, last = indices[0], indices[-1]
+    return slice(first, last + 1) if last - first + 1 == len(indices) else torch.tensor(indices, device=device)
 
 
 def _chunks(data: list[Tensor], size: int, *, split: bool) -> list[list[tuple[int, tuple[int, int] | None]]]:

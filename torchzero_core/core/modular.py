@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -213,9 +214,11 @@ class Modular(Optimizer):
         unknown = unknown_keys(param_group, modules)
         if unknown:
             names = sorted({name for m in modules for name in m.defaults} | {"lr"})
+            near = difflib.get_close_matches(unknown[0].rsplit(".", 1)[-1], names, 1)
             raise ValueError(
                 f"A parameter group has the key {unknown[0]!r}, which no module of this chain knows. "
-                f"Known settings: {', '.join(names)}; address one module with its path, as in "
+                + (f"Did you mean {near[0]!r}? " if near else "")
+                + f"Known settings: {', '.join(names)}; address one module with its path, as in "
                 f"'{modules[0].path}.{next(iter(modules[0].defaults), 'setting')}'."
             )
         validate(Module, {k: v for k, v in param_group.items() if k == "lr"}, "a parameter group: ")

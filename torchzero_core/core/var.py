@@ -133,11 +133,17 @@ class Var:
     def _narrow(self, grads: list[Tensor | None]) -> None:
         """Keep the parameters that have a gradient: the others stay untouched in this step."""
         for g in grads:
-            if g is None:
+            if g is None or g.is_sparse:
                 break
         else:
             self._grad = grads  # type: ignore[assignment]
             return
+        for p, g in zip(self.params, grads, strict=True):
+            if g is not None and g.is_sparse:
+                raise RuntimeError(
+                    f"A parameter of shape {tuple(p.shape)} has a sparse gradient, which no module can use; build its "
+                    "layer with sparse=False, or give it to torch.optim.SparseAdam."
+                )
         kept = [(p, g) for p, g in zip(self.params, grads, strict=True) if g is not None]
         self.params = [p for p, _ in kept]
         if self.modular is not None:
