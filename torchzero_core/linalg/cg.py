@@ -24,7 +24,7 @@ class CGResult:
         iterations: number of products with the operator.
         residual_norm: ‖b − Ax‖ as the recursion has it.
         curved: at "negative curvature" the direction d in which it showed, scaled by the length that a step along it
-            would have with the curvature's sign turned, ‖r‖²/|d'Ad|; it points downhill. None otherwise.
+            would have with the curvature's sign turned, ‖r‖²/abs(d'Ad); it points downhill. None otherwise.
     """
 
     x: Tensor

@@ -9,7 +9,7 @@ from ...core.graph import Operand, Value
 
 
 class WeightDecay(Transform):
-    r"""Adds the gradient of a norm penalty to the update: u ← u + wd·sign(p)·|p|^(ord−1).
+    r"""Adds the gradient of a norm penalty to the update: u ← u + wd·sign(p)·abs(p)^(ord−1).
 
     Placed before an adaptive method it is L2 regularisation; after it, decoupled decay as in AdamW.
 
