@@ -161,7 +161,6 @@ QUASI_NEWTON = dict(init_scale=0.5, reset_interval=7, beta=0.5, eigval_bounds=(0
 MATRIX = dict(together=True, refused=ALL, compiles=False, syncs=True, ulps=1e4, alternatives=QUASI_NEWTON)
 SEARCH = dict(closure=True, together=True, refused=ALL, compiles=False, syncs=True)
 ORTHOGONAL = dict(
-    compiles=False,
     float32=None,
     alternatives=dict(ns_dtype=torch.float64),
     skipped=frozenset({"orthogonalize"}),  # no parameter of the constructor; it has a test of its own
@@ -190,12 +189,12 @@ ENTRIES: list[Entry] = [
         together=True,
         alternatives=dict(dim=0),
     ),
-    Entry("ClipNorm", then_lr(0.3), dict(max_norm=0.3, dim=0), variant="dim", compiles=False),
+    Entry("ClipNorm", then_lr(0.3), dict(max_norm=0.3, dim=0), variant="dim"),
     Entry("Normalize", then_lr(0.1), rosenbrock=(300, 10)),
     Entry("Normalize", then_lr(0.1), dict(dim="global"), variant="global", together=True, alternatives=dict(dim=0)),
-    Entry("Normalize", then_lr(0.1), dict(dim=0, inverse_dims=True), variant="dim", compiles=False),
+    Entry("Normalize", then_lr(0.1), dict(dim=0, inverse_dims=True), variant="dim"),
     Entry("Centralize", then_lr(0.1), ratio=0.99, alternatives=dict(dim=0)),
-    Entry("Centralize", then_lr(0.1), dict(dim=0), variant="dim", ratio=0.99, compiles=False),
+    Entry("Centralize", then_lr(0.1), dict(dim=0), variant="dim", ratio=0.99),
     Entry("ClipNormByEMA", then_lr(0.1), dict(beta=0.9)),
     Entry("ClipNormByEMA", then_lr(0.1), dict(beta=0.9, tensorwise=False), variant="global", together=True),
     Entry("NormalizeByEMA", then_lr(0.1), dict(beta=0.9)),

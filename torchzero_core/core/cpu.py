@@ -25,6 +25,7 @@ from torch.autograd.graph import increment_version
 
 from .graph import Host, Value
 from .plan import Level, Plan, Storage
+from .runner import Runner
 
 FLAGS = [
     "-O3",
@@ -126,8 +127,8 @@ class Source:
             if value.kind == "tensor":
                 self.slots.setdefault(storage, len(self.slots))
         for level in plan.levels:
-            for node in level.opaque:
-                raise Unsupported(getattr(node.attr[-1], "__name__", None) or type(node.attr[-1]).__name__)
+            for storage in level.reads.values():
+                self.slots.setdefault(storage, len(self.slots))  # what opaque calls return
 
     def operand(self, x: Any, real: str) -> str:
         """The C name or literal of an operand."""
@@ -440,7 +441,7 @@ def _build(cc: str, text: str, path: Path) -> None:
         os.replace(target, path)
 
 
-class CPURunner:
+class CPURunner(Runner):
     """Runs one program on one bucket by compiled passes.
 
     Args:
@@ -452,8 +453,8 @@ class CPURunner:
     """
 
     def __init__(self, bucket: Any, program: Any) -> None:
-        self.bucket, self.program, self.plan = bucket, program, program.plan
-        plan: Plan = program.plan
+        super().__init__(bucket, program)
+        plan = self.plan
         dtype = bucket.data[0].dtype
         key = ("cpu", dtype)
         if key not in program.compiled:
@@ -462,7 +463,6 @@ class CPURunner:
             computes = [source.globals_function(level) for level in plan.levels]
             program.compiled[key] = source, lib, computes
         self.source, lib, self.computes = program.compiled[key]
-        self.levels = len(plan.levels)
         nt = self.nt = len(bucket.data)
         source = self.source
         self.P = (ctypes.c_void_p * max(1, len(source.slots) * nt))()
@@ -496,30 +496,41 @@ class CPURunner:
         held = self.held.get(slot)
         if held is not None and all(map(_same, held, tensors)):
             return
-        self.P[slot * self.nt : (slot + 1) * self.nt] = [t.data_ptr() for t in tensors]
+        self._enter(slot, tensors)
         self.held[slot] = tensors
+
+    def _enter(self, slot: int, tensors: list[Tensor]) -> None:
+        self.P[slot * self.nt : (slot + 1) * self.nt] = [t.data_ptr() for t in tensors]
+
+    def set_fresh(self, node: Value, tensors: list[Tensor]) -> None:
+        """Take the result of an opaque call."""
+        super().set_fresh(node, self.bucket.conforming(tensors))
+        slot = self.source.slots.get(("fresh", node))
+        if slot is not None:
+            self._enter(slot, self.fresh[node])
 
     def begin(self, u: list[Tensor], grads: list[Tensor], out: list[Tensor]) -> None:
         """Take what this step works on."""
-        bucket, program = self.bucket, self.program
+        bucket, program, E = self.bucket, self.program, self.E
         self.H[: self.nhost] = program.host(bucket.settings, bucket.counts)
-        self.temporary: list[list[Tensor]] = []
         for storage, slot in self.source.slots.items():
             kind = storage[0]
             if kind == "state":
-                self._point(slot, bucket.states(storage))
+                E[storage] = bucket.states(storage)
             elif kind == "p":
-                self._point(slot, bucket.data)
+                E[storage] = bucket.data
             elif kind == "out":
-                self._point(slot, out)
+                E[storage] = out
             elif kind == "work":
-                self._point(
-                    slot, bucket.segment.modular.workspace(f"work{storage[1]}{bucket.segment.space}", bucket.params)
-                )
-            else:
-                tensors = bucket.conforming(u if kind == "u" else grads)
-                self.temporary.append(tensors)  # alive until the step is over
-                self.P[slot * self.nt : (slot + 1) * self.nt] = [t.data_ptr() for t in tensors]
+                segment = bucket.segment
+                E[storage] = segment.modular.workspace(f"work{storage[1]}{segment.space}", bucket.params)
+            elif kind == "fresh":
+                continue
+            else:  # new tensors at every step
+                E[storage] = bucket.conforming(u if kind == "u" else grads)
+                self._enter(slot, E[storage])
+                continue
+            self._point(slot, E[storage])
         for node in program.scalar_loads:
             if node.kind == "global":
                 self.H[self.source.globals[node]] = float(bucket.global_state(node.attr))
@@ -556,7 +567,10 @@ class CPURunner:
                 self.bucket.global_state(storage).fill_(self.H[self.source.globals[value]])
         if ("p",) in self.program.trace.stores:  # a graph built before the step must refuse to run after it
             increment_version(self.bucket.data)
-        self.temporary = []
+        self.fresh = {}
+        for storage in self.source.slots:
+            if storage[0] in ("u", "g"):  # gradients belong to others
+                self.E.pop(storage, None)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

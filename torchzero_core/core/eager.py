@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .graph import Host, Value
 from .plan import Level, Plan, Storage
+from .runner import Runner
 
 Tensors = list[Tensor]
 COMMUTATIVE = {"add", "mul", "maximum", "minimum"}
@@ -395,7 +396,7 @@ CPU_PIECE = 1 << 17
 GPU_PIECE = 1 << 26
 
 
-class EagerRunner:
+class EagerRunner(Runner):
     """Runs one program on one bucket.
 
     Args:
@@ -404,9 +405,8 @@ class EagerRunner:
     """
 
     def __init__(self, bucket: Any, program: Any) -> None:
-        self.bucket, self.program, self.plan = bucket, program, program.plan
+        super().__init__(bucket, program)
         plan = self.plan
-        self.levels = len(plan.levels)
         key = "eager"
         if key not in program.compiled:
             program.compiled[key] = [
@@ -423,10 +423,8 @@ class EagerRunner:
         self.single = len(self.chunks) == 1 and self.whole_tensors
         self._views: dict[Storage, tuple[list[Tensor], list[list[Tensor]]]] = {}
         self.stateful = [s for s in plan.storages if s[0] == "state"]
-        self.E: dict[Storage, list[Tensor]] = {}
         self.T: dict[int, Tensor] = {}
-        self.fresh: dict[int, list[Tensor]] = {}
-        self.H: tuple[float, ...] = ()
+        self.H = ()
 
     def begin(self, u: list[Tensor], grads: list[Tensor], out: list[Tensor]) -> None:
         """Take what this step works on."""
@@ -496,13 +494,14 @@ class EagerRunner:
                 raise NotImplementedError(f"{node} reduces a constant")
             return
         if self.single:
-            parts = elements([self.E[s] for s in self.plan.storages], self.H, self.T, self.fresh)
+            fresh = {ids[v]: tensors for v, tensors in self.fresh.items()}
+            parts = elements([self.E[s] for s in self.plan.storages], self.H, self.T, fresh)
             for node, values in zip(level.reductions, parts, strict=True):
                 self.T[ids[node]] = values
             return
         used = set(level.reads.values()) | {s for s, _ in level.writes}
         views = [self.pieces(s, self.E[s]) if s in used or i == 0 else None for i, s in enumerate(self.plan.storages)]
-        fresh = {ids[v]: self.pieces(s, self.fresh[ids[v]]) for v, s in level.reads.items() if s[0] == "fresh"}
+        parted = {ids[v]: self.pieces(s, self.fresh[v]) for v, s in level.reads.items() if s[0] == "fresh"}
         wanted = [
             (ids[a], a.kind == "tensor")
             for n in (*level.elements, *level.reductions)
@@ -513,7 +512,7 @@ class EagerRunner:
         for c, rows in enumerate(self.rows):
             T = {i: self.T[i][rows] if per_tensor else self.T[i] for i, per_tensor in wanted}
             found.append(
-                elements([None if v is None else v[c] for v in views], self.H, T, {i: v[c] for i, v in fresh.items()})
+                elements([None if v is None else v[c] for v in views], self.H, T, {i: v[c] for i, v in parted.items()})
             )
         for r, node in enumerate(level.reductions):
             values = torch.cat([parts[r] for parts in found])
@@ -537,35 +536,6 @@ class EagerRunner:
         """Take a total over everything."""
         like = self.bucket.data[0]
         self.T[self.program.ids[node]] = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-
-    def whole(self, value: Value) -> list[Tensor]:
-        """An element value as whole tensors, after its pass."""
-        for level in self.plan.levels:
-            storage = level.reads.get(value)
-            if storage is not None:
-                return self.fresh[self.program.ids[value]] if storage[0] == "fresh" else self.E[storage]
-        for level in self.plan.levels:
-            for storage, written in level.writes:
-                if written is value:
-                    return self.E[storage]
-        raise AssertionError(f"{value} is kept nowhere")
-
-    def call(self, node: Value) -> None:
-        """Run an opaque function."""
-        fn = node.attr[-1]
-        args = [
-            (self.whole(a) if a.kind == "element" else self.T[self.program.ids[a]])
-            if isinstance(a, Value)
-            else self.H[self.plan.host_index(a)]
-            if isinstance(a, Host)
-            else a
-            for a in node.args
-        ]
-        self.set_fresh(node, list(fn(*args)))
-
-    def set_fresh(self, node: Value, tensors: list[Tensor]) -> None:
-        """Take the result of an opaque call."""
-        self.fresh[self.program.ids[node]] = tensors
 
     def commit(self, written: set[Storage]) -> None:
         """Write the states of one number.

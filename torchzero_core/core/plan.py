@@ -46,6 +46,7 @@ class Plan:
         workspaces: how many parameter-sized workspaces the passes need.
         hosts: the host numbers, as source, in the order in which backends index them.
         total_levels: for each total, the level at whose end it is taken; equal for all buckets of a segment.
+        opaque_inputs: where the arguments of opaque calls lie when these are made.
     """
 
     levels: list[Level]
@@ -54,6 +55,7 @@ class Plan:
     workspaces: int
     hosts: list[str]
     total_levels: dict[Any, int]
+    opaque_inputs: dict[Value, Storage]
 
     def host_index(self, host: Host) -> int:
         """The index of a host number."""
@@ -167,19 +169,12 @@ def make_plan(trace: Trace, at_least: Mapping[Any, int] | None = None) -> Plan:
             s for level in levels for s in (*level.reads.values(), *(w for w, _ in level.writes)) if s[0] != "fresh"
         )
     )
-    for level in levels:
-        for node in level.opaque:
-            for a in node.args:
-                if isinstance(a, Value) and a.kind == "element" and home[a][0] != "fresh":
-                    level.reads.setdefault(a, home[a])
-                    if home[a] not in storages:
-                        storages.append(home[a])
-                elif isinstance(a, Value) and a.kind == "element":
-                    level.reads.setdefault(a, home[a])
+    given = dict.fromkeys(a for level in levels for node in level.opaque for a in node.args if isinstance(a, Value))
+    storages += [s for s in dict.fromkeys(home[a] for a in given) if s[0] != "fresh" and s not in storages]
     hosts = list(dict.fromkeys(source(a) for n in nodes for a in n.args if isinstance(a, Host)))
     scalar_stores = [(s, v) for s, v in stores.items() if v.kind != "element"]
     total_levels = {n.attr: done[n] for n in nodes if (n.op in TOTALS or n.op == "child")}
-    return Plan(levels, scalar_stores, storages, len(workspaces), hosts, total_levels)
+    return Plan(levels, scalar_stores, storages, len(workspaces), hosts, total_levels, {a: home[a] for a in given})
 
 
 def _live(trace: Trace, stores: Mapping[Storage, Value]) -> list[Value]:

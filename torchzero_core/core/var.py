@@ -209,6 +209,8 @@ class Var:
 
 
 def _detached(loss: Any) -> Any:
+    if loss is None:
+        raise TypeError("The closure returned None; it must return the loss.")
     return loss.detach() if isinstance(loss, Tensor) else torch.as_tensor(loss)
 
 
