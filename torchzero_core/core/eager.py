@@ -2,6 +2,9 @@
 
 Python source is generated once for each pass. Temporaries live for one piece only, so they are small and hot; an
 operation works in place where its operand is no longer needed, and a state is updated where it lies.
+
+Numbers per tensor are kept in one vector: a numpy array of doubles on the CPU, where a call of torch costs more than
+the arithmetic, and a tensor on an accelerator, which the host must not wait for.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,12 +53,16 @@ def _where(m: Any, a: Any, b: Any, like: Tensors) -> list[Tensor]:
     """``torch.where`` over lists, tensors and numbers."""
     n = len(like)
     m, a, b = (x if isinstance(x, (list, tuple)) else [x] * n for x in (m, a, b))
-    return [
-        torch.where(c, x, y)
-        if isinstance(x, Tensor) or isinstance(y, Tensor)
-        else torch.where(c, x, y).to(t.dtype if t.is_floating_point() else None)
-        for c, x, y, t in zip(m, a, b, like, strict=True)
-    ]
+    out = []
+    for c, x, y, t in zip(m, a, b, like, strict=True):
+        if not isinstance(c, Tensor):
+            chosen = x if c else y
+            out.append(torch.full_like(t, chosen) if not isinstance(chosen, Tensor) else chosen.clone())
+        elif isinstance(x, Tensor) or isinstance(y, Tensor):
+            out.append(torch.where(c, x, y))
+        else:
+            out.append(torch.where(c, x, y).to(t.dtype if t.is_floating_point() else None))
+    return out
 
 
 def _copysign(a: Any, b: Any) -> list[Tensor]:
@@ -85,11 +93,12 @@ NAMESPACE: dict[str, Any] = {
 class Writer:
     """Generates the source of one pass.
 
-    Element values and numbers per tensor are lists ``n<i>``, a global number is a 0-d tensor. ``H`` holds host numbers.
+    Element values are lists ``n<i>`` of tensors. So are numbers per tensor, and a global number is a 0-d tensor, unless
+    the host has the numbers: then they are lists of floats and floats. ``H`` holds host numbers.
     """
 
-    def __init__(self, plan: Plan, ids: dict[Value, int], *, like: str) -> None:
-        self.plan, self.ids, self.like = plan, ids, like
+    def __init__(self, plan: Plan, ids: dict[Value, int], *, like: str, host: bool) -> None:
+        self.plan, self.ids, self.like, self.host = plan, ids, like, host
         self.lines: list[str] = []
 
     def name(self, value: Value) -> str:
@@ -97,9 +106,10 @@ class Writer:
         return f"n{self.ids[value]}"
 
     def operand(self, x: Any, kind: str) -> tuple[str, str]:
-        """Source and letter: L a list, G one 0-d tensor for a list, S a number."""
+        """Source and letter: L a list of tensors, F one of floats, G one 0-d tensor for a list, S a number."""
         if isinstance(x, Value):
-            return self.name(x), "G" if x.kind == "global" else "L"
+            letters = {"element": "L", "tensor": "F", "global": "S"} if self.host else {"global": "G"}
+            return self.name(x), letters.get(x.kind, "L")
         if isinstance(x, Host):
             return f"H[{self.plan.host_index(x)}]", "S"
         return (
@@ -108,7 +118,7 @@ class Writer:
 
     def spread(self, text: str, letter: str) -> str:
         """One number for each tensor of a list."""
-        return f"[{text}] * len({self.like})" if letter != "L" else text
+        return f"[{text}] * len({self.like})" if letter not in "LF" else text
 
     def emit(self, node: Value, dying: Callable[[Value], bool]) -> bool:
         """Write one operation; True when it was done in place of its first operand."""
@@ -133,11 +143,12 @@ class Writer:
         if place and any(a is first for a in (node.args[:-1] if reverse else node.args[1:])):
             place = op in {"mul", "add", "sub", "div"}  # x·x in place is fine, a lerp towards itself is not
         if any(a.mask for a in values) and op in IN_PLACE:
-            floats = [
-                f"[t.to({self.like}[0].dtype) for t in {t}]" if isinstance(a, Value) and a.mask else t
-                for a, t in zip(node.args if not reverse else node.args[::-1], args, strict=True)
+            as_float = {"L": "[t.to({1}[0].dtype) for t in {0}]", "F": "[float(t) for t in {0}]"}
+            masks = [isinstance(a, Value) and a.mask for a in (node.args if not reverse else node.args[::-1])]
+            args = [
+                as_float.get(letter, "{0}").format(text, self.like) if mask else text
+                for text, letter, mask in zip(args, letters, masks, strict=True)
             ]
-            args = floats
         suffix = "_" if place else ""
 
         if op in UNARY:
@@ -151,12 +162,15 @@ class Writer:
                 text = f"{op}({self.spread(args[0], 'G')}, {args[1]})"
             elif op == "sub":
                 text = f"add(neg({args[1]}), {args[0]})"
+            elif letters[0] == "F":
+                sign = {"div": "/", "pow": "**"}[op]
+                text = f"[a {sign} t for a, t in zip({args[0]}, {args[1]})]"
             elif op == "div":
                 text = f"[{args[0]} / t for t in {args[1]}]"
             else:
                 text = f"[{args[0]} ** t for t in {args[1]}]"
         elif op == "lerp":
-            if letters in {"LLS", "LLL"}:
+            if letters in {"LLS", "LLL", "LLF"}:
                 text = f"lerp{suffix}({', '.join(args)})"
             elif letters == "LLG":
                 text = f"lerp{suffix}({args[0]}, {args[1]}, {self.spread(args[2], 'G')})"
@@ -165,9 +179,9 @@ class Writer:
                 text = f"_lerp({', '.join(args)}, len({self.like}))"
         elif op in COMPARE:
             place = False
-            if letters == "LL":
+            if all(letter in "LF" for letter in letters):
                 text = f"[a {COMPARE[op]} b for a, b in zip({args[0]}, {args[1]})]"
-            elif letters[0] == "L":
+            elif letters[0] in "LF":
                 text = f"[a {COMPARE[op]} {args[1]} for a in {args[0]}]"
             else:
                 text = f"[{args[0]} {COMPARE[op]} b for b in {args[1]}]"
@@ -181,7 +195,9 @@ class Writer:
             text = f"_copysign({', '.join(args)})"
         elif op == "fill":
             value, letter = ops[0]
-            if letter == "L":
+            if letter == "F":
+                text = f"[torch.full_like(t, a) for t, a in zip({self.like}, {value})]"
+            elif letter == "L":
                 text = f"[torch.zeros_like(t) + a for t, a in zip({self.like}, {value})]"
             elif letter == "G":
                 text = f"[torch.zeros_like(t) + {value} for t in {self.like}]"
@@ -203,17 +219,18 @@ class Writer:
         return function
 
 
-def element_pass(plan: Plan, level: Level, ids: dict[Value, int]) -> Callable[..., list[Tensor]] | None:
+def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool) -> Callable[..., Any] | None:
     """The sweep of one level: ``f(E, H, T)`` with lists of pieces by storage; returns the partial reductions.
 
-    ``E[i]`` belongs to ``plan.storages[i]``; ``T`` maps a node's id to its numbers (one per piece, or one in all).
+    ``E[i]`` belongs to ``plan.storages[i]``; ``T`` maps a node's id to its numbers (one per piece, or one in all),
+    which are numpy's if ``host`` and else torch's.
     """
     if not (level.elements or level.reductions or level.writes):
         return None
     if not level.reads and not level.writes:
         return None
     any_storage = plan.storages[0]
-    out = Writer(plan, ids, like="LIKE")
+    out = Writer(plan, ids, like="LIKE", host=host)
     out.lines.append("LIKE = E[0]")
     assert any_storage is not None
     storage_of: dict[Value, Storage] = dict(level.reads)
@@ -226,7 +243,7 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int]) -> Callable[..
             out.lines.append(f"{out.name(value)} = [t != 0 for t in {out.name(value)}]")
     work: list[Value] = [*level.elements, *level.reductions]
     for scalar in dict.fromkeys(a for n in work for a in n.args if isinstance(a, Value) and a.kind != "element"):
-        text = "" if scalar.kind == "global" else ".unbind()"
+        text = ".tolist()" if host else "" if scalar.kind == "global" else ".unbind()"
         out.lines.append(f"{out.name(scalar)} = T[{ids[scalar]}]{text}")
 
     last: dict[Value, int] = {}
@@ -330,11 +347,8 @@ def _scaled(x: Value, inside: set[Value], uses: dict[Value, int], writes: dict[V
     return len(elements) == 1 and elements[0].kind == "element" and not elements[0].mask
 
 
-def scalar_pass(plan: Plan, level: Level, ids: dict[Value, int]) -> Callable[..., None] | None:
-    """The scalar work of one level: ``f(H, T, NUMEL)`` reads and writes ``T[id]``.
-
-    Numbers per tensor are kept in one vector and numbers for all in 0-d tensors, so this is plain arithmetic.
-    """
+def scalar_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool) -> Callable[..., None] | None:
+    """The scalar work of one level: ``f(H, T, NUMEL)`` reads and writes ``T[id]``, arrays of numpy or of torch."""
     work = [n for n in level.scalars if n.op != "load"]
     if not work:
         return None
@@ -348,49 +362,64 @@ def scalar_pass(plan: Plan, level: Level, ids: dict[Value, int]) -> Callable[...
     for node in work:
         args = [text(a) for a in node.args]
         op = node.op
-        values = [isinstance(a, Value) for a in node.args]
         if op in ARITHMETIC:
             out = f"{args[0]} {ARITHMETIC[op]} {args[1]}"
         elif op in COMPARE:
             out = f"{args[0]} {COMPARE[op]} {args[1]}"
-        elif op in ("maximum", "minimum"):
-            if not values[0]:
-                args.reverse()
-            bound = "clamp_min" if op == "maximum" else "clamp_max"
-            out = f"torch.{op}({args[0]}, {args[1]})" if all(values) else f"{args[0]}.{bound}({args[1]})"
-        elif op in UNARY or op == "isfinite":
-            out = f"torch.{op}({args[0]})"
+        elif op in ("maximum", "minimum") and not isinstance(node.args[0], Value):
+            out = f"{op}({args[1]}, {args[0]})"
+        elif op in UNARY or op in ("maximum", "minimum", "isfinite", "where", "copysign"):
+            out = f"{op}({', '.join(args)})"
         elif op == "not":
             out = f"~{args[0]}"
         elif op == "lerp":
             out = f"{args[0]} + {args[2]} * ({args[1]} - {args[0]})"
         elif op == "lerp_end":
             out = f"{args[1]} - (1 - {args[2]}) * ({args[1]} - {args[0]})"
-        elif op == "where":
-            out = f"torch.where({args[0]}, {args[1]}, {args[2]}).to(NUMEL.dtype)"
-        elif op == "copysign":
-            out = (
-                f"torch.abs({args[0]}) * torch.sign({args[1]})"
-                if not values[0]
-                else f"torch.copysign({args[0]}, {args[1]})"
-            )
         elif op == "fill":
-            like = "NUMEL" if node.kind == "tensor" else "NUMEL[0]"
-            out = f"torch.zeros_like({like}) + {args[0]}"
+            out = f"0 * {'NUMEL' if node.kind == 'tensor' else 'NUMEL[0]'} + {args[0]}"
         elif op == "numel":
             out = "NUMEL"
         else:
             raise NotImplementedError(f"The foreach backend has no operation {op!r} on numbers per tensor.")
         lines.append(f"T[{ids[node]}] = {out}")
     code = "def scalars(H, T, NUMEL):\n" + "\n".join(f"    {line}" for line in lines) + "\n"
-    namespace: dict[str, Any] = {"torch": torch}
+    namespace = dict(HOST_SCALARS if host else DEVICE_SCALARS)
     exec(compile(code, "<scalar pass>", "exec"), namespace)
     function = namespace["scalars"]
     function.source = code
     return function
 
 
+def _bound(both: Callable[..., Tensor], one: Callable[..., Tensor]) -> Callable[[Tensor, Any], Tensor]:
+    return lambda x, y: both(x, y) if isinstance(y, Tensor) else one(x, y)
+
+
+def _scalar_where(mask: Tensor, a: Any, b: Any) -> Tensor:
+    out = torch.where(mask, a, b)
+    like = next((x for x in (a, b) if isinstance(x, Tensor)), None)
+    return out if like is None else out.to(like.dtype)
+
+
+def _scalar_copysign(a: Any, b: Tensor) -> Tensor:
+    return torch.copysign(a if isinstance(a, Tensor) else torch.full_like(b, a), b)
+
+
 ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**"}
+SHARED = (*UNARY - {"neg"}, "isfinite")
+HOST_SCALARS: dict[str, Any] = {
+    **{name: getattr(np, name) for name in (*SHARED, "maximum", "minimum", "where", "copysign")},
+    "neg": np.negative,
+}
+DEVICE_SCALARS: dict[str, Any] = {
+    **{name: getattr(torch, name) for name in (*SHARED, "neg")},
+    "maximum": _bound(torch.maximum, torch.clamp_min),
+    "minimum": _bound(torch.minimum, torch.clamp_max),
+    "where": _scalar_where,
+    "copysign": _scalar_copysign,
+}
+#: Whether numbers per tensor are the host's on the CPU; False runs what accelerators run, for tests.
+NUMBERS_ON_HOST = True
 #: Pieces of about this many elements are swept at a time, so that temporaries stay in the cache.
 CPU_PIECE = 1 << 17
 GPU_PIECE = 1 << 26
@@ -407,23 +436,26 @@ class EagerRunner(Runner):
     def __init__(self, bucket: Any, program: Any) -> None:
         super().__init__(bucket, program)
         plan = self.plan
-        key = "eager"
-        if key not in program.compiled:
-            program.compiled[key] = [
-                (scalar_pass(plan, level, program.ids), element_pass(plan, level, program.ids)) for level in plan.levels
-            ]
-        self.passes = program.compiled[key]
         data = bucket.data
         like = data[0]
+        host = self.host = NUMBERS_ON_HOST and like.device.type == "cpu"
+        key = ("eager", host)
+        if key not in program.compiled:
+            program.compiled[key] = [
+                (scalar_pass(plan, level, program.ids, host=host), element_pass(plan, level, program.ids, host=host))
+                for level in plan.levels
+            ]
+        self.passes = program.compiled[key]
         self.needs_numel = any(n.op == "numel" for level in plan.levels for n in level.scalars)
-        self.numel = like.new_tensor([float(p.numel()) for p in data] if self.needs_numel else [0.0] * len(data))
+        counts = [float(p.numel()) for p in data] if self.needs_numel else [0.0] * len(data)
+        self.numel = np.array(counts) if host else like.new_tensor(counts)
         self.chunks = _chunks(data, CPU_PIECE if like.device.type == "cpu" else GPU_PIECE, split=bucket.dense)
         self.whole_tensors = all(part is None for chunk in self.chunks for _, part in chunk)
-        self.rows = [_rows([i for i, _ in chunk], like.device) for chunk in self.chunks]
+        self.rows = [_rows([i for i, _ in chunk], like.device, host=host) for chunk in self.chunks]
         self.single = len(self.chunks) == 1 and self.whole_tensors
         self._views: dict[Storage, tuple[list[Tensor], list[list[Tensor]]]] = {}
         self.stateful = [s for s in plan.storages if s[0] == "state"]
-        self.T: dict[int, Tensor] = {}
+        self.T: dict[int, Any] = {}
         self.H = ()
 
     def begin(self, u: list[Tensor], grads: list[Tensor], out: list[Tensor]) -> None:
@@ -450,11 +482,15 @@ class EagerRunner(Runner):
         for node in program.scalar_loads:
             storage = node.attr
             if storage[0] == "global":
-                value = bucket.global_state(storage)
                 like = bucket.data[0]
-                self.T[program.ids[node]] = value.to(device=like.device, dtype=like.dtype)
+                value = bucket.global_state(storage).to(device=like.device, dtype=like.dtype)
             else:
-                self.T[program.ids[node]] = torch.stack(bucket.states(storage))
+                value = bucket.vector(storage)
+            self.T[program.ids[node]] = self._numbers(value)
+
+    def _numbers(self, values: Tensor) -> Any:
+        """Numbers per tensor, or one for all, as the passes want them."""
+        return values.double().numpy()[()] if self.host else values
 
     def pieces(self, storage: Storage, tensors: list[Tensor]) -> list[list[Tensor]]:
         """The tensors by chunk, cut where a chunk has only a part of one."""
@@ -487,7 +523,10 @@ class EagerRunner(Runner):
         level = self.plan.levels[k]
         scalars, elements = self.passes[k]
         ids = self.program.ids
-        if scalars is not None:
+        if scalars is not None and self.host:
+            with np.errstate(all="ignore"):  # infinities and NaNs go where they go
+                scalars(self.H, self.T, self.numel)
+        elif scalars is not None:
             scalars(self.H, self.T, self.numel)
         if elements is None:
             for node in level.reductions:  # nothing to read: a reduction of a constant
@@ -497,7 +536,7 @@ class EagerRunner(Runner):
             fresh = {ids[v]: tensors for v, tensors in self.fresh.items()}
             parts = elements([self.E[s] for s in self.plan.storages], self.H, self.T, fresh)
             for node, values in zip(level.reductions, parts, strict=True):
-                self.T[ids[node]] = values
+                self.T[ids[node]] = self._numbers(values)
             return
         used = set(level.reads.values()) | {s for s, _ in level.writes}
         views = [self.pieces(s, self.E[s]) if s in used or i == 0 else None for i, s in enumerate(self.plan.storages)]
@@ -525,17 +564,19 @@ class EagerRunner(Runner):
                     if node.op == "amax"
                     else out.index_add_(0, index, values)
                 )
-            self.T[ids[node]] = values
+            self.T[ids[node]] = self._numbers(values)
 
-    def partial(self, node: Value) -> Tensor:
+    def partial(self, node: Value) -> Any:
         """A total over this bucket."""
         values = self.T[self.program.ids[node.args[0]]]
-        return values.sum() if node.op == "total" else values.amax()
+        return values.sum() if node.op == "total" else values.max()
 
     def set_total(self, node: Value, value: Any) -> None:
         """Take a total over everything."""
         like = self.bucket.data[0]
-        self.T[self.program.ids[node]] = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        self.T[self.program.ids[node]] = (
+            np.float64(value) if self.host else torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        )
 
     def commit(self, written: set[Storage]) -> None:
         """Write the states of one number.
@@ -545,8 +586,9 @@ class EagerRunner(Runner):
         """
         for storage, value in self.plan.scalar_stores:
             new = self.T[self.program.ids[value]]
+            new = torch.from_numpy(np.asarray(new)) if self.host else new
             if storage[0] == "state":
-                torch._foreach_copy_(self.bucket.states(storage), list(new.unbind()))
+                self.bucket.vector(storage).copy_(new)
             elif storage not in written:
                 written.add(storage)
                 self.bucket.global_state(storage).copy_(new)
@@ -556,10 +598,12 @@ class EagerRunner(Runner):
                 self.E.pop(storage, None)
 
 
-def _rows(indices: list[int], device: torch.device) -> slice | Tensor:
+def _rows(indices: list[int], device: torch.device, *, host: bool) -> Any:
     """What picks a chunk's tensors out of a vector of one number per tensor."""
     first, last = indices[0], indices[-1]
-    return slice(first, last + 1) if last - first + 1 == len(indices) else torch.tensor(indices, device=device)
+    if last - first + 1 == len(indices):
+        return slice(first, last + 1)
+    return np.array(indices) if host else torch.tensor(indices, device=device)
 
 
 def _chunks(data: list[Tensor], size: int, *, split: bool) -> list[list[tuple[int, tuple[int, int] | None]]]:

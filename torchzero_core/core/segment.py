@@ -6,6 +6,7 @@ layout whose settings and step counts are the same. All of that is kept until so
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,7 @@ class Bucket:
         self.runners: dict[Any, Any] = {}
         self._plain = all(p.is_contiguous() for p in self.data)
         self._places: dict[Any, list[tuple[dict[str, Any], str]]] = {}
+        self._vectors: dict[Storage, tuple[Tensor, tuple[Tensor, ...]]] = {}
         self.program: Program | None = None
         self.runner: Any = None
 
@@ -134,6 +136,18 @@ class Bucket:
             out.append(value)
         self._places[storage] = [(store, self.key(rule, name, i)) for i, (store, _) in enumerate(self.stores)]
         return out
+
+    def vector(self, storage: Storage) -> Tensor:
+        """The numbers of a state with one for each tensor, as a vector whose elements are the states themselves."""
+        states = self.states(storage)
+        vector, elements = self._vectors.get(storage, (None, ()))
+        if vector is None or not all(map(operator.is_, states, elements)):
+            vector = torch.stack(states)
+            elements = vector.unbind()
+            for (store, key), element in zip(self._places[storage], elements, strict=True):
+                store[key] = element
+            self._vectors[storage] = vector, elements
+        return vector
 
     def global_state(self, storage: Storage) -> Tensor:
         """The one tensor of a module-wide state."""
