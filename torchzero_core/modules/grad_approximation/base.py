@@ -88,14 +88,17 @@ class GradApproximator(Module):
         if exact is None:
             raise RuntimeError(f"{self.path} has to evaluate the loss: call optimizer.step(closure).")
         params = var.params
+        if not params:
+            return var
         self.pre_step(var)
         if self.target == "closure":
 
             def closure(backward: bool = True) -> Any:
                 loss = exact(False)
+                if isinstance(loss, Tensor):
+                    loss = loss.detach()  # its graph leads to the exact gradient
                 if backward:
-                    value = loss.detach() if isinstance(loss, Tensor) else loss
-                    grads, _, _ = self.approximate(exact, params, value, var)
+                    grads, _, _ = self.approximate(exact, params, loss, var)
                     for p, g in zip(params, grads, strict=True):
                         p.grad = g
                 return loss

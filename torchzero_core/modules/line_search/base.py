@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core import Module, Var
 from ...core.evaluate import kept_grads, uniform_settings
 from ...linalg import total_dot
-from .scalar import NOT_FINITE, Point
+from .scalar import NO_GRADIENT, NOT_FINITE, Point
 
 
 class MaxLineSearchItersReached(Exception):
@@ -127,7 +127,7 @@ class LineFunction:
             if self.var.modular is not None:
                 loss = self.var.modular.distributed.mean_loss(loss)
         value = float(loss)
-        return value if math.isfinite(value) or value == -math.inf else math.inf
+        return value if math.isfinite(value) else math.inf
 
 
 class LineSearch(Module):
@@ -249,6 +249,7 @@ class LineSearch(Module):
             raise RuntimeError(f"{self.path} has to evaluate the loss: call optimizer.step(closure).")
         update = _aligned_update(var)
         if not update:
+            var.info.step_size, var.info.status = 0.0, NO_GRADIENT
             return var
         self._status = "ok"
         phi = self._phi = LineFunction(var, update, self.maxiter, f"{self.path}.start")
@@ -263,7 +264,8 @@ class LineSearch(Module):
                     self._status = "ok" if alpha != 0 else "no decrease within maxiter"
         finally:
             self._phi = None
-        if not math.isfinite(alpha):
+        seen = phi.points.get(alpha)
+        if not math.isfinite(alpha) or (seen is not None and not math.isfinite(seen.loss)):
             alpha = self.fail(NOT_FINITE)
         var.info.step_size, var.info.status = alpha, self._status
         if alpha == 0:

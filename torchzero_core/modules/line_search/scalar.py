@@ -34,6 +34,7 @@ NO_DECREASE = "no sufficient decrease"
 ASCENT = "not a descent direction"
 ZERO_SLOPE = "zero slope"
 NOT_FINITE = "not finite"
+NO_GRADIENT = "no parameter has a gradient"
 NO_CURVATURE = "curvature condition not met"
 
 

@@ -14,9 +14,10 @@ from .scalar import Found, Point, backtrack, strong_wolfe
 class StrongWolfe(LineSearch):
     """Line search with the strong Wolfe conditions, by cubic interpolation.
 
-    Finds α with f(p − α·u) ≤ f(p) + c1·α·d and |d(α)| ≤ c2·|d|, where d(α) = −⟨g(p − α·u), u⟩ is the slope along the
-    update. The step size grows from ``init`` by the factor ``expand`` until such a point is bracketed; the minimiser
-    of a cubic then narrows the bracket. Every step size costs one evaluation with gradients, none is tried twice.
+    Finds α with f(p − α·u) ≤ f(p) + c1·α·d and abs(d(α)) ≤ c2·abs(d), where d(α) = −⟨g(p − α·u), u⟩ is the slope along
+    the update. The step size grows from ``init`` by the factor ``expand`` until such a point is bracketed; the
+    minimiser of a cubic then narrows the bracket. Every step size costs one evaluation with gradients, none is tried
+    twice.
 
     Args:
         init: the first step size to try.

@@ -20,6 +20,7 @@ class ProjectedVar(Var):
     """A step's context in the projected space: the gradient is projected when somebody asks for it."""
 
     make_grad: Callable[[], list[Tensor]]
+    own_closure: Callable[..., Any] | None
 
     def get_grad(self, retain_graph: bool | None = None, create_graph: bool = False) -> list[Tensor]:
         """The projected gradient.
@@ -34,6 +35,8 @@ class ProjectedVar(Var):
         if self._grad is None:
             if create_graph:
                 raise RuntimeError("The gradient in a projected space has no graph; use hvp_method='forward'.")
+            if self.closure is not self.own_closure:  # a module has put an approximation in its place
+                return super().get_grad(retain_graph)
             self._grad = self.make_grad()
         return self._grad
 
@@ -98,6 +101,11 @@ class Projection(Module):
         """Whether the projected closure can be made."""
         return self.project_params
 
+    @property
+    def needs_gradient(self) -> bool:  # type: ignore[override]
+        """Whether the modules start from the gradient; an approximation of it among them makes its own."""
+        return not self.project_params or self.children["modules"].needs_gradient
+
     # -- what a projection defines -----------------------------------------------------------------------------------
     def project(self, tensors: list[Tensor], var: Var, current: Current) -> list[Tensor]:
         """Into the projected space.
@@ -128,9 +136,9 @@ class Projection(Module):
     # -- the step ----------------------------------------------------------------------------------------------------
     def step(self, var: Var) -> Var:
         """Project, run the modules, bring their update back."""
-        grads = None if self.project_update and var.update is not None else var.get_grad()
-        source = var.peek_update() if self.project_update else grads
-        assert source is not None
+        source: list[Tensor] | None = None
+        if self.needs_gradient or (self.project_update and var.update is not None):
+            source = var.peek_update() if self.project_update else var.get_grad()
         if not var.params:
             return var
         self._check_groups(var.params)
@@ -138,16 +146,21 @@ class Projection(Module):
             self.children["modules"].reset()
         fakes = self._stand_ins(var)
         inner = ProjectedVar.__new__(ProjectedVar)
-        inner.__dict__.update(var.clone([t.clone() for t in self.project(list(source), var, "update")]).__dict__)
+        started = [] if source is None else [t.clone() for t in self.project(list(source), var, "update")]
+        inner.__dict__.update(var.clone(started).__dict__)
+        if source is None:
+            inner.update = None
         inner.params = fakes
         inner._grad = None
         inner.make_grad = lambda: self.project(list(var.get_grad()), var, "grads")
-        if self.project_grad:
+        inner.closure = inner.own_closure = self._closure(var, fakes) if self.project_params else None
+        if self.project_grad and source is not None:
             inner.get_grad()
-        inner.closure = self._closure(var, fakes) if self.project_params else None
         done = self.children["modules"].step(inner)
         if var.loss is None:
             var.loss = done.loss
+            if done.loss is None and hasattr(done, "loss_approx"):
+                var.loss_approx = done.loss_approx  # type: ignore[attr-defined]
         var.stop |= done.stop
         if done.skip_update:  # the modules have moved the stand-ins themselves
             with torch.no_grad():

@@ -149,7 +149,7 @@ class _FullMatrix(Module):
         flat = y.abs().amax() <= h["tol"]
         if h["init_scale"] == "auto":
             sy, ss, yy = torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)
-            usable = fresh & (sy > h["tol"] * (ss * yy).sqrt())
+            usable = fresh & ~flat & (sy > h["tol"] * (ss * yy).sqrt())
             factor = torch.where(usable, self._scale(sy, ss, yy), 1.0)
             matrix.mul_(torch.where(factor.isfinite(), factor, 1.0))
             fresh.logical_and_(~usable)

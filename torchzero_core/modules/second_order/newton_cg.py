@@ -94,6 +94,8 @@ class NewtonCG(Module):
         """Replace the update by the direction."""
         if var.closure is None:
             raise RuntimeError(f"{self.path} has to evaluate the gradient elsewhere: call optimizer.step(closure).")
+        if not var.params:  # none has a gradient
+            return var
         settings = uniform_settings(self, var.params)
         product = self._products(var, settings)
         update, params = var.get_update(), var.params
@@ -162,17 +164,19 @@ class NewtonCG(Module):
         distributed = var.modular.distributed if var.modular is not None else None
         assert var.closure is not None
         if var.grad is None:
-            grads = var.get_grad(create_graph=True)
+            try:
+                grads = var.get_grad(create_graph=True)
+            except RuntimeError as error:
+                if "does not require grad" in str(error):
+                    raise RuntimeError(self._no_graph()) from error
+                raise
             detached = [g.detach() for g in grads]
             var.grad = detached if distributed is None else distributed.mean_grads(detached)
         else:  # evaluated before, without a graph
             with torch.enable_grad():
                 loss = var.closure(False)
                 if not (isinstance(loss, Tensor) and loss.requires_grad):
-                    raise RuntimeError(
-                        f"{self.path} with hvp_method='autograd' needs a loss that can be differentiated, but "
-                        "closure(backward=False) returned one without a graph; use hvp_method='forward'."
-                    )
+                    raise RuntimeError(self._no_graph())
                 taken = torch.autograd.grad(loss, var.params, create_graph=True, allow_unused=True)
             grads = [torch.zeros_like(p) if g is None else g for p, g in zip(var.params, taken, strict=True)]
         params = var.params
@@ -182,3 +186,10 @@ class NewtonCG(Module):
             return out if distributed is None else distributed.mean_grads(out)
 
         return product
+
+    def _no_graph(self) -> str:
+        return (
+            f"{self.path} with hvp_method='autograd' needs a loss that can be differentiated, but "
+            "closure(backward=False) returned one without a graph (the closure of a gradient approximation has none "
+            "either); use hvp_method='forward'."
+        )
