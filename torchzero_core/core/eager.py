@@ -258,6 +258,8 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool)
     fused = _multiply_adds(level, last, writes)
     placed: set[tuple[Storage, Value]] = set()
     lent: set[Value] = set()  # lists that are another value's memory by now
+    later = plan.levels[plan.levels.index(level) + 1 :]
+    needed_later = set(plan.opaque_inputs).union(*(other.reads for other in later))
     for i, node in enumerate(work):
         if node in fused.values():
             continue
@@ -278,6 +280,8 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool)
                 return False
             if a in storage_of:  # its memory gets a new value in this pass, so nobody needs what it holds now
                 storage = storage_of[a]
+                if storage[0] == "work" and storage not in written:
+                    return a not in needed_later
                 return storage in written and a not in writes and all(s == storage for s in target)
             return True
 
