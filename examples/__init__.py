@@ -1,1 +1,1 @@
-"""Examples: `python -m examples.digits`."""
+"""Short programs and configurations to start from."""

@@ -1,1 +1,27 @@
-"""Chains of torchzero_core modules in Lightning."""
+"""Chains of modules in Lightning: schedules, closures, the command line, monitors."""
+
+try:
+    import lightning
+except ModuleNotFoundError as error:
+    if error.name != "lightning":
+        raise
+    raise ImportError(
+        "tz_lightning needs Lightning: install it with `pip install torchzero-core[lightning]`."
+    ) from error
+
+from .callbacks import UpdateNormMonitor
+from .chain import ModularChain
+from .cli import ModularCLI
+from .closure import ClosureModule, ClosureOptimization, closure_step
+from .reevaluation import is_reevaluation
+
+__all__ = [
+    "ClosureModule",
+    "ClosureOptimization",
+    "ModularCLI",
+    "ModularChain",
+    "UpdateNormMonitor",
+    "closure_step",
+    "is_reevaluation",
+]
+del lightning

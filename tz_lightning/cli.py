@@ -1,0 +1,115 @@
+"""Chains from the command line and from YAML."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from typing import Any, Literal, NoReturn
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch.optim import Optimizer
+
+import torchzero_core as tz
+from torchzero_core.core import Modular
+
+from .chain import ModularChain  # what --optimizer ModularChain finds
+from .closure import ClosureOptimization
+
+
+class ModularParser(LightningArgumentParser):
+    """Says in one line what is wrong, instead of the whole usage and every type that did not fit."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong and exit with status 2."""
+        if not self.exit_on_error:  # a parser within a parser, which knows only a part of the path
+            super().error(message, ex)
+        sys.stderr.write(
+            f"{self.prog.replace(' [options]', '')}: error: {short_error(message)}\n(--help lists the options)\n"
+        )
+        sys.exit(2)
+
+
+def short_error(message: str) -> str:
+    r"""The path to a wrong value and what is wrong with it, from jsonargparse's nested report.
+
+    Example:
+        >>> report = ["Parser key \"lr\":", "  Errors:", "    - Expected a <class 'float'>. Got value: x"]
+        >>> short_error("\n".join(report))
+        'lr: expected a float, got x'
+    """
+    noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value", "Given")
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    parts = []
+    for line in dict.fromkeys(line for line in lines if line and not line.startswith(noise)):
+        if (found := re.match(r'Parser key "(.*)":', line)) or (
+            found := re.match(r"Problem with given class_path '(?:.*\.)?(\w+)':", line)
+        ):
+            parts.append(found[1])
+        elif found := re.match(r"Expected a <class '(.*)'>\. Got value: (.*)", line):
+            parts.append(f"expected a {found[1]}, got {found[2]}")
+        elif found := re.match(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", line):
+            parts.append(f"expected one of {found[1]}, got {found[2]}")
+        elif found := re.match(r"Expected a dot import path string: (.*)", line):
+            near = difflib.get_close_matches(found[1], dir(tz.m), 1)
+            parts.append(f"no module is called {found[1]!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+        elif not line.startswith("Expected a path but"):
+            parts.append(line)
+    return ": ".join(parts) or message
+
+
+class ModularCLI(LightningCLI):
+    """A LightningCLI for chains.
+
+    ``--optimizer ModularChain --optimizer.modules+=Adam --optimizer.modules.beta1=0.7`` builds a chain module by
+    module; in YAML it is a list of ``class_path`` and ``init_args``. Modules go by their short names. Chains that
+    evaluate the loss themselves run, since the CLI adds :class:`~tz_lightning.ClosureOptimization`.
+
+    Whether a scheduler steps every "epoch" or every "step", which Lightning leaves to code, is ``--lr_interval``, with
+    ``--lr_frequency`` beside it.
+    """
+
+    def __init__(self, *args: Any, trainer_defaults: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        defaults = dict(trainer_defaults or {})
+        callbacks = defaults.get("callbacks", [])
+        callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+        defaults["callbacks"] = [*callbacks, ClosureOptimization()]
+        kwargs.setdefault("parser_class", ModularParser)
+        super().__init__(*args, **kwargs, trainer_defaults=defaults)  # type: ignore[misc]
+
+    def instantiate_classes(self) -> None:
+        """Instantiate the classes; a value that a constructor refuses ends the program with its sentence."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if "Does not validate" not in str(error):
+                raise
+            self._parser(self.subcommand).error(str(error), error)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what concerns the scheduler; an override calls ``super().add_arguments_to_parser(parser)``."""
+        parser.add_argument(
+            "--lr_interval", type=Literal["epoch", "step"], default="epoch", help="When the lr_scheduler steps."
+        )
+        parser.add_argument("--lr_frequency", type=int, default=1, help="Every how many of these it steps.")
+
+    def configure_optimizers(  # type: ignore[override]
+        self, lightning_module: LightningModule, optimizer: Optimizer, lr_scheduler: Any = None
+    ) -> Any:
+        """The optimizer, told about the model, and the scheduler with its interval."""
+        if isinstance(optimizer, Modular) and optimizer.model is None:
+            optimizer.model = lightning_module
+        if lr_scheduler is None:
+            return optimizer
+        config = {
+            "scheduler": lr_scheduler,
+            "interval": self._get(self.config_init, "lr_interval"),
+            "frequency": self._get(self.config_init, "lr_frequency"),
+        }
+        if hasattr(lr_scheduler, "monitor"):
+            config["monitor"] = lr_scheduler.monitor
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+__all__ = ["ModularCLI", "ModularChain"]
