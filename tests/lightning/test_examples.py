@@ -1,0 +1,50 @@
+"""The examples do what they say."""
+
+import pytest
+
+from examples import digits, plain_pytorch
+
+QUIET = ["--trainer.enable_progress_bar=false"]
+
+
+def train(config, folder, *args):
+    """Run an example as its command line does, and return it with what it printed."""
+    return digits.main(
+        [
+            "fit",
+            f"--config=examples/{config}.yaml",
+            f"--trainer.default_root_dir={folder}",
+            f"--trainer.logger.init_args.save_dir={folder}",
+            *QUIET,
+            *args,
+        ]
+    )
+
+
+@pytest.mark.parametrize("config", ["digits_adam", "digits_lbfgs"])
+def test_a_short_run_writes_everything(config, tmp_path, capsys):
+    cli = train(config, tmp_path, "--trainer.max_epochs=2")
+    folder = tmp_path / config / "version_0"
+    picture = (folder / "training.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+    header = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train_loss", "val_accuracy", "norm/update"} <= set(header)
+    assert (folder / "config.yaml").exists()
+    assert list((folder / "checkpoints").glob("*.ckpt"))
+    printed = capsys.readouterr().out
+    for what in ("validation accuracy", "training.png", "metrics.csv", ".ckpt", "config.yaml"):
+        assert what in printed
+    steps = 2 * (1 if config == "digits_lbfgs" else 23)
+    assert cli.trainer.global_step == steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["digits_adam", "digits_lbfgs"])
+def test_the_digits_are_learnt(config, tmp_path):
+    cli = train(config, tmp_path)
+    assert cli.trainer.callback_metrics["val_accuracy"] >= 0.97
+
+
+def test_plain_pytorch():
+    assert plain_pytorch.by_gradients(200) < 0.004
+    assert plain_pytorch.by_search(40) < 0.004
