@@ -7,11 +7,14 @@ import importlib.util
 import inspect
 import re
 import shlex
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.quiet import ignore_lightning
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,10 +66,12 @@ def test_python_blocks_run(section, tmp_path, monkeypatch):
     """Blocks of one section run in order in one namespace, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
-    for block in section:
-        # the padding makes a traceback point at the line of the README
-        code = compile("\n" * block.line + block.text, str(ROOT / "README.md"), "exec")
-        exec(code, namespace)
+    with warnings.catch_warnings():
+        ignore_lightning()
+        for block in section:
+            # the padding makes a traceback point at the line of the README
+            code = compile("\n" * block.line + block.text, str(ROOT / "README.md"), "exec")
+            exec(code, namespace)
 
 
 def test_shell_blocks_name_what_exists():

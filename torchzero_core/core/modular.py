@@ -28,7 +28,7 @@ class WatchHandle:
     def remove(self) -> None:
         """Stop calling the function."""
         if self._modular._watchers.pop(self._key, None) is not None:
-            self._modular.invalidate()
+            self._modular._choose_parts()
 
 
 class Modular(Optimizer):
@@ -261,6 +261,7 @@ class Modular(Optimizer):
         self.version += 1
         self.settings_version += 1
         self._parts: list[Any] | None = None
+        self._known_parts: dict[bool, list[Any]] = {}
         self._group_of: dict[int, int] | None = None
 
     def _reset_caches(self) -> None:
@@ -271,7 +272,7 @@ class Modular(Optimizer):
         self._buffer_lists: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
         self._snapshot: list[dict[str, Any]] | None = None
         self._group_of = None
-        self._parts = None
+        self._parts, self._known_parts = None, {}
 
     def group_index(self, param: Tensor) -> int:
         """The number of the group a parameter is in."""
@@ -376,7 +377,7 @@ class Modular(Optimizer):
     def _step_without_grad(self, closure: Callable[..., Any] | None) -> Any:
         self._refresh_settings()
         if self._parts is None:
-            self._parts = self.chain.parts(apply=True)
+            self._parts = self._known_parts[self.watched] = self.chain.parts(apply=True)
             self._closure_needed = self.requires_closure
             self._unrolled = self.unrolled_modules
             self._post = [m for m in self.unrolled_modules if type(m).post_step is not Module.post_step]
@@ -505,8 +506,13 @@ class Modular(Optimizer):
         """
         key = max(self._watchers, default=-1) + 1
         self._watchers[key] = fn
-        self.invalidate()
+        self._choose_parts()
         return WatchHandle(self, key)
+
+    def _choose_parts(self) -> None:
+        """Take the parts for a chain that is watched, or for one that is not; each keeps what it has traced."""
+        self.version += 1  # the others may have counted steps
+        self._parts = self._known_parts.get(self.watched)
 
     def summary(self) -> str:
         """The chain as a tree: each module with its settings and the bytes of its state."""
