@@ -370,7 +370,7 @@ def test_uncompiled_modules_run_with_compile(entry):
     close(compiled, plain, entry.ulps * 2**-52)
 
 
-@entries(lambda e: e.compiles)
+@entries()
 def test_state_dicts_pass_between_eager_and_compiled(entry):
     params = make_params()
     optimizer = entry.optimizer(params)
@@ -378,7 +378,10 @@ def test_state_dicts_pass_between_eager_and_compiled(entry):
     copies = [p.detach().clone().requires_grad_() for p in params]
     fast = resume.resume(entry, copies, resume.save(optimizer), compile=True)
     run(optimizer, params, 3)
-    run(fast, copies, 3)
+    with warnings.catch_warnings():
+        if not entry.compiles:
+            warnings.filterwarnings("ignore", "compile=True has no effect on")
+        run(fast, copies, 3)
     close(copies, params, entry.ulps * 2**-52)
 
 

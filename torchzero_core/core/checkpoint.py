@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from .chain import Chain
 from .module import Module
+from .transform import Transform
 
 if TYPE_CHECKING:
     from .modular import Modular
@@ -43,7 +45,7 @@ def load(optimizer: Modular, state_dict: Mapping[str, Any]) -> None:
     _check_chain(optimizer, saved_chain, state_dict["state"])
     params = list(chain.from_iterable(g["params"] for g in own))
     index = dict(zip(chain.from_iterable(g["params"] for g in groups), params, strict=True))
-    _check_shapes(index, state_dict["state"])
+    _check_shapes(optimizer, index, state_dict["state"])
 
     state = {}
     for key, values in state_dict["state"].items():
@@ -99,22 +101,27 @@ def _check_chain(optimizer: Modular, saved: str | None, state: Mapping[Any, Any]
     )
 
 
-def _check_shapes(index: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
-    elementwise = ("exp_avg", "exp_avg_sq")
+def _check_shapes(optimizer: Modular, index: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
+    """Declared state has a shape that is known; compiled code would read a shorter one out of bounds."""
+    slots = {
+        module.prefix + name: slot
+        for module in optimizer.unrolled_modules
+        if isinstance(module, Transform)
+        for name, slot in module.slots.items()
+    }
     for key, values in state.items():
         param = index.get(key)
         if param is None:
             continue
         for name, value in values.items():
-            if (
-                name.count("/") == 0
-                and name.endswith(elementwise)
-                and isinstance(value, Tensor)
-                and value.shape != param.shape
-            ):
+            slot = slots.get(name)
+            if slot is None:
+                continue
+            shape = torch.Size() if slot.scalar else param.shape
+            if not isinstance(value, Tensor) or value.shape != shape:
                 raise ValueError(
-                    f"The state {name!r} has shape {tuple(value.shape)}, its parameter here {tuple(param.shape)}: the "
-                    "state dict belongs to another model."
+                    f"The state {name!r} has shape {tuple(getattr(value, 'shape', ()))}, its parameter here "
+                    f"{tuple(param.shape)}: the state dict belongs to another model."
                 )
 
 
@@ -137,7 +144,7 @@ def tree(optimizer: Modular, notes: Mapping[str, str] | None = None) -> str:
         pad = "  " * depth
         if isinstance(module, Chain):
             if label:
-                lines.append(f"{pad}{label}")
+                lines.append(f"{pad}{label.rstrip()}")
                 depth += 1
             for child in module.children.values():
                 visit(child, depth, "")

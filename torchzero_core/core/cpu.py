@@ -25,7 +25,7 @@ from torch.autograd.graph import increment_version
 
 from .graph import Host, Value
 from .plan import Level, Plan, Storage
-from .runner import Runner
+from .runner import Runner, Unsupported
 
 FLAGS = [
     "-O3",
@@ -98,10 +98,6 @@ static void run(Job *job, int64_t total, int threads, int64_t reductions, const 
   }
 }
 """
-
-
-class Unsupported(Exception):
-    """The plan has something this backend cannot do; the message names it."""
 
 
 class Source:
@@ -385,8 +381,25 @@ def compiler() -> tuple[str, str] | None:
     return None
 
 
+def require(dtype: torch.dtype = torch.float32) -> tuple[str, str]:
+    """The C compiler and its version.
+
+    Raises:
+        Unsupported: there is none, or this backend does not know the dtype.
+    """
+    if dtype not in TYPES:
+        raise Unsupported(f"{dtype} is not supported")
+    found = compiler()
+    if found is None:
+        raise Unsupported("no C compiler (cc, gcc or clang) was found")
+    return found
+
+
 def cache_dirs() -> list[Path]:
-    """Where libraries are kept: ``TORCHZERO_CACHE``, else the user's cache, else a temporary directory."""
+    """Where libraries are kept: ``TORCHZERO_CACHE``, else the user's cache, else a temporary directory.
+
+    The last is shared with other users, so it is used only while nobody else can write there.
+    """
     places = [os.environ.get("TORCHZERO_CACHE"), os.environ.get("XDG_CACHE_HOME")]
     dirs = [Path(places[0])] if places[0] else []
     home = Path(places[1]) if places[1] else Path(os.path.expanduser("~/.cache"))
@@ -401,16 +414,16 @@ def library(text: str) -> ctypes.CDLL:
     Raises:
         Unsupported: no compiler, or it failed.
     """
-    found = compiler()
-    if found is None:
-        raise Unsupported("no C compiler (cc, gcc or clang) was found")
-    cc, version = found
+    cc, version = require()
     key = hashlib.sha256("\0".join([text, *FLAGS, version, platform.machine(), _processor()]).encode()).hexdigest()[:32]
     for directory in cache_dirs():
         path = directory / f"{key}.so"
         try:
             if not path.exists():
-                directory.mkdir(parents=True, exist_ok=True)
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if directory == cache_dirs()[-1] and not _private(directory):
+                continue
+            if not path.exists():
                 _build(cc, text, path)
             return ctypes.CDLL(str(path))
         except OSError:
@@ -426,6 +439,14 @@ def _processor() -> str:
         return next((line for line in lines if line.startswith("flags")), "")
     except OSError:
         return platform.processor()
+
+
+def _private(directory: Path) -> bool:
+    """Whether a directory is this user's and no other user can write there."""
+    if not hasattr(os, "getuid"):
+        return True
+    status = directory.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def _build(cc: str, text: str, path: Path) -> None:

@@ -281,7 +281,7 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool)
             if a in storage_of:  # its memory gets a new value in this pass, so nobody needs what it holds now
                 storage = storage_of[a]
                 if storage[0] == "work" and storage not in written:
-                    return a not in needed_later
+                    return a not in needed_later and a not in writes
                 return storage in written and a not in writes and all(s == storage for s in target)
             return True
 

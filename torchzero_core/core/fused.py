@@ -37,21 +37,33 @@ class Tail:
         self.pattern = pattern
         self.head = Segment(segment.modules[:cut], segment.modular) if cut else None
         self.tail = Segment(segment.modules[cut:], segment.modular)
+        for part in (self.head, self.tail):
+            if part is not None:
+                part.names = segment.names
         self.place = {kind: i for i, kind in enumerate(pattern)}
         self.kind = next(k for k in pattern if k not in ("lr", "weight_decay"))
 
-    def run(self, var: Var, update: list[Tensor]) -> bool:
-        """Make the step; False when the settings or tensors are not for the kernel."""
+    def fits(self, params: list[Tensor]) -> bool:
+        """Whether the kernel can do what the present settings ask for."""
+        if params:
+            self.tail.refresh(params)
+        return all(self._fits(b) for b in self.tail.buckets)
+
+    def unbind(self) -> None:
+        """Forget the buckets and their step counts."""
+        self.tail.unbind()
+        if self.head is not None:
+            self.head.unbind()
+
+    def run(self, var: Var, update: list[Tensor]) -> None:
+        """Make the step."""
         params = var.params
         tail = self.tail
         if not params:
-            return True
+            return
         tail.refresh(params)
-        if not all(self._fits(b) for b in tail.buckets):
-            return False
         if self.head is not None:
-            head = self.head
-            update = head.run(var, update, owned=var.owned)
+            update = self.head.run(var, update, owned=var.owned)
         for bucket in tail.buckets:
             grads = update if len(tail.buckets) == 1 else [update[i] for i in bucket.indices]
             if any(g.stride() != p.stride() for g, p in zip(grads, bucket.data, strict=True)):
@@ -59,7 +71,6 @@ class Tail:
             getattr(self, f"_{self.kind}")(bucket, grads)
             increment_version(bucket.data)  # the kernels do not: a graph built before the step must refuse to run
             bucket.count_rule(self.place[self.kind])
-        return True
 
     def _setting(self, bucket: Bucket, kind: str, name: str) -> Any:
         return bucket.settings[self.tail.setting_index(self.place[kind], name)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import profiler
 from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from . import checkpoint
+from . import checkpoint, compiler
 from .chain import Chain, as_module, run_parts
 from .distributed import Reductions
 from .module import Module, Modules
@@ -269,6 +269,7 @@ class Modular(Optimizer):
         self._lists: list[list[Tensor]] = []
         self._aliases: dict[int, tuple[Tensor, Tensor, str]] = {}
         self._buffers: dict[str, dict[int, Tensor]] = {}
+        self._addresses: list[int] = []
         self._buffer_lists: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
         self._snapshot: list[dict[str, Any]] | None = None
         self._group_of = None
@@ -376,8 +377,11 @@ class Modular(Optimizer):
 
     def _step_without_grad(self, closure: Callable[..., Any] | None) -> Any:
         self._refresh_settings()
+        self._refresh_memory()
         if self._parts is None:
             self._parts = self._known_parts[self.watched] = self.chain.parts(apply=True)
+            if self.compile:
+                compiler.warn_uncompiled(self, self._parts)
             self._closure_needed = self.requires_closure
             self._unrolled = self.unrolled_modules
             self._post = [m for m in self.unrolled_modules if type(m).post_step is not Module.post_step]
@@ -395,8 +399,11 @@ class Modular(Optimizer):
             var = Var(params, None, self.model, self.current_step, self)
             var.closure = CountedClosure(closure, self, var.info)
         var = run_parts(self._parts, var)
-        if not var.skip_update and not (var.stop and var.update is None):
-            self._apply(var)
+        if not var.skip_update:
+            if closure is not None and var.loss is None and not hasattr(var, "loss_approx"):
+                var.get_loss()  # nobody has needed it, but step returns it
+            if not (var.stop and var.update is None):
+                self._apply(var)
         for module in self._post:
             module.post_step(var)
         for module in self._unrolled:
@@ -437,6 +444,18 @@ class Modular(Optimizer):
             self.invalidate()
         self._snapshot = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         self.settings_version += 1
+
+    def _refresh_memory(self) -> None:
+        """Notice parameters whose memory was exchanged (``p.data = …``, ``model.to(…)``) since the last step."""
+        try:
+            addresses = list(map(Tensor.data_ptr, self.all_params))
+        except RuntimeError:  # tensors without memory of their own
+            return
+        if addresses != self._addresses:
+            if self._addresses:
+                self.version += 1
+                self._buffer_lists.clear()
+            self._addresses = addresses
 
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:

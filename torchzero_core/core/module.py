@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .var import Var
 
 
+#: What sets the names of module-wide state apart from those of the first parameter's own state.
+GLOBAL = "global."
+
+
 class ScopedState(MutableMapping[str, Any]):
     """One module's part of the state of one parameter: a view of ``optimizer.state[p]`` under a prefix."""
 
@@ -186,9 +190,9 @@ class Module:
     def global_state(self) -> ScopedState:
         """What the module remembers as a whole; it sits with the first parameter."""
         if self._modular is None:
-            return ScopedState(self._detached.setdefault(None, {}), self.prefix)
+            return ScopedState(self._detached.setdefault(None, {}), f"{self.prefix}{GLOBAL}")
         store, outer = self._modular.locate(self._modular.first_param(self))
-        return ScopedState(store, outer + self.prefix)
+        return ScopedState(store, f"{outer}{self.prefix}{GLOBAL}")
 
     def get_state(
         self, params: Sequence[Tensor], name: str, init: Callable[[Tensor], Tensor] = torch.zeros_like

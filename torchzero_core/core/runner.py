@@ -10,6 +10,10 @@ from .graph import Host, Value
 from .plan import Plan, Storage
 
 
+class Unsupported(Exception):
+    """A plan or its tensors have something that a backend cannot do; the message names it."""
+
+
 class Runner:
     """Runs one program on one bucket.
 

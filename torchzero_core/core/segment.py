@@ -33,12 +33,12 @@ class Program:
     Attributes:
         trace: the graph.
         plan: its passes.
-        owned: whether the update it starts from may be overwritten.
+        mode: whether the update it starts from may be overwritten, and whether it moves the parameters.
         counted: the rules that count steps.
     """
 
-    def __init__(self, trace: Trace, *, owned: bool, at_least: dict[Any, int] | None = None) -> None:
-        self.trace, self.owned = trace, owned
+    def __init__(self, trace: Trace, mode: tuple[bool, bool], *, at_least: dict[Any, int] | None = None) -> None:
+        self.trace, self.mode = trace, mode
         self.at_least = dict(at_least or {})
         self.plan: Plan = make_plan(trace, at_least)
         self.ids = {node: i for i, node in enumerate(trace.nodes)}
@@ -62,7 +62,7 @@ class Program:
         """The same graph with totals no earlier than given."""
         key = ("levels", tuple(sorted((repr(k), v) for k, v in at_least.items())))
         if key not in self.compiled:
-            self.compiled[key] = Program(self.trace, owned=self.owned, at_least=at_least)
+            self.compiled[key] = Program(self.trace, self.mode, at_least=at_least)
         return self.compiled[key]
 
 
@@ -78,6 +78,7 @@ class Bucket:
     Attributes:
         params: the tensors.
         indices: their positions in the step's parameters.
+        compilable: whether a compiling backend takes them.
         settings: the settings of all rules, by index.
         counts: the next step count of each rule.
         stores: for each parameter, the dict of its state and the prefix of each rule's part.
@@ -96,7 +97,7 @@ class Bucket:
         self._places: dict[Any, list[tuple[dict[str, Any], str]]] = {}
         self._vectors: dict[Storage, tuple[Tensor, tuple[Tensor, ...]]] = {}
         self.program: Program | None = None
-        self.runner: Any = None
+        self.compilable = False
 
     def key(self, rule: int, name: str, i: int) -> str:
         """What a rule's state is called in the dict of the i-th tensor."""
@@ -114,7 +115,11 @@ class Bucket:
         return [t if _conforms(t, p) else torch.empty_like(p).copy_(t) for t, p in zip(tensors, self.data, strict=True)]
 
     def states(self, storage: Storage) -> list[Tensor]:
-        """The tensors of one state, made where they are missing."""
+        """The tensors of one state, made where they are missing.
+
+        A state that was loaded, or whose parameter has since changed, is brought to the parameter's dtype, device and
+        memory order: kernels and compiled code go by them.
+        """
         places = self._places.get(storage)
         if places is not None:
             try:
@@ -131,8 +136,16 @@ class Bucket:
             store, key = self.stores[i][0], self.key(rule, name, i)
             value = store.get(key)
             if value is None:
-                value = p.new_full((), init) if slot.scalar else torch.full_like(p, init)
-                store[key] = value
+                value = store[key] = p.new_full((), init) if slot.scalar else torch.full_like(p, init)
+            elif slot.scalar:
+                value = store[key] = value.to(device=p.device, dtype=p.dtype)
+            elif value.shape != p.shape:
+                raise ValueError(
+                    f"The state {key!r} has shape {tuple(value.shape)} and its parameter {tuple(p.shape)}: it belongs "
+                    "to another parameter. Load the state of this model, or call reset()."
+                )
+            elif value.device != p.device or not _conforms(value, p):
+                value = store[key] = torch.empty_like(p).copy_(value)
             out.append(value)
         self._places[storage] = [(store, self.key(rule, name, i)) for i, (store, _) in enumerate(self.stores)]
         return out
@@ -207,7 +220,9 @@ class Segment:
         self.programs: list[Program] = []
         self._bound: tuple[Any, ...] = ()
         self.buckets: list[Bucket] = []
+        self.names = ", ".join(m.path for m in self.modules)
         self._fused: fused.Tail | bool | None = False
+        self._ran_fused = False
 
     def _collect(self, module: Module, *, top: bool = False) -> None:
         if isinstance(module, Chain):
@@ -238,13 +253,14 @@ class Segment:
         return [int(rule.state[param].get("step", 0)) + 1 for rule in self.rules]
 
     # -- tracing -----------------------------------------------------------------------------------------------------
-    def trace(self, settings: Sequence[Any], counts: Sequence[int], *, owned: bool) -> Program:
+    def trace(self, settings: Sequence[Any], counts: Sequence[int], mode: tuple[bool, bool]) -> Program:
         """Run the rules on symbols."""
+        owned, apply = mode
         trace = Trace(settings, counts)
         u = trace.load(("u",), "element")
         for module in self.modules:
             u = self.trace_module(trace, module, u)
-        if self.apply:
+        if apply:
             lr = Host(f"S[{len(settings) - 1}]", trace)
             if self.modular is not None and self.modular.lr_scales_update and lr != 1.0:
                 u = u * lr
@@ -252,7 +268,7 @@ class Segment:
             trace.store(("p",), "element", p - u.float())
         else:
             trace.store(("u",) if owned else ("out",), "element", u)
-        return Program(trace, owned=owned)
+        return Program(trace, mode)
 
     def trace_module(self, trace: Trace, module: Module, u: Value) -> Value:
         """Put one module into the graph."""
@@ -287,6 +303,15 @@ class Segment:
             members[0].append(p)
             members[1].append(i)
         self.buckets = [Bucket(self, ps, idx, dense=key[2]) for key, (ps, idx) in groups.items()]
+        if self.modular is not None and self.modular.compile:
+            from .compiler import compilable
+
+            for bucket in self.buckets:
+                bucket.compilable = compilable(bucket)
+
+    def unbind(self) -> None:
+        """Forget the buckets: what they have read of the state is out of date."""
+        self._bound = ()
 
     def refresh(self, params: list[Tensor]) -> None:
         """Buckets and settings as they have to be for this step."""
@@ -300,21 +325,21 @@ class Segment:
                 bucket.settings = self.read_settings(bucket.params[0])
         self._bound = (params, structure, settings)
 
-    def _prepare(self, params: list[Tensor], *, owned: bool) -> None:
+    def _prepare(self, params: list[Tensor], mode: tuple[bool, bool]) -> None:
         """Buckets, settings and programs as they have to be for this step."""
         self.refresh(params)
         for bucket in self.buckets:
             program = bucket.program
-            if program is None or program.owned != owned or not program.holds(bucket.settings, bucket.counts):
-                bucket.program = self._program(bucket, owned=owned)
+            if program is None or program.mode != mode or not program.holds(bucket.settings, bucket.counts):
+                bucket.program = self._program(bucket, mode)
         if len(self.buckets) > 1:
             self._agree()
 
-    def _program(self, bucket: Bucket, *, owned: bool) -> Program:
+    def _program(self, bucket: Bucket, mode: tuple[bool, bool]) -> Program:
         for program in self.programs:
-            if program.owned == owned and program.holds(bucket.settings, bucket.counts):
+            if program.mode == mode and program.holds(bucket.settings, bucket.counts):
                 return program
-        program = self.trace(bucket.settings, bucket.counts, owned=owned)
+        program = self.trace(bucket.settings, bucket.counts, mode)
         self.programs.append(program)
         return program
 
@@ -341,11 +366,9 @@ class Segment:
     def step(self, var: Var) -> Var:
         """Run on the step's update; moves the parameters too when this ends the chain."""
         update = var.peek_update()
-        if self.apply:
-            if self._run_fused(var, update):
-                var.skip_update = True
-                return var
-            self.run(var, update, owned=var.owned)
+        if self.apply and not var.skip_update:  # else a module before has moved the parameters itself
+            if not self._run_fused(var, update):
+                self.run(var, update, owned=var.owned, apply=True)
             var.skip_update = True
         else:
             out = self.run(var, update, owned=var.owned)
@@ -354,26 +377,27 @@ class Segment:
             var.owned = owned
         return var
 
-    def run(self, var: Var, tensors: list[Tensor], *, owned: bool) -> list[Tensor]:
+    def run(self, var: Var, tensors: list[Tensor], *, owned: bool, apply: bool = False) -> list[Tensor]:
         """Apply the rules to one tensor per parameter.
 
         Args:
             var: the step's context.
             tensors: what the first rule gets.
             owned: whether they may be overwritten.
+            apply: move the parameters by the result.
 
         Returns:
-            The results; nothing of use when the segment moves the parameters itself.
+            The results; nothing of use when the parameters were moved.
         """
         params = var.params
         if not params:
             return tensors
-        self._prepare(params, owned=owned)
+        self._prepare(params, (owned, apply))
         buckets = self.buckets
         needs_grads = any(b.program.reads_gradient for b in buckets if b.program is not None)
         grads = var.get_grad() if needs_grads else []
         out = tensors
-        if not self.apply and not owned:
+        if not apply and not owned:
             assert self.modular is not None
             # What an inner segment returns may be kept while it runs again, so it gets memory of its own.
             out = [torch.empty_like(p) for p in params] if self.space else self.modular.workspace("update", params)
@@ -402,7 +426,7 @@ class Segment:
         return out
 
     def _runner(self, bucket: Bucket, program: Program) -> Any:
-        if self.modular is not None and self.modular.compile:
+        if bucket.compilable:
             from .compiler import compiled_runner
 
             runner = compiled_runner(bucket, program)
@@ -456,11 +480,22 @@ class Segment:
                 r.set_fresh(node, [result[i] for i in r.bucket.indices])
 
     def _run_fused(self, var: Var, update: list[Tensor]) -> bool:
-        if self.modular is None or self.modular.compile:
-            return False
         if self._fused is False:
             self._fused = fused.find_tail(self)
-        return isinstance(self._fused, fused.Tail) and self._fused.run(var, update)
+        if not isinstance(self._fused, fused.Tail):
+            return False
+        if self.modular is not None and self.modular.compile and var.params:
+            self.refresh(var.params)
+            if any(b.compilable for b in self.buckets):
+                return False
+        fits = self._fused.fits(var.params)
+        if fits != self._ran_fused:  # the other way has counted steps since this one last ran
+            self._ran_fused = fits
+            self.unbind()
+            self._fused.unbind()
+        if fits:
+            self._fused.run(var, update)
+        return fits
 
 
 def _combine(op: str, parts: list[Any], reductions: Reductions) -> Any:

@@ -108,12 +108,21 @@ class Var:
         Args:
             retain_graph: keep the graph for another backward pass.
             create_graph: make the gradients differentiable; the closure is then evaluated without ``backward``.
+
+        Raises:
+            RuntimeError: ``create_graph`` without a closure, or the loss has no graph.
         """
-        if create_graph and self._grad is None:
+        if create_graph and (self._grad is None or not any(g.requires_grad for g in self._grad)):
             if self.closure is None:
                 raise RuntimeError("Differentiable gradients need a closure; call step(closure).")
             with torch.enable_grad():
                 loss = self.closure(False)
+                if not isinstance(loss, Tensor) or not loss.requires_grad:
+                    raise RuntimeError(
+                        "Differentiable gradients need the graph of the loss, but closure(backward=False) returned a "
+                        "loss without one: compute it from the parameters and return it undetached, and call "
+                        "loss.backward() only if backward is true."
+                    )
                 grads = torch.autograd.grad(
                     loss, self.params, create_graph=True, retain_graph=retain_graph, allow_unused=True
                 )

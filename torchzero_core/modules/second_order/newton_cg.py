@@ -167,7 +167,7 @@ class NewtonCG(Module):
             try:
                 grads = var.get_grad(create_graph=True)
             except RuntimeError as error:
-                if "does not require grad" in str(error):
+                if "graph of the loss" in str(error):
                     raise RuntimeError(self._no_graph()) from error
                 raise
             detached = [g.detach() for g in grads]
