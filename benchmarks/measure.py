@@ -1,11 +1,12 @@
-"""How it is timed: shuffled rounds in one process, medians, ratios within a round; and memory from the allocator."""
+"""How it is timed: shuffled rounds in one process, every subject once in each."""
 
 from __future__ import annotations
 
 import gc
 import random
-import statistics
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .memory import allocations, free, state_bytes, synchronize
+from .stats import Spread, paired
 from .subjects import REFERENCE, Subject
 
 SAMPLE_SECONDS = 0.02  # one sample takes as many steps as fit, at least one
@@ -29,12 +32,15 @@ class Timing:
         tensors: the number of tensors.
         numel: the number of parameters.
         first: seconds that construction and first step took (wall time).
+        steps: steps of one sample.
         cpu: seconds of processor time of a step, one value a round; on CUDA, what it takes to launch the step.
         wall: seconds of wall time of a step, one value a round.
         main: what ratios are made of: processor time on the CPU, time between two events on CUDA.
         temporary: bytes that a step allocates at most at one time, beyond those that stay.
         state: bytes of the tensors in the optimizer's state.
         workspace: bytes that the optimizer holds besides its state.
+        calls: Python and C functions that the interpreter called in a step.
+        beside: the timings of the same rounds, this one too.
     """
 
     subject: Subject
@@ -48,6 +54,31 @@ class Timing:
     temporary: int = 0
     state: int = 0
     workspace: int = 0
+    calls: int = 0
+    beside: list[Timing] = field(default_factory=list, repr=False)
+
+    def ratio(self, name: str = REFERENCE) -> Spread | None:
+        """Spread of the ratio to the subject of this name, if that was in the same rounds."""
+        other = find(self.beside, name)
+        return None if other is None else paired(self.main, other.main)
+
+    @property
+    def to_peer(self) -> Spread | None:
+        """Spread of the ratio to the peer, if that was in the same rounds."""
+        return self.ratio(self.subject.peer)
+
+
+@dataclass
+class Result:
+    """What was measured on one set.
+
+    Attributes:
+        timings: one for each subject that ran.
+        notes: a sentence for each subject that did not run, or not as its name says.
+    """
+
+    timings: list[Timing] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class Runner:
@@ -70,6 +101,18 @@ class Runner:
             self.step()
             synchronize(self.device)
             self.timing.first = time.perf_counter() - start
+
+    def start_and_weigh(self) -> None:
+        """Start, take two more steps, and fill in bytes and calls."""
+        _, held = allocations(self.start, self.device)
+        with self.gradients():
+            # some rules treat their first step specially, so the second may prepare something and the third is usual
+            _, prepared = allocations(self.step, self.device)
+            peak, kept = allocations(self.count_calls, self.device)
+        timing = self.timing
+        timing.temporary = peak - max(kept, 0)
+        timing.state = state_bytes(self.optimizer)
+        timing.workspace = max(0, held + prepared + kept - timing.state)
 
     @contextmanager
     def gradients(self) -> Iterator[None]:
@@ -111,11 +154,11 @@ class Runner:
         return cpu / steps, wall / steps, main / steps
 
     def calibrate(self) -> None:
-        """Choose the number of steps of a sample."""
+        """Choose the number of steps of a sample; a single slow step must not decide it."""
         with self.gradients():
-            seconds = self.sample(1)[1]
-            if seconds < SAMPLE_SECONDS:  # the second step may still prepare something
-                seconds = min(self.sample(1)[1] for _ in range(3))
+            seconds = self.sample(1)[2]
+            if seconds < 3 * SAMPLE_SECONDS:
+                seconds = min(self.sample(1)[2] for _ in range(3))
         self.timing.steps = max(1, min(MAX_STEPS, int(SAMPLE_SECONDS / max(seconds, 1e-9))))
 
     def record(self) -> None:
@@ -126,65 +169,21 @@ class Runner:
         self.timing.wall.append(wall)
         self.timing.main.append(main)
 
+    def count_calls(self) -> None:
+        """Count what the interpreter calls in a step: unlike a time, it is the same on every machine."""
+        count = 0
 
-def measure_memory(timing: Timing, params: list[Tensor]) -> None:
-    """Fill in the bytes, with an optimizer of its own: the allocator reports only what it saw from the beginning."""
-    runner = Runner(timing.subject, params)
-    _, held = allocations(runner.start, runner.device)
-    with runner.gradients():
-        peak, kept = allocations(runner.step, runner.device)
-    timing.temporary = peak - kept
-    timing.state = state_bytes(runner.optimizer)
-    timing.workspace = max(0, held + kept - timing.state)
+        def on_event(frame: Any, event: str, argument: Any) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
 
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def allocations(run: Callable[[], None], device: torch.device) -> tuple[int, int]:
-    """Bytes that ``run`` holds at most at one time beyond those held before, and bytes that are left of them."""
-    if device.type == "cuda":
-        synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before, torch.cuda.memory_allocated(device) - before
-    # the allocator reports to the profiler, so this sees what happens inside a kernel too
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    assert profile.profiler is not None and profile.profiler.kineto_results is not None
-    events = [
-        (event.start_ns(), event.nbytes())
-        for event in profile.profiler.kineto_results.events()
-        if event.name() == "[memory]"
-    ]
-    held = peak = 0
-    for _, size in sorted(events, key=lambda event: event[0]):
-        held += size
-        peak = max(peak, held)
-    return peak, held
-
-
-def state_bytes(optimizer: Any) -> int:
-    """Bytes of all tensors in an optimizer's state, each storage counted once."""
-    storages: dict[int, int] = {}
-
-    def visit(value: Any) -> None:
-        if isinstance(value, Tensor):
-            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-        elif isinstance(value, dict):
-            for item in value.values():
-                visit(item)
-        elif isinstance(value, list | tuple):
-            for item in value:
-                visit(item)
-
-    visit(dict(optimizer.state))
-    return sum(storages.values())
+        previous = sys.getprofile()
+        sys.setprofile(on_event)
+        try:
+            self.step()
+        finally:
+            sys.setprofile(previous)
+        self.timing.calls = count
 
 
 def run_set(
@@ -194,7 +193,7 @@ def run_set(
     rounds: tuple[int, int],
     memory: bool = True,
     log: Callable[[str], None] = lambda line: None,
-) -> tuple[list[Timing], list[str]]:
+) -> Result:
     """Time the subjects on one set of parameters.
 
     Args:
@@ -206,20 +205,34 @@ def run_set(
         log: is told what goes on.
 
     Returns:
-        The timings, and a sentence for each subject that could not run.
+        The timings, and what was left out.
+
+    Raises:
+        RuntimeError: a subject made a parameter infinite.
     """
-    runners, left_out = [], []
+    result = Result()
+    runners: list[Runner] = []
+    gc.collect()  # what an earlier set held is free again
     for subject in chosen:
         runner = Runner(subject, params)
         try:
-            runner.start()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                if memory:
+                    runner.start_and_weigh()
+                else:
+                    runner.start()
             runner.calibrate()
+            if not memory:
+                with runner.gradients():
+                    runner.count_calls()
             runners.append(runner)
+            lines = [line for line in (_line(w.message) for w in caught) if "compile" in line]
+            result.notes += [f"{subject.name}: {line}" for line in dict.fromkeys(lines)]
         except Exception as error:  # a peer that breaks must not void the table
-            left_out.append(
-                f"{subject.name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            )
-            log(f"left out {left_out[-1]}")
+            result.notes.append(f"{subject.name} was left out: {type(error).__name__}: {_line(error)}")
+    for note in result.notes:
+        log(note)
     order = random.Random(0)
     start = time.perf_counter()
     done = 0
@@ -235,40 +248,46 @@ def run_set(
     log(f"{done} rounds of {len(runners)} subjects in {time.perf_counter() - start:.1f} s")
     if not all(bool(p.isfinite().all()) for p in params):
         raise RuntimeError("a parameter is no longer finite, so the timings may be those of a special case")
-    timings = [runner.timing for runner in runners]
-    del runners, runner
-    for timing in timings if memory else []:
-        measure_memory(timing, params)
-    return timings, left_out
+    result.timings = [runner.timing for runner in runners]
+    for timing in result.timings:
+        timing.beside = result.timings
+    return result
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """First quartile, median, third quartile."""
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
+def groups(chosen: Sequence[Subject], most: int = 5) -> list[list[Subject]]:
+    """Parts of the subjects that are to be timed together: ``most`` of them, their peer, and the reference.
+
+    Fewer optimizers at a time need less memory, and what one part gives back the next one gets sooner than new memory.
+    """
+    found = []
+    peers = dict.fromkeys(s.peer for s in chosen)
+    for peer in peers:
+        heads = [s for s in chosen if s.name in (REFERENCE, peer)]
+        members = [s for s in chosen if s.peer == peer and s.name not in peers]
+        found += [[*heads, *members[i : i + most]] for i in range(0, max(1, len(members)), most)]
+    return [group for group in found if group]
 
 
-def ratio(timing: Timing, other: Timing) -> tuple[float, float, float]:
-    """Quartiles of the ratio to another subject, formed within each round, where both met the same machine."""
-    return quartiles([a / b for a, b in zip(timing.main, other.main, strict=True)])
+def merge(results: Sequence[Result], order: Sequence[Subject]) -> Result:
+    """One result of several parts; who was in more than one of them appears once."""
+    merged = Result(notes=list(dict.fromkeys(note for result in results for note in result.notes)))
+    for subject in order:
+        timing = next((t for result in results if (t := find(result.timings, subject.name)) is not None), None)
+        merged.timings += [] if timing is None else [timing]
+    return merged
 
 
-def find(timings: Sequence[Timing], name: str = REFERENCE) -> Timing | None:
+def _line(message: object) -> str:
+    """The first line of an error or warning."""
+    return next(iter(str(message).splitlines()), "")
+
+
+def fits(numel: int, count: int, device: torch.device) -> bool:
+    """Whether ``count`` optimizers of a set are likely to fit the memory that is free."""
+    available = free(device)
+    return not available or numel * 4 * (3 + 2.2 * count) < available
+
+
+def find(timings: Sequence[Timing], name: str) -> Timing | None:
     """The timing of the subject with this name."""
     return next((timing for timing in timings if timing.subject.name == name), None)
-
-
-def copy_bandwidth(device: torch.device, megabytes: int = 256) -> float:
-    """Bytes a second, read and written, of the fastest of copying and scaling in place; large tensors."""
-    a, b = (torch.ones(megabytes * 2**18, device=device) for _ in range(2))
-    best = 0.0
-    for _ in range(7):
-        for run in (lambda: a.copy_(b), lambda: a.mul_(1.0)):
-            synchronize(device)
-            start = time.perf_counter()
-            run()
-            synchronize(device)
-            best = max(best, 2 * a.nbytes / (time.perf_counter() - start))
-    return best

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
-from .measure import quartiles, run_set
+from .measure import Timing, fits, run_set
+from .stats import Line, spread
 from .subjects import Subject, parameters
 
+FOREACH = "torch Adam foreach"
 NAMES = [
     "torch Adam fused",
-    "torch Adam foreach",
+    FOREACH,
     "tz Adam + LR",
     "tz Adam + LR compiled",
     "tz five modules",
@@ -21,44 +21,31 @@ NAMES = [
 ]
 ELEMENTS = 100  # of each tensor, where their number grows
 TENSORS = 10  # where the number of parameters grows
-
-
-@dataclass
-class Line:
-    """Medians of one subject over sizes, and the line through them.
-
-    Attributes:
-        name: the subject.
-        sizes: numbers of tensors, or of parameters.
-        seconds: median time of a step for each size.
-        slope: seconds for each further tensor or parameter.
-        intercept: seconds of a step of nothing.
-    """
-
-    name: str
-    sizes: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    slope: float = 0.0
-    intercept: float = 0.0
-
-    def fit(self) -> None:
-        """Least squares of relative errors, so that the small sizes weigh as much as the large ones."""
-        x, y = np.array(self.sizes, dtype=float), np.array(self.seconds)
-        rows = np.stack([x, np.ones_like(x)], axis=1) / y[:, None]
-        (self.slope, self.intercept), *_ = np.linalg.lstsq(rows, np.ones_like(y), rcond=None)
+ALONE = 3 * 10**7  # from this many parameters on, one optimizer at a time is held in memory
 
 
 def study(
     chosen: Sequence[Subject],
     device: torch.device,
-    quick: bool,
+    top: int,
+    seconds: float,
     log: Callable[[str], None],
 ) -> dict[str, list[Line]]:
-    """Time the subjects of NAMES over numbers of tensors and over numbers of parameters."""
+    """Time the subjects of NAMES over numbers of tensors and over numbers of parameters.
+
+    Args:
+        chosen: the subjects; those not in NAMES are left out.
+        device: where.
+        top: the largest number of parameters; a hundredth of a hundredth of it is the largest number of tensors.
+        seconds: time for the rounds of one size.
+        log: is told what goes on.
+
+    Returns:
+        Lines for "tensors" and for "parameters".
+    """
     subjects = [subject for subject in chosen if subject.name in NAMES]
-    top = 10**6 if quick else 10**8
     sizes = {
-        "tensors": [n for n in (10, 30, 100, 300, 1000, 3000, 10_000) if n * 1000 <= top],
+        "tensors": [n for n in (10, 30, 100, 300, 1000, 3000, 10_000) if n * 10_000 <= top],
         "parameters": [n for n in (10**4, 10**5, 10**6, 10**7, 10**8) if n <= top],
     }
     lines: dict[str, list[Line]] = {}
@@ -67,12 +54,40 @@ def study(
         for n in values:
             shapes: list[tuple[int, ...]]
             shapes = [(ELEMENTS,)] * n if axis == "tensors" else [(n // TENSORS,)] * TENSORS
-            timings, _ = run_set(subjects, parameters(shapes, device), 0.3 if quick else 1.2, (3, 9), memory=False)
-            for timing in timings:
-                found[timing.subject.name].sizes.append(n)
-                found[timing.subject.name].seconds.append(quartiles(timing.main)[1])
+            numel = sum(shape[0] for shape in shapes)
+            if not fits(numel, 1 if numel >= ALONE else len(subjects), device):
+                log(f"{n} {axis} would not fit the memory that is free")
+                continue
+            for timing in _timings(subjects, shapes, device, seconds):
+                line = found[timing.subject.name]
+                line.sizes.append(n)
+                line.seconds.append(spread(timing.main).middle)
+                line.calls.append(timing.calls)
         lines[axis] = [line for line in found.values() if len(line.sizes) >= 2]
         for line in lines[axis]:
             line.fit()
         log(f"scaling over {axis} done")
     return lines
+
+
+def _timings(
+    subjects: Sequence[Subject], shapes: list[tuple[int, ...]], device: torch.device, seconds: float
+) -> list[Timing]:
+    """All of them in the same rounds, or one after the other where they are large."""
+    params = parameters(shapes, device)
+    alone = sum(shape[0] for shape in shapes) >= ALONE
+    groups = [[subject] for subject in subjects] if alone else [list(subjects)]
+    rounds = (2, 2) if alone else (3, 15)
+    return [t for group in groups for t in run_set(group, params, seconds, rounds, memory=False).timings]
+
+
+def overhead(lines: Sequence[Line]) -> dict[str, list[float]]:
+    """Time of a step as a multiple of torch's foreach form, for each number of tensors."""
+    foreach = next((line for line in lines if line.name == FOREACH), None)
+    if foreach is None:
+        return {}
+    return {
+        line.name: [a / b for a, b in zip(line.seconds, foreach.seconds, strict=True)]
+        for line in lines
+        if line.name.startswith("tz ") and line.sizes == foreach.sizes
+    }

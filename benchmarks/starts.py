@@ -1,51 +1,95 @@
-"""The first step of a compiled chain in a fresh process: ``python -m benchmarks.starts tiny cpu 1``."""
+"""First steps in fresh processes, which know no kernel yet."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
+import torch._dynamo  # the first step of any torch optimizer imports it, which takes a second
 
-import torchzero_core
+import torchzero_core  # noqa: F401 - imported here, so that this is part of nobody's first step
 
-from .measure import synchronize
+from .memory import synchronize
 from .subjects import SETS, chain, parameters
 
 CHAIN = "five modules"
 CACHES = ("TORCHZERO_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
-def starts(sets: Sequence[str], device: torch.device) -> list[tuple[str, ...]]:
-    """Rows of set, seconds with an empty cache of kernels, seconds with what that left there."""
-    rows: list[tuple[str, ...]] = [("set", "empty cache", "filled cache")]
+@dataclass
+class Start:
+    """Seconds of construction and the first two steps, each in a process of its own; None where it failed.
+
+    Attributes:
+        where: the set.
+        eager: not compiled.
+        cold: compiled, with an empty cache of kernels.
+        warm: compiled, with what that left in the cache.
+    """
+
+    where: str
+    eager: float | None
+    cold: float | None
+    warm: float | None
+
+
+def starts(sets: Sequence[str], device: torch.device) -> list[Start]:
+    """Measure the first steps of the five modules on each of the sets."""
+    context: Any = multiprocessing.get_context("spawn")
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # imports all of it once instead of nine times
+    found = []
     for where in sets:
-        row = [where]
         with tempfile.TemporaryDirectory() as cache:
-            for _ in range(2):
-                command = [sys.executable, "-m", __name__, where, str(device), str(torch.get_num_threads())]
-                environment = os.environ | dict.fromkeys(CACHES, cache)
-                done = subprocess.run(command, env=environment, capture_output=True, text=True)
-                row.append(f"{float(done.stdout):.2f} s" if done.returncode == 0 else "failed")
-        rows.append(tuple(row))
-    return rows
+            seconds = [_in_process(context, where, device, compiled, cache) for compiled in (False, True, True)]
+        found.append(Start(where, *seconds))
+    return found
 
 
-def first_step(where: str, device: torch.device) -> float:
-    """Seconds that construction and first step take."""
+def _in_process(context: Any, where: str, device: torch.device, compiled: bool, cache: str) -> float | None:
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (sender, where, device, torch.get_num_threads(), compiled, cache)
+    process = context.Process(target=first_steps, args=arguments)
+    process.start()
+    sender.close()
+    try:
+        return float(receiver.recv())
+    except EOFError:  # the process died; its error is on the screen
+        return None
+    finally:
+        receiver.close()
+        process.join()
+
+
+def first_steps(sender: Connection, where: str, device: torch.device, threads: int, compiled: bool, cache: str) -> None:
+    """Send the seconds that construction and two steps take.
+
+    Two, as a rule may have a special form for its first step.
+
+    Args:
+        sender: where the seconds go.
+        where: the set.
+        device: where the parameters are.
+        threads: threads of torch.
+        compiled: whether the chain is.
+        cache: the folder that keeps kernels.
+    """
+    os.environ.update(dict.fromkeys(CACHES, cache))
+    torch.set_num_threads(threads)
     params = parameters(SETS[where](), device)
-    assert torchzero_core  # imported above, so that the import is not timed
+    torch.optim.Adam(parameters([(1,)], device)).step()  # loads what torch loads late
     synchronize(device)
     start = time.perf_counter()
-    chain(CHAIN, True)(params).step()
+    optimizer = chain(CHAIN, compiled)(params)
+    optimizer.step()
+    optimizer.step()
     synchronize(device)
-    return time.perf_counter() - start
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[3]))
-    print(first_step(sys.argv[1], torch.device(sys.argv[2])))
+    sender.send(time.perf_counter() - start)

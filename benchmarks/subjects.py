@@ -75,6 +75,7 @@ class Subject:
         goals: the largest ratio to the peer that is accepted, by set; "*" for the sets not named.
         gradients: what its step does with the gradients. "kept": nothing; "taken": they are gone and must be put
             back; "changed": it writes to them, so it gets its own.
+        without: sets that it is timed on only when asked for by name.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Subject:
     peer: str = REFERENCE
     goals: Mapping[str, float] = field(default_factory=dict)
     gradients: Literal["kept", "taken", "changed"] = "kept"
+    without: tuple[str, ...] = ()
 
     def goal(self, where: str) -> float | None:
         """The accepted ratio in the set ``where``, if there is one."""
@@ -106,8 +108,9 @@ def peers(compile_peers: bool) -> list[Subject]:
     if find_spec("heavyball"):
         import heavyball  # noqa: F401
 
+        slow = () if compile_peers else ("transformer",)  # seconds a step, which the others would have to wait for
         name = f"heavyball AdamW {'compiled' if compile_peers else 'eager'}"
-        found.append(Subject(name, lambda p: _heavyball(p, compile_peers), 28, gradients="taken"))
+        found.append(Subject(name, lambda p: _heavyball(p, compile_peers), 28, gradients="taken", without=slow))
     return found
 
 
@@ -155,21 +158,66 @@ CHAINS: dict[str, Callable[[Any], list[Any]]] = {
     "Lion + LR": lambda m: [m.Lion(), m.LR(1e-4)],
 }
 
-# chain: least bytes for each parameter, peer, goals eager, goals compiled
-_PLAN: dict[str, tuple[int, str, dict[str, float], dict[str, float]]] = {
-    "Adam + LR": (28, REFERENCE, {"*": 1.05, "tiny": 1.2}, {"*": 0.9, "tiny": 0.5}),
-    "Adam + WeightDecay + LR": (28, REFERENCE, {"*": 1.05}, {"*": 0.9}),
-    "five modules": (44, REFERENCE, {"*": 5, "tiny": 3}, {"tiny": 0.7, "small": 1.6, "transformer": 1.9}),
-    "NAG + LR": (20, "torch NAG foreach", {"*": 1.0}, {"*": 0.6}),
-    "RMSprop + LR": (20, "torch RMSprop foreach", {"*": 1.0}, {"*": 0.6}),
-    "Lion + LR": (20, "pytorch-optimizer Lion foreach", {"*": 1.0}, {"*": 0.6}),
+
+@dataclass(frozen=True)
+class Plan:
+    """What is expected of a chain.
+
+    Attributes:
+        traffic: bytes for each float32 parameter that the algorithm has to read and write at least.
+        peer: the subject that it is measured against.
+        eager: largest ratios to the peer, by set; "*" for the sets not named.
+        compiled: the same for ``compile=True``.
+        temporary: most bytes for each parameter that an eager step may allocate.
+        workspace: most bytes for each parameter that a compiled chain may keep besides its state.
+    """
+
+    traffic: int
+    peer: str
+    eager: Mapping[str, float]
+    compiled: Mapping[str, float]
+    temporary: float = 4.0
+    workspace: float = 4.0
+
+
+FUSED = 0.0  # bytes of temporaries where torch has a fused kernel for the whole chain
+
+PLANS: dict[str, Plan] = {
+    "Adam + LR": Plan(28, REFERENCE, {"*": 1.05, "tiny": 1.2}, {"*": 0.9, "tiny": 0.5}, FUSED),
+    "Adam + WeightDecay + LR": Plan(28, REFERENCE, {"*": 1.05}, {"*": 0.9}, FUSED),
+    "five modules": Plan(44, REFERENCE, {"*": 5, "tiny": 3}, {"tiny": 0.7, "small": 1.6, "transformer": 1.9}),
+    "NAG + LR": Plan(20, "torch NAG foreach", {"*": 1.0}, {"*": 0.6}, FUSED),
+    "RMSprop + LR": Plan(20, "torch RMSprop foreach", {"*": 1.0}, {"*": 0.6}),
+    "Lion + LR": Plan(20, "pytorch-optimizer Lion foreach", {"*": 1.0}, {"*": 0.6}),
 }
+
+
+def ours(names: str, compiled: bool) -> str:
+    """The subject's name of a chain of PLANS."""
+    return f"tz {names} compiled" if compiled else f"tz {names}"
 
 
 def subjects(compile_peers: bool = False) -> list[Subject]:
     """Every chain, eager and compiled, and every peer that is installed."""
-    ours = []
-    for names, (traffic, peer, eager, compiled) in _PLAN.items():
-        ours.append(Subject(f"tz {names}", chain(names, False), traffic, peer, eager))
-        ours.append(Subject(f"tz {names} compiled", chain(names, True), traffic, peer, compiled))
-    return [*peers(compile_peers), *ours]
+    chains = [
+        Subject(
+            ours(names, compiled),
+            chain(names, compiled),
+            plan.traffic,
+            plan.peer,
+            plan.compiled if compiled else plan.eager,
+        )
+        for names, plan in PLANS.items()
+        for compiled in (False, True)
+    ]
+    return [*peers(compile_peers), *chains]
+
+
+def absent() -> list[str]:
+    """A sentence for each optional peer that is not installed."""
+    packages = {"pytorch_optimizer": "pytorch-optimizer", "heavyball": "heavyball"}
+    return [
+        f"{name} is not installed, so it is not in the tables."
+        for module, name in packages.items()
+        if not find_spec(module)
+    ]
