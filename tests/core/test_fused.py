@@ -8,7 +8,7 @@ import torch
 
 import torchzero_core as tz
 from tests.problems import ALL_SHAPES, backward, bits, make_params, same, values
-from torchzero_core.core import fused
+from torchzero_core.core import eager, fused
 
 #: torch's fused optimizer and the chain that is the same.
 SAME = {
@@ -50,12 +50,12 @@ KERNELS = ("_fused_adam_", "_fused_adamw_", "_fused_sgd_", "_fused_adagrad_")
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often each kernel ran."""
-    count = dict.fromkeys(KERNELS, 0)
+    """How often each kernel moved the parameters; under "inside", how often one computed an update."""
+    count = dict.fromkeys([*KERNELS, "inside"], 0)
 
     def counted(name, kernel):
         def call(*args, **kwargs):
-            count[name] += 1
+            count["inside" if kwargs["lr"] == -1 else name] += 1
             return kernel(*args, **kwargs)
 
         return call
@@ -79,10 +79,10 @@ def test_identical_to_torchs_fused_optimizer(name, dtype, calls):
     theirs, ours = make_params(dtype=dtype), make_params(dtype=dtype)
     expected = reference(theirs)
     trajectory(expected, theirs)
-    before = sum(calls.values())
+    before = moves(calls)
     optimizer = tz.Modular(ours, *modules())
     trajectory(optimizer, ours)
-    assert sum(calls.values()) == before + 6
+    assert moves(calls) == before + 6
     assert same(bits(ours), bits(theirs))
     for p, q in zip(ours, theirs, strict=True):
         state = {k.split(".")[-1]: v for k, v in optimizer.state[p].items()}
@@ -93,6 +93,12 @@ def test_identical_to_torchs_fused_optimizer(name, dtype, calls):
 
 def _rule_only(monkeypatch):
     monkeypatch.setattr(fused, "find_tail", lambda segment: None)
+    monkeypatch.setattr(fused, "kernel_value", lambda u, ctx: None)
+
+
+def moves(calls):
+    """How often a kernel moved the parameters."""
+    return sum(n for name, n in calls.items() if name != "inside")
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -100,10 +106,11 @@ def test_the_rule_without_the_kernel_is_the_same_up_to_rounding(name, monkeypatc
     _, modules = SAME[name]
     ours, plain = make_params(), make_params()
     trajectory(tz.Modular(ours, *modules()), ours)
-    ran = sum(calls.values())
+    ran = moves(calls)
     _rule_only(monkeypatch)
     trajectory(tz.Modular(plain, *modules()), plain)
-    assert sum(calls.values()) == ran == 6
+    assert moves(calls) == ran == 6
+    assert calls["inside"] == 0
     assert max(float((a - b).detach().abs().max()) for a, b in zip(ours, plain, strict=True)) < 4e-15
 
 
@@ -114,13 +121,14 @@ def test_kernel_and_rule_share_their_state(name, monkeypatch, calls):
     theirs, ours = make_params(), make_params()
     trajectory(reference(theirs), theirs, 9)
     calls.update(dict.fromkeys(calls, 0))
+    monkeypatch.setattr(fused, "kernel_value", lambda u, ctx: None)
     optimizer = tz.Modular(ours, *modules())
     trajectory(optimizer, ours, 3)
     handle = optimizer.watch(lambda path, update: None)  # a chain that is watched runs its rules
     trajectory(optimizer, ours, 3)
     handle.remove()
     trajectory(optimizer, ours, 3)
-    assert sum(calls.values()) == 6
+    assert moves(calls) == 6
     assert max(float((a - b).detach().abs().max()) for a, b in zip(ours, theirs, strict=True)) < 1e-14
 
 
@@ -158,10 +166,55 @@ def test_what_stands_before_runs_by_itself(modules, kernel, calls, monkeypatch):
 def test_settings_the_kernel_does_not_know_run_the_rule(modules, calls, monkeypatch):
     ours, plain = make_params(), make_params()
     trajectory(tz.Modular(ours, *modules()), ours)
-    assert sum(calls.values()) == 0
+    assert moves(calls) == 0
+    assert (calls["inside"] == 6) == (repr(modules()[0]) == repr(tz.m.Adam()))
     _rule_only(monkeypatch)
     trajectory(tz.Modular(plain, *modules()), plain)
-    assert same(bits(ours), bits(plain))
+    assert max(float((a - b).detach().abs().max()) for a, b in zip(ours, plain, strict=True)) < 4e-15
+
+
+INSIDE = {
+    "first": lambda: [tz.m.Adam(0.8, 0.97, 1e-3), tz.m.ClipValue(0.9), tz.m.LR(0.1)],
+    "amsgrad": lambda: [tz.m.Adam(0.8, 0.6, amsgrad=True), tz.m.ClipValue(0.9), tz.m.LR(0.1)],
+    "five": lambda: [tz.m.ClipValue(10), tz.m.Adam(), tz.m.NormalizeByEMA(), tz.m.WeightDecay(0.1), tz.m.LR(0.1)],
+    "alone": lambda: [tz.m.Adam()],
+    "twice": lambda: [tz.m.Adam(), tz.m.Adam(0.5), tz.m.ClipNorm(1, dim="global"), tz.m.LR(0.1)],
+    "kept for later": lambda: [tz.m.Adam(), tz.m.AccumulateMaximum(), tz.m.ClipNorm(1, dim="global"), tz.m.LR(0.1)],
+    "child": lambda: [tz.m.Sum(tz.m.Adam(0.5), tz.m.EMA(0.3)), tz.m.LR(0.1)],
+    "scaled": lambda: [tz.m.Mul(0.0), tz.m.Add(0.5), tz.m.Adam(), tz.m.Mul(2.0), tz.m.LR(0.1)],
+}
+
+
+@pytest.mark.parametrize("piece", [1 << 17, 8])
+@pytest.mark.parametrize("name", INSIDE)
+def test_adam_inside_a_chain_is_the_kernel_too(name, piece, calls, monkeypatch):
+    """In every layout, with gradients in another memory order, with tensors swept in pieces."""
+    monkeypatch.setattr(eager, "CPU_PIECE", piece)
+
+    def train():
+        ps = make_params(ALL_SHAPES.values())
+        ps.append(values((4, 6), 40).t().requires_grad_())
+        ps.append(torch.zeros(6, 4, dtype=torch.float64)[::2, ::2].copy_(values((3, 2), 41)).requires_grad_())
+        optimizer = tz.Modular(ps, *INSIDE[name]())
+        for step in range(5):
+            for i, p in enumerate(ps):
+                p.grad = values(p.shape, i + 7 * step).clone(memory_format=torch.contiguous_format)
+            kept = bits(p.grad for p in ps)
+            optimizer.step()
+            assert same(kept, bits(p.grad for p in ps))
+        return ps, optimizer.state_dict()["state"]
+
+    ours, state = train()
+    assert calls["inside"] >= 5
+    _rule_only(monkeypatch)
+    before = dict(calls)
+    plain, expected = train()
+    assert calls == before
+    for i, (p, q) in enumerate(zip(ours, plain, strict=True)):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-14)
+        assert state[i].keys() == expected[i].keys()
+        for key in expected[i]:
+            torch.testing.assert_close(state[i][key], expected[i][key], rtol=0, atol=1e-14)
 
 
 def test_a_group_may_take_the_kernel_away(calls):

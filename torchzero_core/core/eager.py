@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .fused import adam_update
 from .graph import Host, Value
 from .plan import Level, Plan, Storage
 from .runner import Runner
@@ -87,6 +88,7 @@ NAMESPACE: dict[str, Any] = {
     "_lerp": _lerp,
     **{f"{name}{suffix}": getattr(torch, f"_foreach_{name}{suffix}") for name in IN_PLACE for suffix in ("", "_")},
     "copy_": torch._foreach_copy_,
+    "adam_update": adam_update,
 }
 
 
@@ -286,7 +288,22 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool)
             return True
 
         product = fused.get(node)
-        if product is not None:
+        if node.op == "adam":
+            place = False
+            home = next((s for s in target if s[0] in ("work", "out") and s not in level.reads.values()), None)
+            like = out.name(
+                next(a for a in node.args[1:] if isinstance(a, Value))
+            )  # a state: laid out as its parameter
+            memory = f"[torch.empty_like(t) for t in {like}]" if home is None else f"E[{plan.storages.index(home)}]"
+            args = ", ".join(out.operand(a, "element")[0] for a in node.args)
+            out.lines.append(f"{out.name(node)} = adam_update({memory}, {args})")
+            if home is not None:
+                placed.add((home, node))
+                storage_of[node] = home
+        elif node.op == "written":  # by a kernel, where its first operand lay
+            place, base = True, node.args[0]
+            out.lines.append(f"{out.name(node)} = {out.name(base)}")
+        elif product is not None:
             base = node.args[0]
             factor, scale = product.args if isinstance(product.args[0], Value) else product.args[::-1]
             sign = "-" if node.op == "sub" else ""

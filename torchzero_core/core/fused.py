@@ -1,4 +1,4 @@
-"""Chain ends that torch has a fused kernel for run that kernel.
+"""What torch has a fused kernel for runs that kernel: the end of a chain, and Adam wherever it stands.
 
 A module says with ``kernel`` what it is to a kernel. The state is the module's own, so a chain can change between the
 kernel and the rule at any step.
@@ -6,11 +6,15 @@ kernel and the rule at any step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
+
+from .graph import Value
+from .transform import Context
 
 if TYPE_CHECKING:
     from .segment import Bucket, Segment
@@ -66,9 +70,7 @@ class Tail:
             update = self.head.run(var, update, owned=var.owned)
         for bucket in tail.buckets:
             grads = update if len(tail.buckets) == 1 else [update[i] for i in bucket.indices]
-            if any(g.stride() != p.stride() for g, p in zip(grads, bucket.data, strict=True)):
-                grads = [torch.empty_like(p).copy_(g) for g, p in zip(grads, bucket.data, strict=True)]
-            getattr(self, f"_{self.kind}")(bucket, grads)
+            getattr(self, f"_{self.kind}")(bucket, in_memory_order(grads, bucket.data))
             increment_version(bucket.data)  # the kernels do not: a graph built before the step must refuse to run
             bucket.count_rule(self.place[self.kind])
 
@@ -76,8 +78,7 @@ class Tail:
         return bucket.settings[self.tail.setting_index(self.place[kind], name)]
 
     def _fits(self, bucket: Bucket) -> bool:
-        data = bucket.data[0]
-        if data.dtype not in DTYPES or data.device.type not in ("cpu", "cuda") or not bucket.dense:
+        if not takes(bucket.data[0], dense=bucket.dense):
             return False
         module = self.tail.rules[self.place[self.kind]]
         if any(self._setting(bucket, self.kind, k) != v for k, v in module.kernel_needs.items()):
@@ -156,6 +157,72 @@ class Tail:
             grad_scale=None,
             found_inf=None,
         )
+
+
+def takes(param: Tensor, *, dense: bool) -> bool:
+    """Whether torch's kernels can run on a parameter."""
+    return dense and param.dtype in DTYPES and param.device.type in ("cpu", "cuda")
+
+
+def kernel_value(u: Value, ctx: Context) -> Value | None:
+    """Adam anywhere in a chain as one call of torch's kernel; None for other rules and where the settings forbid it.
+
+    Args:
+        u: the update.
+        ctx: the rule's context.
+    """
+    module, h, s = ctx.module, ctx.settings, ctx.state
+    if module.kernel != "adam" or any(getattr(h, name) != v for name, v in module.kernel_needs.items()):
+        return None
+    names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if h.amsgrad else [])]
+    states = [getattr(s, name) for name in names]
+    out = Value(ctx.trace, "adam", (u.float(), h.beta1, h.beta2, h.eps, ctx.step, *states), "element")
+    for name, old in zip(names, states, strict=True):
+        setattr(s, name, Value(ctx.trace, "written", (old, out), "element"))
+    return out
+
+
+def adam_update(
+    out: list[Tensor], u: list[Tensor], beta1: float, beta2: float, eps: float, step: float, *states: list[Tensor]
+) -> list[Tensor]:
+    """Adam's update, by the kernel that moves parameters: from zero, with a learning rate of −1.
+
+    Args:
+        out: takes the update.
+        u: what Adam gets.
+        beta1: decay of the average.
+        beta2: decay of the average of squares.
+        eps: added to the root.
+        step: the step count, 1 at the first.
+        *states: exp_avg, exp_avg_sq and for amsgrad max_exp_avg_sq, updated in place.
+    """
+    torch._foreach_zero_(out)
+    torch._fused_adamw_(
+        out,
+        in_memory_order(u, out),
+        states[0],
+        states[1],
+        states[2] if len(states) > 2 else [],
+        [torch.full((), step, device=out[0].device)] * len(out),
+        lr=-1.0,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=0.0,
+        eps=eps,
+        amsgrad=len(states) > 2,
+        maximize=False,
+        grad_scale=None,
+        found_inf=None,
+    )
+    return out
+
+
+def in_memory_order(tensors: list[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors laid out as others are: the kernels go by memory."""
+    for t, p in zip(tensors, like, strict=True):
+        if t.stride() != p.stride():
+            return [torch.empty_like(p).copy_(t) for t, p in zip(tensors, like, strict=True)]
+    return tensors
 
 
 def find_tail(segment: Segment) -> Tail | None:

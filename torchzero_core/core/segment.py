@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,17 +27,31 @@ if TYPE_CHECKING:
     from .var import Var
 
 
+class Mode(NamedTuple):
+    """The ways to trace a segment.
+
+    Attributes:
+        owned: the update it starts from may be overwritten.
+        apply: it moves the parameters.
+        kernels: what torch has a kernel for is one call.
+    """
+
+    owned: bool
+    apply: bool
+    kernels: bool
+
+
 class Program:
     """A traced and planned segment, valid while its guards hold.
 
     Attributes:
         trace: the graph.
         plan: its passes.
-        mode: whether the update it starts from may be overwritten, and whether it moves the parameters.
+        mode: the way in which it was traced.
         counted: the rules that count steps.
     """
 
-    def __init__(self, trace: Trace, mode: tuple[bool, bool], *, at_least: dict[Any, int] | None = None) -> None:
+    def __init__(self, trace: Trace, mode: Mode, *, at_least: dict[Any, int] | None = None) -> None:
         self.trace, self.mode = trace, mode
         self.at_least = dict(at_least or {})
         self.plan: Plan = make_plan(trace, at_least)
@@ -79,6 +93,7 @@ class Bucket:
         params: the tensors.
         indices: their positions in the step's parameters.
         compilable: whether a compiling backend takes them.
+        kernels: whether torch's kernels take them.
         settings: the settings of all rules, by index.
         counts: the next step count of each rule.
         stores: for each parameter, the dict of its state and the prefix of each rule's part.
@@ -98,6 +113,7 @@ class Bucket:
         self._vectors: dict[Storage, tuple[Tensor, tuple[Tensor, ...]]] = {}
         self.program: Program | None = None
         self.compilable = False
+        self.kernels = fused.takes(self.data[0], dense=dense)
 
     def key(self, rule: int, name: str, i: int) -> str:
         """What a rule's state is called in the dict of the i-th tensor."""
@@ -222,7 +238,7 @@ class Segment:
         self.buckets: list[Bucket] = []
         self.names = ", ".join(m.path for m in self.modules)
         self._fused: fused.Tail | bool | None = False
-        self._ran_fused = False
+        self._ran_fused = self._kernels = False
 
     def _collect(self, module: Module, *, top: bool = False) -> None:
         if isinstance(module, Chain):
@@ -253,21 +269,21 @@ class Segment:
         return [int(rule.state[param].get("step", 0)) + 1 for rule in self.rules]
 
     # -- tracing -----------------------------------------------------------------------------------------------------
-    def trace(self, settings: Sequence[Any], counts: Sequence[int], mode: tuple[bool, bool]) -> Program:
+    def trace(self, settings: Sequence[Any], counts: Sequence[int], mode: Mode) -> Program:
         """Run the rules on symbols."""
-        owned, apply = mode
         trace = Trace(settings, counts)
+        self._kernels = mode.kernels
         u = trace.load(("u",), "element")
         for module in self.modules:
             u = self.trace_module(trace, module, u)
-        if apply:
+        if mode.apply:
             lr = Host(f"S[{len(settings) - 1}]", trace)
             if self.modular is not None and self.modular.lr_scales_update and lr != 1.0:
                 u = u * lr
             p = trace.load(("p",), "element")
             trace.store(("p",), "element", p - u.float())
         else:
-            trace.store(("u",) if owned else ("out",), "element", u)
+            trace.store(("u",) if mode.owned else ("out",), "element", u)
         return Program(trace, mode)
 
     def trace_module(self, trace: Trace, module: Module, u: Value) -> Value:
@@ -280,7 +296,11 @@ class Segment:
             return Value(trace, "child", (u,), "element", attr=("child", module.path, module))
         rule = self._rule_index[id(module)]
         trace.rule = rule
-        return trace.promote(module.rule(u, Context(trace, self, rule)), "element")  # type: ignore[attr-defined]
+        ctx = Context(trace, self, rule)
+        value = fused.kernel_value(u, ctx) if self._kernels else None
+        if value is None:
+            value = trace.promote(module.rule(u, ctx), "element")  # type: ignore[attr-defined]
+        return value
 
     # -- binding -----------------------------------------------------------------------------------------------------
     def bind(self, params: list[Tensor]) -> None:
@@ -308,6 +328,7 @@ class Segment:
 
             for bucket in self.buckets:
                 bucket.compilable = compilable(bucket)
+                bucket.kernels &= not bucket.compilable
 
     def unbind(self) -> None:
         """Forget the buckets: what they have read of the state is out of date."""
@@ -325,17 +346,17 @@ class Segment:
                 bucket.settings = self.read_settings(bucket.params[0])
         self._bound = (params, structure, settings)
 
-    def _prepare(self, params: list[Tensor], mode: tuple[bool, bool]) -> None:
+    def _prepare(self, params: list[Tensor], *, owned: bool, apply: bool) -> None:
         """Buckets, settings and programs as they have to be for this step."""
         self.refresh(params)
         for bucket in self.buckets:
-            program = bucket.program
+            program, mode = bucket.program, Mode(owned, apply, bucket.kernels)
             if program is None or program.mode != mode or not program.holds(bucket.settings, bucket.counts):
                 bucket.program = self._program(bucket, mode)
         if len(self.buckets) > 1:
             self._agree()
 
-    def _program(self, bucket: Bucket, mode: tuple[bool, bool]) -> Program:
+    def _program(self, bucket: Bucket, mode: Mode) -> Program:
         for program in self.programs:
             if program.mode == mode and program.holds(bucket.settings, bucket.counts):
                 return program
@@ -392,7 +413,7 @@ class Segment:
         params = var.params
         if not params:
             return tensors
-        self._prepare(params, (owned, apply))
+        self._prepare(params, owned=owned, apply=apply)
         buckets = self.buckets
         needs_grads = any(b.program.reads_gradient for b in buckets if b.program is not None)
         grads = var.get_grad() if needs_grads else []
