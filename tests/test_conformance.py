@@ -290,7 +290,10 @@ class NoSync(TorchDispatchMode):
 
 
 @entries(lambda e: not e.closure and not e.syncs)
-def test_never_waits_for_an_accelerator(entry):
+@pytest.mark.parametrize("host", [True, False])
+def test_never_waits_for_an_accelerator(entry, host, monkeypatch):
+    """Neither with numbers per tensor on the host, as on the CPU, nor with what accelerators run."""
+    monkeypatch.setattr(eager, "NUMBERS_ON_HOST", host)
     params = make_params()
     optimizer = entry.optimizer(params)
     for i in range(4):

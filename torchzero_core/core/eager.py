@@ -30,24 +30,41 @@ COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
 TAKES_TENSOR = {"add", "mul", "div"}
 
 
-def _sum(x: Tensors) -> Tensor:
-    return torch.stack([t.sum() for t in x])
-
-
-def _dot(x: Tensors, y: Tensors) -> Tensor:
-    if x[0].device.type == "cpu" and x[0].dtype in (torch.float32, torch.float64) and x[0].numel() > DOT_ELEMENTS:
-        return torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(x, y, strict=True)])
-    if x is y:  # one call for all tensors
-        return torch.stack(torch._foreach_norm(x)).square_()
-    return _sum(list(torch._foreach_mul(x, y)))
-
-
-def _amax(x: Tensors) -> Tensor:
-    return torch.stack([t.amax() if t.numel() else t.new_full((), -torch.inf) for t in x])
-
-
 #: From this size on, a call of the vector library for each tensor beats one slower call for all.
 DOT_ELEMENTS = 1 << 13
+
+
+def _on_device(numbers: Tensors) -> Any:
+    return torch.stack(numbers)
+
+
+def _on_host(numbers: Tensors) -> Any:
+    return _doubles(torch.stack(numbers))
+
+
+def _doubles(numbers: Tensor) -> Any:
+    if numbers.dtype is torch.float32:  # numpy converts it faster than torch
+        return numbers.numpy().astype(np.float64)
+    return numbers.double().numpy()
+
+
+def _reductions(collect: Callable[[Tensors], Any]) -> dict[str, Callable[..., Any]]:
+    """Reductions of a list of tensors to a vector of numbers, by what makes a vector of 0-d tensors."""
+
+    def total(x: Tensors) -> Any:
+        return collect([t.sum() for t in x])
+
+    def dot(x: Tensors, y: Tensors) -> Any:
+        if x[0].device.type == "cpu" and x[0].dtype in (torch.float32, torch.float64) and x[0].numel() > DOT_ELEMENTS:
+            return collect([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(x, y, strict=True)])
+        if x is y:  # one call for all tensors
+            return collect(list(torch._foreach_norm(x))) ** 2
+        return total(list(torch._foreach_mul(x, y)))
+
+    def amax(x: Tensors) -> Any:
+        return collect([t.amax() if t.numel() else t.new_full((), -torch.inf) for t in x])
+
+    return {"sum": total, "dot": dot, "amax": amax}
 
 
 def _where(m: Any, a: Any, b: Any, like: Tensors) -> list[Tensor]:
@@ -80,14 +97,13 @@ def _lerp(a: Any, b: Any, w: Any, n: int) -> list[Tensor]:
 
 NAMESPACE: dict[str, Any] = {
     "torch": torch,
-    "_dot": _dot,
-    "_sum": _sum,
-    "_amax": _amax,
     "_where": _where,
     "_copysign": _copysign,
     "_lerp": _lerp,
     **{f"{name}{suffix}": getattr(torch, f"_foreach_{name}{suffix}") for name in IN_PLACE for suffix in ("", "_")},
     "copy_": torch._foreach_copy_,
+    "addcdiv": torch._foreach_addcdiv,
+    "addcdiv_": torch._foreach_addcdiv_,
     "adam_update": adam_update,
 }
 
@@ -214,7 +230,7 @@ class Writer:
         """Compile the lines into a function, which keeps its source as ``source``."""
         body = "\n".join(f"    {line}" for line in self.lines)
         code = f"def {name}({params}):\n{body}\n    return {result}\n"
-        namespace = dict(NAMESPACE)
+        namespace = {**NAMESPACE, **_reductions(_on_host if self.host else _on_device)}
         exec(compile(code, f"<pass {name}>", "exec"), namespace)
         function = namespace[name]
         function.source = code
@@ -257,18 +273,17 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool)
     for storage, value in level.writes:
         writes.setdefault(value, []).append(storage)
     written = {storage for storage, _ in level.writes}
-    fused = _multiply_adds(level, last, writes)
+    fused, quotients = _multiply_adds(level, last, writes)
+    skipped = {*fused.values(), *quotients.values()}
     placed: set[tuple[Storage, Value]] = set()
     lent: set[Value] = set()  # lists that are another value's memory by now
     later = plan.levels[plan.levels.index(level) + 1 :]
     needed_later = set(plan.opaque_inputs).union(*(other.reads for other in later))
     for i, node in enumerate(work):
-        if node in fused.values():
+        if node in skipped:
             continue
         if node.op in ("sum", "dot", "amax"):
-            names = [out.name(a) for a in node.args]
-            text = {"sum": "_sum({0})", "dot": "_dot({0}, {1})", "amax": "_amax({0})"}[node.op]
-            out.lines.append(f"{out.name(node)} = {text.format(*names)}")
+            out.lines.append(f"{out.name(node)} = {node.op}({', '.join(map(out.name, node.args))})")
             continue
 
         def free(a: Value, i: int = i) -> bool:
@@ -291,9 +306,7 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool)
         if node.op == "adam":
             place = False
             home = next((s for s in target if s[0] in ("work", "out") and s not in level.reads.values()), None)
-            like = out.name(
-                next(a for a in node.args[1:] if isinstance(a, Value))
-            )  # a state: laid out as its parameter
+            like = out.name(next(a for a in node.args[1:] if isinstance(a, Value)))  # laid out as its parameter
             memory = f"[torch.empty_like(t) for t in {like}]" if home is None else f"E[{plan.storages.index(home)}]"
             args = ", ".join(out.operand(a, "element")[0] for a in node.args)
             out.lines.append(f"{out.name(node)} = adam_update({memory}, {args})")
@@ -309,8 +322,12 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool)
             sign = "-" if node.op == "sub" else ""
             place = dying(base) and factor is not base
             number = out.operand(scale, "element")[0]
-            call = "add_" if place else "add"
-            text = f"{call}({out.name(base)}, {out.name(factor)}, alpha={sign}{number})"
+            end = "_" if place else ""
+            if node in quotients:
+                over, under = (out.name(x) for x in factor.args)
+                text = f"addcdiv{end}({out.name(base)}, {over}, {under}, value={sign}{number})"
+            else:
+                text = f"add{end}({out.name(base)}, {out.name(factor)}, alpha={sign}{number})"
             out.lines.append(f"{out.name(node)} = {text}")
         else:
             place = out.emit(node, dying)
@@ -323,7 +340,8 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool)
             if base in storage_of:
                 placed.add((storage_of[base], node))
                 storage_of[node] = storage_of[base]
-        dead = [a for a in (*node.args, *(product.args if product is not None else ())) if isinstance(a, Value)]
+        parts = [n for n in (node, product, quotients.get(node)) if n is not None]
+        dead = [a for n in parts for a in n.args if isinstance(a, Value) and a not in skipped]
         for a in dict.fromkeys(dead):
             if a in lent:
                 continue
@@ -337,14 +355,21 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool)
     return out.function("sweep", "E, H, T, F", f"[{result}]")
 
 
-def _multiply_adds(level: Level, last: dict[Value, int], writes: dict[Value, list[Storage]]) -> dict[Value, Value]:
-    """``a ± b·number`` as one call: maps the sum to its product where nothing else uses the product."""
+def _multiply_adds(
+    level: Level, last: dict[Value, int], writes: dict[Value, list[Storage]]
+) -> tuple[dict[Value, Value], dict[Value, Value]]:
+    """``a ± b·number`` and ``a ± b/c·number`` as one call, where nothing else uses the product and the quotient.
+
+    Returns:
+        The product by sum, and the quotient by sum.
+    """
     uses: dict[Value, int] = {}
     for node in (*level.elements, *level.reductions):
         for a in node.args:
             if isinstance(a, Value):
                 uses[a] = uses.get(a, 0) + 1
     found: dict[Value, Value] = {}
+    quotients: dict[Value, Value] = {}
     inside = set(level.elements)
     for i, node in enumerate(level.elements):
         if node.op not in {"add", "sub"} or not all(isinstance(a, Value) and a.kind == "element" for a in node.args):
@@ -355,10 +380,19 @@ def _multiply_adds(level: Level, last: dict[Value, int], writes: dict[Value, lis
             a, b = b, a
         if _scaled(b, inside, uses, writes) and not a.mask and a is not b:
             found[node] = b
-            for operand in b.args:
+            factor = next(x for x in b.args if isinstance(x, Value))
+            if _quotient(factor, inside, uses, writes):
+                quotients[node] = factor
+            for operand in (*b.args, *(factor.args if node in quotients else ())):
                 if isinstance(operand, Value):
                     last[operand] = max(last.get(operand, -1), i)
-    return found
+    return found, quotients
+
+
+def _quotient(x: Value, inside: set[Value], uses: dict[Value, int], writes: dict[Value, list[Storage]]) -> bool:
+    if x.op != "div" or x not in inside or uses[x] != 1 or x in writes:
+        return False
+    return all(isinstance(a, Value) and a.kind == "element" and not a.mask for a in x.args)
 
 
 def _scaled(x: Value, inside: set[Value], uses: dict[Value, int], writes: dict[Value, list[Storage]]) -> bool:
@@ -511,7 +545,7 @@ class EagerRunner(Runner):
 
     def _numbers(self, values: Tensor) -> Any:
         """Numbers per tensor, or one for all, as the passes want them."""
-        return values.double().numpy()[()] if self.host else values
+        return _doubles(values)[()] if self.host else values
 
     def pieces(self, storage: Storage, tensors: list[Tensor]) -> list[list[Tensor]]:
         """The tensors by chunk, cut where a chunk has only a part of one."""
@@ -557,7 +591,7 @@ class EagerRunner(Runner):
             fresh = {ids[v]: tensors for v, tensors in self.fresh.items()}
             parts = elements([self.E[s] for s in self.plan.storages], self.H, self.T, fresh)
             for node, values in zip(level.reductions, parts, strict=True):
-                self.T[ids[node]] = self._numbers(values)
+                self.T[ids[node]] = values
             return
         used = set(level.reads.values()) | {s for s, _ in level.writes}
         views = [self.pieces(s, self.E[s]) if s in used or i == 0 else None for i, s in enumerate(self.plan.storages)]
@@ -568,24 +602,32 @@ class EagerRunner(Runner):
             for a in n.args
             if isinstance(a, Value) and a.kind != "element"
         ]
-        found: list[list[Tensor]] = []
+        found: list[list[Any]] = []
         for c, rows in enumerate(self.rows):
             T = {i: self.T[i][rows] if per_tensor else self.T[i] for i, per_tensor in wanted}
             found.append(
                 elements([None if v is None else v[c] for v in views], self.H, T, {i: v[c] for i, v in parted.items()})
             )
         for r, node in enumerate(level.reductions):
-            values = torch.cat([parts[r] for parts in found])
-            if not self.whole_tensors:  # add up the pieces of each tensor
-                index = torch.tensor([i for chunk in self.chunks for i, _ in chunk], device=values.device)
-                start = 0.0 if node.op != "amax" else -torch.inf
-                out = values.new_full((len(self.bucket.data),), start)
-                values = (
-                    out.index_reduce_(0, index, values, "amax")
-                    if node.op == "amax"
-                    else out.index_add_(0, index, values)
-                )
-            self.T[ids[node]] = self._numbers(values)
+            self.T[ids[node]] = self._join(node.op, [parts[r] for parts in found])
+
+    def _join(self, op: str, found: list[Any]) -> Any:
+        """The numbers of each tensor from those of its pieces."""
+        index = [i for chunk in self.chunks for i, _ in chunk]
+        count, start = len(self.bucket.data), -np.inf if op == "amax" else 0.0
+        if self.host:
+            numbers = np.concatenate(found)
+            if self.whole_tensors:
+                return numbers
+            out = np.full(count, start)
+            (np.maximum if op == "amax" else np.add).at(out, index, numbers)
+            return out
+        values = torch.cat(found)
+        if self.whole_tensors:
+            return values
+        at = torch.tensor(index, device=values.device)
+        whole = values.new_full((count,), start)
+        return whole.index_reduce_(0, at, values, "amax") if op == "amax" else whole.index_add_(0, at, values)
 
     def partial(self, node: Value) -> Any:
         """A total over this bucket."""

@@ -49,6 +49,7 @@ class Program:
         plan: its passes.
         mode: the way in which it was traced.
         counted: the rules that count steps.
+        meets: whether something happens between the passes: a total over all buckets, an opaque call.
     """
 
     def __init__(self, trace: Trace, mode: Mode, *, at_least: dict[Any, int] | None = None) -> None:
@@ -66,6 +67,7 @@ class Program:
             if n.kind != "element" and any(n in _args(self.plan, level) for level in self.plan.levels)
         ]
         self.reads_gradient = ("g",) in self.plan.storages
+        self.meets = any(level.totals or level.opaque for level in self.plan.levels)
         self.compiled: dict[Any, Any] = {}  # what backends keep
 
     def holds(self, settings: Sequence[Any], counts: Sequence[int]) -> bool:
@@ -415,30 +417,33 @@ class Segment:
             return tensors
         self._prepare(params, owned=owned, apply=apply)
         buckets = self.buckets
-        needs_grads = any(b.program.reads_gradient for b in buckets if b.program is not None)
-        grads = var.get_grad() if needs_grads else []
         out = tensors
         if not apply and not owned:
             assert self.modular is not None
             # What an inner segment returns may be kept while it runs again, so it gets memory of its own.
             out = [torch.empty_like(p) for p in params] if self.space else self.modular.workspace("update", params)
         runners = []
+        levels, meet = 0, False
         for bucket in buckets:
             program = bucket.program
             assert program is not None
             runner = bucket.runners.get(id(program))
             if runner is None:
                 runner = bucket.runners[id(program)] = self._runner(bucket, program)
-            whole = len(buckets) == 1
-            pick = (lambda x: x) if whole else (lambda x, idx=bucket.indices: [x[i] for i in idx] if x else x)
-            runner.begin(pick(tensors), pick(grads), pick(out))
+            grads = var.get_grad() if program.reads_gradient else []
+            if len(buckets) == 1:
+                runner.begin(tensors, grads, out)
+            else:
+                runner.begin(*([x[i] for i in bucket.indices] if x else x for x in (tensors, grads, out)))
             runners.append(runner)
-        for k in range(max(r.levels for r in runners)):
+            levels, meet = max(levels, runner.levels), meet or program.meets
+        for k in range(levels):
             for runner in runners:
                 if k < runner.levels:
                     runner.sweep(k)
-            self._totals(k, runners)
-            self._opaque(k, runners, var)
+            if meet:
+                self._totals(k, runners)
+                self._opaque(k, runners, var)
         written: set[Any] = set()
         for runner in runners:
             runner.commit(written)
