@@ -265,7 +265,7 @@ PAIRS = [
         "closed form",
     ),
     Pair(
-        "SqrtEMASquared, pow 3",
+        "SqrtEMASquared, pow 3",  # larger steps let rounding grow threefold a step
         lambda: [m.DivModules(m.Identity(), [m.SqrtEMASquared(0.9, debiased=True, pow=3), m.Add(1e-3)]), m.LR(0.02)],
         closed(
             lambda h: h[-1] / ((average(h, 0.9, 3) / (1 - 0.9 ** len(h))) ** (1 / 3) + 1e-3), 0.02

@@ -29,6 +29,7 @@ from .runner import Runner, Unsupported
 
 FLAGS = [
     "-O3",
+    "-fprefetch-loop-arrays",  # the hardware's own prefetching stops at the end of a page
     "-march=native",
     "-fPIC",
     "-shared",
