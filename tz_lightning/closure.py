@@ -225,6 +225,11 @@ def _refuse(trainer: Trainer, module: LightningModule) -> None:
         "the parameters in one chain with Split, or do manual optimization with tz_lightning.closure_step.",
     )
     refuse(
+        getattr(trainer.optimizers[0], "deterministic", False),
+        "the chain was made with deterministic=True, which leaves out the evaluation at the start of a step, the one "
+        "that logs and counts the batch. Leave it out, as each batch is another loss.",
+    )
+    refuse(
         trainer.gradient_clip_val,
         "the Trainer's gradient_clip_val would clip the gradient of the first evaluation only. Remove it and put "
         "ClipNorm or ClipValue into the chain.",

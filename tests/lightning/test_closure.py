@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torchmetrics import MeanMetric
 
+import torchzero_core as tz
 from tests.lightning.problems import Log, Model, batches, m, mse, network, plain, same, trainer
 from tz_lightning import ClosureModule, ClosureOptimization, closure_step, is_reevaluation
 
@@ -258,9 +259,15 @@ class Wrong(Model):
         return 3.0
 
 
+class Deterministic(Model):
+    def configure_optimizers(self):
+        return tz.Modular(self.parameters(), *search(), deterministic=True)
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
+        (Deterministic, {}, "deterministic=True, which leaves out the evaluation"),
         (Model, dict(gradient_clip_val=1.0), "Remove it and put ClipNorm or ClipValue into the chain"),
         (Steps, {}, "overrides optimizer_step"),
         (Wrong, {}, "training_step must return the loss"),

@@ -590,7 +590,7 @@ class Reached(Exception):
     """The minimum was found."""
 
 
-def count(function, x0, chain, goal=1e-8, limit=2000):
+def count(function, x0, chain, goal=1e-8, limit=2000, *, deterministic=False):
     """Evaluations until the loss is below the goal, and how many of them were at new points."""
     p = torch.tensor(x0, dtype=F64, requires_grad=True)
     points = []
@@ -605,7 +605,7 @@ def count(function, x0, chain, goal=1e-8, limit=2000):
             loss.backward()
         return loss
 
-    optimizer = tz.Modular([p], *chain)
+    optimizer = tz.Modular([p], *chain, deterministic=deterministic)
     try:
         while len(points) < limit:
             optimizer.step(closure)
@@ -640,9 +640,13 @@ def count_scipy(function, x0, method, goal=1e-8):
 
 
 def measure():
-    """(problem, method): evaluations, new points, scipy's evaluations."""
+    """(problem, method): evaluations, new points, evaluations of a deterministic closure, scipy's evaluations."""
     return {
-        (problem, name): (*count(function, x0, make()), count_scipy(function, x0, method))
+        (problem, name): (
+            *count(function, x0, make()),
+            count(function, x0, make(), deterministic=True)[0],
+            count_scipy(function, x0, method),
+        )
         for problem, (function, x0) in PROBLEMS.items()
         for name, (make, method) in METHODS.items()
     }
@@ -650,11 +654,11 @@ def measure():
 
 def table():
     """Print the evaluations of every problem and method."""
-    print(f"{'problem':26}{'method':22}{'evaluations':>12}{'new points':>12}{'scipy':>8}{'ratio':>8}{'new':>8}")
-    for (problem, method), (evaluations, new, theirs) in measure().items():
-        print(
-            f"{problem:26}{method:22}{evaluations:12}{new:12}{theirs:8}{evaluations / theirs:8.2f}{new / theirs:8.2f}"
-        )
+    names = ("evaluations", "new points", "deterministic", "scipy", "ratio", "deterministic")
+    print(f"{'problem':26}{'method':22}" + "".join(f"{name:>15}" for name in names))
+    for (problem, method), (evaluations, new, kept, theirs) in measure().items():
+        numbers = f"{evaluations:15}{new:15}{kept:15}{theirs:15}{evaluations / theirs:15.2f}{kept / theirs:15.2f}"
+        print(f"{problem:26}{method:22}{numbers}")
 
 
 def test_evaluations_next_to_scipy():
@@ -662,8 +666,9 @@ def test_evaluations_next_to_scipy():
     for method in ("LBFGS", "BFGS"):
         rows = [row for (_, name), row in found.items() if name == method]
         assert all(map(math.isfinite, (x for row in rows for x in row)))
-        ours, new, theirs = (sum(column) for column in zip(*rows, strict=True))
+        ours, new, kept, theirs = (sum(column) for column in zip(*rows, strict=True))
         assert new <= 1.1 * theirs, (method, new, theirs)  # what a search and a direction are worth
+        assert kept == new  # nothing is evaluated twice at one point
         assert ours <= 2.1 * theirs, (method, ours, theirs)  # a step evaluates its start again: closures may be random
 
 

@@ -160,8 +160,8 @@ def tree(optimizer: Modular, notes: Mapping[str, str] | None = None) -> str:
         n = sum(p.numel() for p in group["params"])
         values = ", ".join(f"{k}={v}" for k, v in group.items() if k not in ("params", "param_names"))
         groups.append(f"  group {i}: {len(group['params'])} tensors, {n:,} parameters, {values}")
-    flag = ", compile=True" if optimizer.compile else ""
-    return "\n".join([f"{type(optimizer).__name__}({flag[2:]}", *lines, *groups, ")"])
+    flags = ", ".join(f"{name}=True" for name in ("compile", "deterministic") if getattr(optimizer, name))
+    return "\n".join([f"{type(optimizer).__name__}({flags}", *lines, *groups, ")"])
 
 
 def summary(optimizer: Modular) -> str:

@@ -223,11 +223,37 @@ def _detached(loss: Any) -> Any:
     return loss.detach() if isinstance(loss, Tensor) else torch.as_tensor(loss)
 
 
+class Evaluations:
+    """What a deterministic closure was at its last points, found again by the values of the parameters.
+
+    Two evaluations are kept, the latest and the best of the others: where a step ends is nearly always one of them.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[list[Tensor], Tensor, list[Tensor | None]]] = []
+
+    def note(self, params: Sequence[Tensor], loss: Any) -> None:
+        """Remember loss and gradients at the present point."""
+        grads = [None if p.grad is None else p.grad.detach().clone() for p in params]
+        self._kept = [*sorted(self._kept, key=lambda kept: float(kept[1]))[:1]]
+        self._kept.append(([p.detach().clone() for p in params], _detached(loss).clone(), grads))
+
+    def recall(self, params: Sequence[Tensor]) -> Tensor | None:
+        """The loss at the present point, with the gradients in ``p.grad``; None where it was not evaluated."""
+        for values, loss, grads in self._kept:
+            if len(values) == len(params) and all(map(torch.equal, values, params)):
+                for p, g in zip(params, grads, strict=True):
+                    p.grad = None if g is None else g.clone()
+                return loss.clone()
+        return None
+
+
 class CountedClosure:
     """The user's closure in the one form that modules call: ``closure(backward=True)``, counted, with gradients on.
 
     A closure without a ``backward`` argument is evaluated with its backward pass either way; the gradients are put
-    back when none were asked for. A warning says so once.
+    back when none were asked for. A warning says so once. A deterministic closure is not evaluated with gradients
+    where that has just been done.
     """
 
     def __init__(self, closure: Closure, modular: Modular, info: StepInfo) -> None:
@@ -236,6 +262,17 @@ class CountedClosure:
 
     def __call__(self, backward: bool = True) -> Any:
         """Evaluate."""
+        memory = self._modular._evaluations if backward else None
+        if memory is None:
+            return self._evaluate(backward)
+        params = self._modular.all_params
+        loss = memory.recall(params)
+        if loss is None:
+            loss = self._evaluate(backward)
+            memory.note(params, loss)
+        return loss
+
+    def _evaluate(self, backward: bool) -> Any:
         self._info.evaluations += 1
         self._info.backward_evaluations += bool(backward)
         with torch.enable_grad():

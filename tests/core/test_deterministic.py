@@ -1,0 +1,139 @@
+"""``deterministic=True``: the closure is not evaluated where it has just been."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+import torchzero_core as tz
+
+F64 = torch.float64
+
+
+def problem(x0=(-1.2, 1.0), *, in_place=False):
+    """Rosenbrock's function; the points at which it was evaluated with gradients."""
+    p = torch.tensor(x0, dtype=F64, requires_grad=True)
+    points = []
+
+    def closure(backward=True):
+        loss = (1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2
+        if backward:
+            points.append(tuple(p.tolist()))
+            if in_place and p.grad is not None:
+                p.grad.zero_()
+            else:
+                p.grad = None
+            loss.backward()
+        return loss
+
+    return p, closure, points
+
+
+CHAINS = {
+    "LBFGS": lambda: [tz.m.LBFGS(), tz.m.StrongWolfe()],
+    "BFGS": lambda: [tz.m.BFGS(), tz.m.StrongWolfe()],
+    "CG": lambda: [tz.m.PolakRibiere(), tz.m.StrongWolfe(c2=0.1)],
+    "NewtonCG": lambda: [tz.m.NewtonCG(), tz.m.StrongWolfe()],
+    "clipped": lambda: [tz.m.LBFGS(), tz.m.StrongWolfe(), tz.m.ClipValue(0.1)],
+}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("name", CHAINS)
+def test_same_steps_with_fewer_evaluations(name, in_place):
+    found = []
+    for deterministic in (False, True):
+        p, closure, points = problem(in_place=in_place)
+        optimizer = tz.Modular([p], *CHAINS[name](), deterministic=deterministic)
+        path = []
+        for _ in range(12):
+            loss = optimizer.step(closure)
+            path.append((loss.item(), optimizer.last_step.loss.item(), *p.tolist()))
+        found.append((path, points))
+    (plain, every), (kept, once) = found
+    assert kept == plain
+    assert [loss for loss, *_ in kept] == [loss for _, loss, *_ in kept]
+    assert len(once) == len(set(once))
+    assert set(once) == set(every)
+    if name != "clipped":  # there a step ends where no search has been
+        assert len(every) - len(once) >= 9
+    assert optimizer.last_step.evaluations < 12
+
+
+def test_parameters_that_somebody_has_moved_are_evaluated_anew():
+    p, closure, points = problem()
+    optimizer = tz.Modular([p], *CHAINS["LBFGS"](), deterministic=True)
+    optimizer.step(closure)
+    with torch.no_grad():
+        p.add_(1e-9)
+    before = len(points)
+    loss = optimizer.step(closure)
+    assert points[before][0] != points[before - 1][0]
+    assert loss.item() == (1 - points[before][0]) ** 2 + 100 * (points[before][1] - points[before][0] ** 2) ** 2
+
+
+def test_a_gradient_that_somebody_changes_is_not_remembered_wrong():
+    p, closure, _ = problem()
+    optimizer = tz.Modular([p], tz.m.LR(0.0), deterministic=True)  # stays where it is
+    optimizer.step(closure)
+    right = p.grad.clone()
+    p.grad.zero_()
+    optimizer.step(closure)
+    assert torch.equal(p.grad, right)
+    assert optimizer.last_step.evaluations == 0
+
+
+def test_an_exception_leaves_nothing_behind():
+    p, closure, points = problem()
+    optimizer = tz.Modular([p], *CHAINS["LBFGS"](), deterministic=True)
+    optimizer.step(closure)
+
+    def broken(backward=True):
+        raise KeyError("data")
+
+    with torch.no_grad():
+        p.add_(1.0)
+    with pytest.raises(KeyError):
+        optimizer.step(broken)
+    before = len(points)
+    optimizer.step(closure)
+    assert len(points) > before
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_are_deterministic_too(copied):
+    p = torch.tensor([3.0], requires_grad=True)
+    optimizer = copied(tz.Modular([p], tz.m.LR(0.1), deterministic=True))
+    assert "Modular(deterministic=True" in repr(optimizer)
+    (q,) = optimizer.param_groups[0]["params"]
+
+    def closure(backward=True):
+        loss = (q**2).sum()
+        if backward:
+            q.grad = None
+            loss.backward()
+        return loss
+
+    optimizer.param_groups[0]["lr"] = 0.0
+    for evaluations in (1, 0):
+        assert optimizer.step(closure).item() == 9
+        assert optimizer.last_step.evaluations == evaluations
+
+
+def test_a_parameter_without_a_gradient():
+    p, q = (torch.ones(2, dtype=F64, requires_grad=True) for _ in range(2))
+
+    def closure(backward=True):
+        loss = (p**2).sum()
+        if backward:
+            p.grad = q.grad = None
+            loss.backward()
+        return loss
+
+    optimizer = tz.Modular([p, q], tz.m.LBFGS(), tz.m.StrongWolfe(), deterministic=True)
+    for _ in range(3):
+        optimizer.step(closure)
+    assert q.grad is None
+    assert torch.equal(q, torch.ones_like(q))
+    assert p.abs().max() < 1e-6
