@@ -34,37 +34,41 @@ TAKES_TENSOR = {"add", "mul", "div"}
 DOT_ELEMENTS = 1 << 13
 
 
-def _on_device(numbers: Tensors) -> Any:
-    return torch.stack(numbers)
-
-
-def _on_host(numbers: Tensors) -> Any:
-    return _doubles(torch.stack(numbers))
-
-
 def _doubles(numbers: Tensor) -> Any:
     if numbers.dtype is torch.float32:  # numpy converts it faster than torch
         return numbers.numpy().astype(np.float64)
     return numbers.double().numpy()
 
 
-def _reductions(collect: Callable[[Tensors], Any]) -> dict[str, Callable[..., Any]]:
-    """Reductions of a list of tensors to a vector of numbers, by what makes a vector of 0-d tensors."""
+#: What a reduction leaves: a 0-d tensor for each tensor, and whether the number wanted is its square.
+Parts = tuple[Tensors, bool]
 
-    def total(x: Tensors) -> Any:
-        return collect([t.sum() for t in x])
 
-    def dot(x: Tensors, y: Tensors) -> Any:
-        if x[0].device.type == "cpu" and x[0].dtype in (torch.float32, torch.float64) and x[0].numel() > DOT_ELEMENTS:
-            return collect([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(x, y, strict=True)])
-        if x is y:  # one call for all tensors
-            return collect(list(torch._foreach_norm(x))) ** 2
-        return total(list(torch._foreach_mul(x, y)))
+def _sum(x: Tensors) -> Parts:
+    return [t.sum() for t in x], False
 
-    def amax(x: Tensors) -> Any:
-        return collect([t.amax() if t.numel() else t.new_full((), -torch.inf) for t in x])
 
-    return {"sum": total, "dot": dot, "amax": amax}
+def _dot(x: Tensors, y: Tensors) -> Parts:
+    if x[0].device.type == "cpu" and x[0].dtype in (torch.float32, torch.float64) and x[0].numel() > DOT_ELEMENTS:
+        return [torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(x, y, strict=True)], False
+    if x is y:  # one call for all tensors
+        return list(torch._foreach_norm(x)), True
+    return _sum(list(torch._foreach_mul(x, y)))
+
+
+def _amax(x: Tensors) -> Parts:
+    return [t.amax() if t.numel() else t.new_full((), -torch.inf) for t in x], False
+
+
+def _vectors(*reductions: Parts) -> list[Tensor]:
+    """The reductions of a pass, each as a vector of one number per tensor."""
+    return [torch.stack(parts).square() if square else torch.stack(parts) for parts, square in reductions]
+
+
+def _arrays(*reductions: Parts) -> list[Any]:
+    """The same on the host, for the price of one conversion."""
+    rows = _doubles(torch.stack([t for parts, _ in reductions for t in parts])).reshape(len(reductions), -1)
+    return [row * row if square else row for row, (_, square) in zip(rows, reductions, strict=True)]
 
 
 def _where(m: Any, a: Any, b: Any, like: Tensors) -> list[Tensor]:
@@ -97,6 +101,9 @@ def _lerp(a: Any, b: Any, w: Any, n: int) -> list[Tensor]:
 
 NAMESPACE: dict[str, Any] = {
     "torch": torch,
+    "_sum": _sum,
+    "_dot": _dot,
+    "_amax": _amax,
     "_where": _where,
     "_copysign": _copysign,
     "_lerp": _lerp,
@@ -230,7 +237,7 @@ class Writer:
         """Compile the lines into a function, which keeps its source as ``source``."""
         body = "\n".join(f"    {line}" for line in self.lines)
         code = f"def {name}({params}):\n{body}\n    return {result}\n"
-        namespace = {**NAMESPACE, **_reductions(_on_host if self.host else _on_device)}
+        namespace = {**NAMESPACE, "collect": _arrays if self.host else _vectors}
         exec(compile(code, f"<pass {name}>", "exec"), namespace)
         function = namespace[name]
         function.source = code
@@ -283,7 +290,7 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool)
         if node in skipped:
             continue
         if node.op in ("sum", "dot", "amax"):
-            out.lines.append(f"{out.name(node)} = {node.op}({', '.join(map(out.name, node.args))})")
+            out.lines.append(f"{out.name(node)} = _{node.op}({', '.join(map(out.name, node.args))})")
             continue
 
         def free(a: Value, i: int = i) -> bool:
@@ -352,7 +359,7 @@ def element_pass(plan: Plan, level: Level, ids: dict[Value, int], *, host: bool)
             continue
         out.lines.append(f"copy_(E[{plan.storages.index(storage)}], {out.name(value)})")
     result = ", ".join(out.name(r) for r in level.reductions)
-    return out.function("sweep", "E, H, T, F", f"[{result}]")
+    return out.function("sweep", "E, H, T, F", f"collect({result})" if result else "()")
 
 
 def _multiply_adds(
@@ -602,7 +609,7 @@ class EagerRunner(Runner):
             for a in n.args
             if isinstance(a, Value) and a.kind != "element"
         ]
-        found: list[list[Any]] = []
+        found: list[Any] = []
         for c, rows in enumerate(self.rows):
             T = {i: self.T[i][rows] if per_tensor else self.T[i] for i, per_tensor in wanted}
             found.append(
