@@ -537,22 +537,14 @@ class CPURunner(Runner):
         self.H[: self.nhost] = program.host(bucket.settings, bucket.counts)
         for storage, slot in self.source.slots.items():
             kind = storage[0]
-            if kind == "state":
-                E[storage] = bucket.states(storage)
-            elif kind == "p":
-                E[storage] = bucket.data
-            elif kind == "out":
-                E[storage] = out
-            elif kind == "work":
-                segment = bucket.segment
-                E[storage] = segment.modular.workspace(f"work{storage[1]}{segment.space}", bucket.params)
-            elif kind == "fresh":
+            if kind == "fresh":
                 continue
-            else:  # new tensors at every step
-                E[storage] = bucket.conforming(u if kind == "u" else grads)
+            tensors = E[storage] = self.tensors(storage, u, grads, out)
+            if kind in ("u", "g"):  # new tensors at every step
+                E[storage] = bucket.conforming(tensors)
                 self._enter(slot, E[storage])
-                continue
-            self._point(slot, E[storage])
+            else:
+                self._point(slot, tensors)
         for node in program.scalar_loads:
             if node.kind == "global":
                 self.H[self.source.globals[node]] = float(bucket.global_state(node.attr))

@@ -524,21 +524,8 @@ class EagerRunner(Runner):
         """Take what this step works on."""
         bucket, program = self.bucket, self.program
         self.H = program.host(bucket.settings, bucket.counts)
-        E = self.E
         for storage in self.plan.storages:
-            kind = storage[0]
-            if kind == "state":
-                E[storage] = bucket.states(storage)
-            elif kind == "p":
-                E[storage] = bucket.data
-            elif kind == "u":
-                E[storage] = u
-            elif kind == "g":
-                E[storage] = grads
-            elif kind == "out":
-                E[storage] = out
-            else:
-                E[storage] = bucket.segment.modular.workspace(f"work{storage[1]}{bucket.segment.space}", bucket.params)
+            self.E[storage] = self.tensors(storage, u, grads, out)
         self.T = {}
         self.fresh = {}
         for node in program.scalar_loads:

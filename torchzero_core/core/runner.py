@@ -36,6 +36,16 @@ class Runner:
         self.E: dict[Storage, list[Tensor]] = {}
         self.fresh: dict[Value, list[Tensor]] = {}
 
+    def tensors(self, storage: Storage, u: list[Tensor], grads: list[Tensor], out: list[Tensor]) -> list[Tensor]:
+        """What a storage is in this step."""
+        kind, bucket = storage[0], self.bucket
+        if kind == "state":
+            return bucket.states(storage)
+        if kind == "work":
+            segment = bucket.segment
+            return segment.modular.workspace(f"work{storage[1]}{segment.space}", bucket.params)
+        return bucket.data if kind == "p" else u if kind == "u" else grads if kind == "g" else out
+
     def whole(self, value: Value) -> list[Tensor]:
         """An argument of an opaque call as whole tensors, after its pass."""
         storage = self.plan.opaque_inputs[value]
