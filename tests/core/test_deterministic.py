@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
+from torchzero_core.core.distributed import Reductions
 
 F64 = torch.float64
 
@@ -119,6 +120,18 @@ def test_copies_are_deterministic_too(copied):
     for evaluations in (1, 0):
         assert optimizer.step(closure).item() == 9
         assert optimizer.last_step.evaluations == evaluations
+
+
+def test_with_reductions_over_ranks_every_point_is_evaluated():
+    class Ranks(Reductions):
+        """Ranks that may hold different parts of the parameters."""
+
+    p, closure, _ = problem()
+    optimizer = tz.Modular([p], tz.m.LR(0.0), deterministic=True)
+    optimizer.distributed = Ranks()
+    for _ in range(2):
+        optimizer.step(closure)
+        assert optimizer.last_step.evaluations == 1
 
 
 def test_a_parameter_without_a_gradient():

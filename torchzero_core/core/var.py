@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .distributed import Reductions
+
 if TYPE_CHECKING:
     from .modular import Modular
 
@@ -262,8 +264,9 @@ class CountedClosure:
 
     def __call__(self, backward: bool = True) -> Any:
         """Evaluate."""
-        memory = self._modular._evaluations if backward else None
-        if memory is None:
+        memory = self._modular._evaluations
+        # Ranks that share the parameters out would not agree on whether a point is known.
+        if memory is None or not backward or type(self._modular.distributed) is not Reductions:
             return self._evaluate(backward)
         params = self._modular.all_params
         loss = memory.recall(params)
