@@ -217,6 +217,24 @@ def test_adam_inside_a_chain_is_the_kernel_too(name, piece, calls, monkeypatch):
             torch.testing.assert_close(state[i][key], expected[i][key], rtol=0, atol=1e-14)
 
 
+def test_a_subclass_with_a_rule_of_its_own_runs_its_rule(calls):
+    class Doubled(tz.m.Adam):
+        def rule(self, u, ctx):
+            return 2 * super().rule(u, ctx)
+
+    class Renamed(tz.m.Adam):
+        """Adam by another name."""
+
+    for module, factor in ((Doubled, 2), (Renamed, 1)):
+        for last in ([], [tz.m.Mul(1.0)]):
+            ours, plain = make_params(), make_params()
+            calls.update(dict.fromkeys(calls, 0))
+            trajectory(tz.Modular(ours, module(), *last, tz.m.LR(0.1)), ours)
+            assert (sum(calls.values()) == 6) == (factor == 1)
+            trajectory(tz.Modular(plain, tz.m.Adam(), tz.m.LR(0.1 * factor)), plain)
+            assert max(float((a - b).detach().abs().max()) for a, b in zip(ours, plain, strict=True)) < 1e-14
+
+
 def test_a_group_may_take_the_kernel_away(calls):
     """Settings per group: a group that the kernel cannot serve, or ceases to serve."""
     ours, plain = make_params(), make_params()

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .graph import Value
+from .module import Module
 from .transform import Context
 
 if TYPE_CHECKING:
@@ -164,6 +165,16 @@ def takes(param: Tensor, *, dense: bool) -> bool:
     return dense and param.dtype in DTYPES and param.device.type in ("cpu", "cuda")
 
 
+def kind(module: Module) -> str | None:
+    """What a module is to a kernel: None with children, or in a subclass with a rule of its own."""
+    for cls in type(module).__mro__ if not module.children else ():
+        if "kernel" in vars(cls):
+            return vars(cls)["kernel"]
+        if "rule" in vars(cls):
+            break
+    return None
+
+
 def kernel_value(u: Value, ctx: Context) -> Value | None:
     """Adam anywhere in a chain as one call of torch's kernel; None for other rules and where the settings forbid it.
 
@@ -172,7 +183,7 @@ def kernel_value(u: Value, ctx: Context) -> Value | None:
         ctx: the rule's context.
     """
     module, h, s = ctx.module, ctx.settings, ctx.state
-    if module.kernel != "adam" or any(getattr(h, name) != v for name, v in module.kernel_needs.items()):
+    if kind(module) != "adam" or any(getattr(h, name) != v for name, v in module.kernel_needs.items()):
         return None
     names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if h.amsgrad else [])]
     states = [getattr(s, name) for name in names]
@@ -227,7 +238,7 @@ def in_memory_order(tensors: list[Tensor], like: Sequence[Tensor]) -> list[Tenso
 
 def find_tail(segment: Segment) -> Tail | None:
     """The pattern that a segment ends with, if any."""
-    kinds = tuple(getattr(m, "kernel", None) if not m.children else None for m in segment.modules)
+    kinds = tuple(kind(m) for m in segment.modules)
     for pattern in PATTERNS:
         if kinds[-len(pattern) :] == pattern:
             return Tail(segment, pattern)
