@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # torch imports it late, and it asks for a temporary directory
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -431,6 +432,20 @@ def test_nowhere_to_keep_the_library(tmp_path, monkeypatch):
     said = _uncompiled(lambda: [tz.m.ClipValue(0.5), tz.m.LR(0.1)])
     assert len(said) == 1
     assert "set TORCHZERO_CACHE to one that can" in said[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="the rights of POSIX")
+@pytest.mark.parametrize(("mode", "used"), [(0o700, True), (0o777, False)])
+def test_what_another_user_could_have_written_is_not_loaded(mode, used, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for name in ("TORCHZERO_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    shared = tmp_path / f"torchzero_core_{os.getuid()}"
+    shared.mkdir()
+    shared.chmod(mode)
+    assert (_uncompiled(lambda: [tz.m.ClipValue(0.5), tz.m.LR(0.1)]) == []) is used
+    assert bool(list(shared.glob("*.so"))) is used
 
 
 def test_a_dtype_that_cannot_be_compiled_is_named():
