@@ -11,7 +11,7 @@ from tests.problems import backward, bits, make_params, run, same
 from torchzero_core.core import Module, Slot, Transform, Var
 
 
-class HeavyBall(Module):
+class OwnHeavyBall(Module):
     """The example of the reference, as a user would paste it."""
 
     def __init__(self, momentum: float = 0.9, dampening: float = 0):
@@ -54,7 +54,7 @@ def test_the_references_custom_module_is_momentum(compile):
     ours, theirs = make_params(), make_params()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "compile=True has no effect on")
-        optimizer = tz.Modular(ours, HeavyBall(0.9), tz.m.LR(0.1), compile=compile)
+        optimizer = tz.Modular(ours, OwnHeavyBall(0.9), tz.m.LR(0.1), compile=compile)
         expected = torch.optim.SGD(theirs, lr=0.1, momentum=0.9)
         for _ in range(10):
             backward(ours)
@@ -65,14 +65,14 @@ def test_the_references_custom_module_is_momentum(compile):
             expected.step()
     assert max(float((a - b).detach().abs().max()) for a, b in zip(ours, theirs, strict=True)) < 1e-14
     for i, p in enumerate(theirs):
-        buffer = optimizer.state_dict()["state"][i]["HeavyBall.momentum_buffer"]
+        buffer = optimizer.state_dict()["state"][i]["OwnHeavyBall.momentum_buffer"]
         assert torch.allclose(buffer, expected.state[p]["momentum_buffer"], atol=1e-14, rtol=0)
 
 
 def test_the_references_custom_module_takes_settings_per_group():
     p, q = make_params([(2,), (3,)])
     groups = [{"params": [p]}, {"params": [q], "momentum": 0.5, "dampening": 0.1}]
-    optimizer = tz.Modular(groups, HeavyBall(0.9), tz.m.LR(0.1))
+    optimizer = tz.Modular(groups, OwnHeavyBall(0.9), tz.m.LR(0.1))
     a, b = make_params([(2,), (3,)])
     plain = torch.optim.SGD([{"params": [a]}], lr=0.1, momentum=0.9)
     velocity = torch.zeros_like(b)
@@ -90,7 +90,7 @@ def test_the_references_custom_module_takes_settings_per_group():
 
 def test_a_module_may_work_in_place_and_stand_anywhere():
     p = torch.tensor([3.0, -4.0], dtype=torch.float64, requires_grad=True)
-    optimizer = tz.Modular([p], tz.m.Mul(2.0), HeavyBall(0.5), tz.m.ClipValue(7), Ones(2.0), tz.m.LR(0.5))
+    optimizer = tz.Modular([p], tz.m.Mul(2.0), OwnHeavyBall(0.5), tz.m.ClipValue(7), Ones(2.0), tz.m.LR(0.5))
     p.grad = p.detach().clone()
     optimizer.step()
     assert p.tolist() == [2.0, -5.0]
@@ -163,14 +163,14 @@ class Twice(Module):
         return var
 
 
-@pytest.mark.parametrize("child", [lambda: HeavyBall(0.5), lambda: [tz.m.Mul(2), tz.m.EMA(0.5, debiased=True)]])
+@pytest.mark.parametrize("child", [lambda: OwnHeavyBall(0.5), lambda: [tz.m.Mul(2), tz.m.EMA(0.5, debiased=True)]])
 def test_a_module_runs_its_children(child):
     p = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
     module = Twice(child())
     optimizer = tz.Modular([p], module, tz.m.LR(0.25))
     p.grad = torch.tensor([1.0, -2.0], dtype=torch.float64)
     optimizer.step()
-    factor = 2 if isinstance(module.children["child"], HeavyBall) else 3
+    factor = 2 if isinstance(module.children["child"], OwnHeavyBall) else 3
     assert p.tolist() == [1 - factor * 0.25, -2 + factor * 0.5]
     assert p.grad.tolist() == [1.0, -2.0]
 

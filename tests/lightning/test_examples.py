@@ -46,5 +46,5 @@ def test_the_digits_are_learnt(config, tmp_path):
 
 
 def test_plain_pytorch():
-    assert plain_pytorch.by_gradients(200) < 0.004
-    assert plain_pytorch.by_search(40) < 0.004
+    assert plain_pytorch.by_gradients() < 0.003  # the noise in the data is 0.0025
+    assert plain_pytorch.by_search() < 0.003
