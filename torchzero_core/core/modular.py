@@ -273,6 +273,7 @@ class Modular(Optimizer):
         self._lists: list[list[Tensor]] = []
         self._aliases: dict[int, tuple[Tensor, Tensor, str]] = {}
         self._buffers: dict[str, dict[int, Tensor]] = {}
+        self._kept: list[tuple[list[Tensor], list[Tensor]]] = []
         self._addresses: list[int] = []
         self._evaluations = Evaluations() if self.deterministic else None
         self._buffer_lists: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
@@ -376,8 +377,11 @@ class Modular(Optimizer):
         except BaseException:
             for module in self.unrolled_modules:
                 module.rewind_generators()
+            for params, values in reversed(self._kept):
+                torch._foreach_copy_(params, values)
             raise
         finally:
+            self._kept.clear()
             torch._C._set_grad_enabled(grad_mode)
 
     def _step_without_grad(self, closure: Callable[..., Any] | None) -> Any:
@@ -424,6 +428,10 @@ class Modular(Optimizer):
         return None if closure is None else loss
 
     _all: tuple[int, list[Tensor]] = (-1, [])
+
+    def keep(self, params: list[Tensor]) -> None:
+        """Copy parameters that are about to be moved in the middle of a step: an exception later on puts them back."""
+        self._kept.append((params, [p.detach().clone() for p in params]))
 
     def _apply(self, var: Var) -> None:
         """p ← p − u, scaled by the group's lr where no LR module does it."""

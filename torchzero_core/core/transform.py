@@ -150,8 +150,9 @@ class Transform(Module):
         defaults: the settings.
         target: what the rule is applied to. ``"update"``: the update; ``"grad"``: the gradients (what later modules
             see as the gradient); ``"closure"``: the gradients that the closure computes, so that later modules that
-            call it see the new ones; ``"params_direct"``: the parameters, at once; ``"params_difference"``: the
-            update becomes p − rule(p); ``"update_difference"``: the update becomes u − rule(u).
+            call it see the new ones; ``"params_direct"``: the parameters, at once, while loss and gradients stay
+            those of the start of the step; ``"params_difference"``: the update becomes p − rule(p);
+            ``"update_difference"``: the update becomes u − rule(u).
 
     Example:
         >>> import torch
@@ -189,7 +190,7 @@ class Transform(Module):
     @property
     def needs_gradient(self) -> bool:  # type: ignore[override]
         """Whether the gradient has to be there before the rule runs."""
-        return self.target not in {"closure", "params_direct"}
+        return self.target != "closure"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         """The new update.
@@ -231,8 +232,9 @@ class Transform(Module):
             var.grad = self.apply_rule(var, var.get_grad(), owned=False)
         elif target == "params_direct":
             new = self.apply_rule(var, [p.detach() for p in var.params], owned=False)
-            with torch.no_grad():
-                torch._foreach_copy_(var.params, new)
+            if var.closure is not None and var.modular is not None:
+                var.modular.keep(var.params)  # a later evaluation may fail
+            torch._foreach_copy_(var.params, new)
         elif target == "params_difference":
             new = self.apply_rule(var, [p.detach() for p in var.params], owned=False)
             var.update = list(torch._foreach_sub([p.detach() for p in var.params], new))
