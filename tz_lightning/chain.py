@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
 from torchzero_core.core import Modular, Module
+from torchzero_core.core.var import Closure
 
 from .compat import is_lightning_closure
 
@@ -36,19 +37,16 @@ class ModularChain(Modular):
     ) -> None:
         super().__init__(params, *([modules] if isinstance(modules, Module) else modules), compile=compile)
 
-    def step(self, closure: Callable[..., Any] | None = None) -> Any:
-        """Make one step; see :meth:`torchzero_core.core.Modular.step`.
 
-        Raises:
-            RuntimeError: the chain evaluates the loss itself, but Lightning's automatic optimization runs it.
-        """
-        if self.requires_closure and is_lightning_closure(closure):
-            needy = next(m for m in self.unrolled_modules if m.requires_closure)
-            raise RuntimeError(
-                f"{needy.path} evaluates the loss several times a step, which Lightning's automatic optimization would "
-                "log and count each time. Give the Trainer the callback tz_lightning.ClosureOptimization(), or derive "
-                "the model from tz_lightning.ClosureModule."
-            )
-        return super().step(closure)
+def _refuse_automatic_optimization(modular: Modular, closure: Closure) -> None:
+    """Refuse the closure of Lightning's automatic optimization where it would be evaluated several times."""
+    if is_lightning_closure(closure):
+        needy = next(m for m in modular.unrolled_modules if m.requires_closure)
+        raise RuntimeError(
+            f"{needy.path} evaluates the loss several times a step, which Lightning's automatic optimization would "
+            "log and count each time. Give the Trainer the callback tz_lightning.ClosureOptimization(), or derive "
+            "the model from tz_lightning.ClosureModule."
+        )
 
-    step.hooked = True  # type: ignore[attr-defined]
+
+Modular.closure_guards.append(_refuse_automatic_optimization)

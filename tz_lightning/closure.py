@@ -146,6 +146,16 @@ class ClosureOptimization(Callback):
         self._module: LightningModule | None = None
         self._batches: list[Batch] = []
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Go before the other callbacks.
+
+        One that trains in its own ``on_fit_start``, such as the learning rate finder, has to find the training step
+        taken over.
+        """
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.remove(self)
+        callbacks.insert(0, self)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the training step."""
         optimizers = trainer.optimizers

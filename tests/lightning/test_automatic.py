@@ -71,8 +71,9 @@ class Chained(Model):
         return ModularChain(self.net.parameters(), self.chain())
 
 
-def test_a_chain_that_needs_a_closure_says_what_to_do():
-    model = Chained(lambda: [m.LBFGS(), m.Backtracking()])
+@pytest.mark.parametrize("kind", [Model, Chained])
+def test_a_chain_that_needs_a_closure_says_what_to_do(kind):
+    model = kind(lambda: [m.LBFGS(), m.Backtracking()])
     with pytest.raises(RuntimeError, match=r"Backtracking evaluates the loss several times .*ClosureOptimization"):
         trainer().fit(model)
 

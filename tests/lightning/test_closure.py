@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from torch import nn
 from torchmetrics import MeanMetric
 
@@ -213,6 +213,27 @@ def test_a_run_resumed_from_a_checkpoint_ends_the_same(tmp_path, chain):
     run.fit(second, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     assert same(whole.net, second.net)
     assert run.global_step == 16
+
+
+def test_a_callback_that_trains_before_the_first_batch(tmp_path):
+    """The learning rate finder makes steps of its own, with the closure too, and puts everything back."""
+    modes = []
+
+    class Look(Model):
+        def training_step(self, batch, batch_idx):
+            modes.append(self.automatic_optimization)
+            return super().training_step(batch, batch_idx)
+
+    finder = LearningRateFinder(min_lr=1e-4, max_lr=1.0, num_training_steps=4, early_stop_threshold=None)
+    model, net = Look(search), network()
+    model.lr = 1.0
+    run = trainer(finder, ClosureOptimization(), epochs=1, default_root_dir=tmp_path)
+    run.fit(model)
+    assert finder.optimal_lr.results["lr"] == pytest.approx([1e-4, 1e-2, 1e-1, 1.0])
+    assert run.global_step == 4
+    assert modes and not any(modes)
+    plain(search, net, epochs=1)
+    assert same(model.net, net)
 
 
 # -- trouble -----------------------------------------------------------------------------------------------------------

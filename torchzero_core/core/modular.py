@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from .chain import Chain, as_module, run_parts
 from .distributed import Reductions
 from .module import Module, Modules
 from .settings import MISSING, find, unknown_keys, validate
-from .var import CountedClosure, Evaluations, StepInfo, Var, warn
+from .var import Closure, CountedClosure, Evaluations, StepInfo, Var, warn
 
 
 class WatchHandle:
@@ -69,6 +69,9 @@ class Modular(Optimizer):
         >>> p.detach()
         tensor([0.9000, 2.0500])
     """
+
+    #: Called with the optimizer and the closure where the chain evaluates the loss itself; they may refuse the closure.
+    closure_guards: ClassVar[list[Callable[[Modular, Closure], None]]] = []
 
     def __init__(
         self,
@@ -404,6 +407,9 @@ class Modular(Optimizer):
             var = Var(params, None, self.model, self.current_step, self)
             var._take_grads()
         else:
+            if self._closure_needed:
+                for guard in self.closure_guards:
+                    guard(self, closure)
             params = self.same_list([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
             var.closure = CountedClosure(closure, self, var.info)

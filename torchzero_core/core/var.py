@@ -291,7 +291,8 @@ class CountedClosure:
                 "backward",
                 "The closure takes no `backward` argument, so evaluations that need only the loss also compute "
                 "gradients, which costs about three times as much. Define it as closure(backward=True) and call "
-                "loss.backward() only if backward is true.",
+                "loss.backward() only if backward is true. (In Lightning, derive the model from "
+                "tz_lightning.ClosureModule.)",
             )
             params = self._modular.all_params
             kept = [p.grad for p in params]
