@@ -118,3 +118,22 @@ def test_wrong_arguments_show_at_once():
         m.Wrap(torch.optim.SGD, lr=0.1, momentun=0.9)
     with pytest.raises(TypeError, match="Wrap needs a torch optimizer"):
         m.Wrap(lambda params: params)
+
+
+def test_tensors_that_autograd_does_not_know():
+    """A gradient by hand is enough, and a parameter that is thawed joins in with a state of its own."""
+    p = torch.zeros(2, dtype=torch.float64)
+    p.grad = torch.tensor([3.0, -4.0], dtype=torch.float64)
+    tz.Modular([p], m.Wrap(torch.optim.SGD, lr=0.5)).step()
+    assert p.tolist() == [-1.5, 2.0]
+
+    a, b = (torch.zeros(1, dtype=torch.float64, requires_grad=needed) for needed in (True, False))
+    optimizer = tz.Modular([a, b], m.Wrap(torch.optim.SGD, lr=1.0, momentum=0.5))
+    for _ in range(2):
+        a.grad = torch.ones(1, dtype=torch.float64)
+        optimizer.step()
+    assert (a.item(), b.item()) == (-2.5, 0.0)
+    b.requires_grad_()
+    a.grad, b.grad = (torch.ones(1, dtype=torch.float64) for _ in range(2))
+    optimizer.step()
+    assert (a.item(), b.item()) == (-2.5 - 1.75, -1.0)

@@ -103,7 +103,7 @@ class _Inner:
         assert var.modular is not None
         self.module, self.modular = module, var.modular
         self.version, self.settings_version = var.modular.version, var.modular.settings_version
-        self.params = var.params if var.nested else [p for p in var.modular.all_params if p.requires_grad]
+        self.params = var.params if var.nested else var.modular.all_params
         self.twins = {id(p): p.detach().requires_grad_() for p in self.params}
         self.members = self._members()
         groups = [
