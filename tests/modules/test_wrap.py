@@ -137,3 +137,20 @@ def test_tensors_that_autograd_does_not_know():
     a.grad, b.grad = (torch.ones(1, dtype=torch.float64) for _ in range(2))
     optimizer.step()
     assert (a.item(), b.item()) == (-2.5 - 1.75, -1.0)
+
+
+def test_betas_of_other_modules_stay_theirs():
+    """A group gets `betas`, for schedulers that cycle them, only where the whole chain agrees on them."""
+    for first, has in ((m.Adam(), True), (m.Adam(beta1=0.5), False), (m.Debias(beta1=0.9), False)):
+        p, q = (torch.ones(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        optimizer = tz.Modular([p], first, m.Wrap(torch.optim.Adam, lr=0.1))
+        assert ("betas" in optimizer.param_groups[0]) == has
+        alone = torch.optim.Adam([q], lr=0.1)
+        watched = []
+        optimizer.watch(lambda path, update, w=watched: w.append(update[0].clone()))
+        for _ in range(3):
+            p.grad = p.detach() * torch.tensor([1.0, -2.0, 3.0])
+            optimizer.step()
+            q.grad = watched[-2]
+            alone.step()
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=0)

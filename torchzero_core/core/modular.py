@@ -203,11 +203,11 @@ class Modular(Optimizer):
         momentum, beta1, beta2 = common("momentum"), common("beta1"), common("beta2")
         if momentum:
             defaults["momentum"] = momentum[0]
-        betas = common("betas")
+        pairs = [tuple(m.defaults["betas"]) for m in modules if "betas" in m.defaults]  # of wrapped torch optimizers
         if beta1:
-            defaults["betas"] = (beta1[0], *beta2)
-        elif betas:
-            defaults["betas"] = betas[0]
+            pairs.append((beta1[0], *beta2))
+        if pairs and all(pair == pairs[0] for pair in pairs):
+            defaults["betas"] = pairs[0]
         return defaults
 
     # -- parameters --------------------------------------------------------------------------------------------------
