@@ -303,3 +303,18 @@ def test_float16_runs_too():
         trajectory(torch.optim.Adam(theirs, lr=0.1, eps=1e-4, fused=True), theirs, 3)
         trajectory(tz.Modular(ours, tz.m.Adam(eps=1e-4), tz.m.LR(0.1)), ours, 3)
     assert same(bits(ours), bits(theirs))
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_group_s_lr_scales_a_chain_whose_modules_differ(name, calls):
+    """With several values of lr in the chain, the group's is none of them and scales the last update."""
+    steps = []
+    for lr in (1.0, 0.25):
+        (p,) = make_params([(7,)])
+        optimizer = tz.Modular([{"params": [p], "lr": lr}], tz.m.LR(2.0), *SAME[name][1]())
+        start = p.detach().clone()
+        p.grad = values((7,), 3)
+        optimizer.step()
+        steps.append((start - p.detach()).tolist())
+    assert steps[1] == pytest.approx([0.25 * s for s in steps[0]], rel=1e-12, abs=1e-15)
+    assert sum(calls.values()) == 2

@@ -169,6 +169,52 @@ def test_hidden_matrices():
 
 
 # -- GradientAccumulation ----------------------------------------------------------------------------------------------
+def test_the_mean_of_gathered_gradients_is_the_gradient_inside():
+    """So gathering over parts of a batch is the same as the whole batch, also for what compares with the gradient."""
+    torch.manual_seed(0)
+    grads = torch.randn(4, 3, 5, dtype=torch.float64)
+    chains = (
+        lambda: [m.Adam(0.5), m.Cautious(normalize=True), m.LR(0.1)],
+        lambda: [m.Split(lambda p: True, [m.Adam(0.5), m.Cautious()], None), m.LR(0.1)],
+        lambda: [m.VectorProjection([m.HeavyBall(), m.Cautious()]), m.LR(0.1)],
+        lambda: [m.AccumulateMaximum(0.1), m.Grad(), m.LR(0.1)],
+    )
+    for chain in chains:
+        (p, q) = (torch.zeros(5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        gathered, whole = tz.Modular([p], m.GradientAccumulation(chain(), n=3)), tz.Modular([q], *chain())
+        outside = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+        in_split = tz.Modular([outside], m.Split(lambda p: True, m.GradientAccumulation(chain(), n=3), None))
+        for parts in grads:
+            for g in parts:
+                p.grad, outside.grad = g.clone(), g.clone()
+                gathered.step()
+                in_split.step()
+            q.grad = parts.mean(0)
+            whole.step()
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=0)
+        assert torch.equal(p, outside)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.filterwarnings("ignore:compile=True has no effect")
+def test_modules_after_it_wait_also_where_it_is_an_operand(watched, compile):
+    (p,) = make_params([(3,)])
+    chain = [m.Add(m.GradientAccumulation(m.Clone(), n=2)), m.Sum(m.Clone(), m.Adam()), m.NAG(0.5), m.LR(0.1)]
+    optimizer = tz.Modular([p], *chain, compile=compile)
+    if watched:
+        optimizer.watch(lambda path, update: None)
+    start = p.detach().clone()
+    p.grad = torch.tensor([1.0, 2.0, -4.0], dtype=torch.float64)
+    optimizer.step()
+    assert torch.equal(p, start)
+    assert not [name for name in optimizer.state[p] if "Adam" in name or "NAG" in name]
+    optimizer.step()
+    # Add: g + g = 2 g; Adam's first step is the sign; NAG's is 1.5 times what it gets
+    expected = start - 0.1 * 1.5 * (2 * p.grad + p.grad.sign())
+    torch.testing.assert_close(p.detach(), expected, rtol=1e-7, atol=0)
+
+
 def test_nothing_inside_advances_between():
     (p,) = make_params([(3,)])
     optimizer = tz.Modular([p], m.GradientAccumulation([m.Adam(), m.LR(0.1)], n=3), m.WeightDecay(0.1))

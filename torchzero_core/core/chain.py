@@ -59,13 +59,13 @@ class Chain(Module):
         for module in self.children.values():
             if is_rule(module):
                 run.append(module)  # type: ignore[arg-type]
-                if watched:
+                if watched or not only_rules(module):
                     close()
             else:
                 close()
                 out.append(module)
         close()
-        if apply and out and isinstance(out[-1], Segment) and not watched:
+        if apply and out and isinstance(out[-1], Segment) and not watched and only_rules(out[-1].modules[-1]):
             out[-1].apply = True
         return out
 
@@ -86,15 +86,22 @@ def run_parts(parts: Sequence[Part], var: Var) -> Var:
     """Run modules in turn on one step's context."""
     watch = var.modular._watchers if var.modular is not None else ()
     for part in parts:
+        if var.stop:
+            break
         if part.needs_gradient and var.update is None:
             var.get_grad()
         var = part.step(var)
         if watch and not var.nested:
             for fn in tuple(watch.values()):
                 fn(part.path, list(var.peek_update()))
-        if var.stop:
-            break
     return var
+
+
+def only_rules(module: Module) -> bool:
+    """Whether a module and all inside it are rules: then nothing in it can end the step or move the parameters."""
+    from .transform import is_rule
+
+    return (isinstance(module, Chain) or is_rule(module)) and all(map(only_rules, module.children.values()))
 
 
 def as_module(module: Modules, where: str = "") -> Module:

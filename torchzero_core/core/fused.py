@@ -78,6 +78,10 @@ class Tail:
     def _setting(self, bucket: Bucket, kind: str, name: str) -> Any:
         return bucket.settings[self.tail.setting_index(self.place[kind], name)]
 
+    def _lr(self, bucket: Bucket) -> float:
+        """That of the LR module, times that of the group where this scales the update."""
+        return float(self._setting(bucket, "lr", "lr")) * float(bucket.settings[-1])
+
     def _fits(self, bucket: Bucket) -> bool:
         if not takes(bucket.data[0], dense=bucket.dense):
             return False
@@ -110,7 +114,7 @@ class Tail:
             self._state(bucket, "exp_avg_sq"),
             self._state(bucket, "max_exp_avg_sq") if amsgrad else [],
             self._steps(bucket, 1),
-            lr=float(get(bucket, "lr", "lr")),
+            lr=self._lr(bucket),
             beta1=float(get(bucket, "adam", "beta1")),
             beta2=float(get(bucket, "adam", "beta2")),
             weight_decay=decay,
@@ -128,7 +132,7 @@ class Tail:
             self._state(bucket, state),
             weight_decay=0.0,
             momentum=float(self._setting(bucket, kind, "momentum")),
-            lr=float(self._setting(bucket, "lr", "lr")),
+            lr=self._lr(bucket),
             dampening=float(self._setting(bucket, kind, "dampening")),
             nesterov=nesterov,
             maximize=False,
@@ -150,7 +154,7 @@ class Tail:
             grads,
             self._state(bucket, "sq_sum"),
             self._steps(bucket, 1),
-            lr=float(get(bucket, "lr", "lr")),
+            lr=self._lr(bucket),
             lr_decay=float(get(bucket, "adagrad", "lr_decay")),
             weight_decay=0.0,
             eps=float(get(bucket, "adagrad", "eps")),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import fused
-from .chain import Chain
+from .chain import Chain, only_rules
 from .distributed import Reductions
 from .eager import EagerRunner
 from .graph import Host, Trace, Value, host_function
@@ -244,7 +244,7 @@ class Segment:
 
     def _collect(self, module: Module, *, top: bool = False) -> None:
         if isinstance(module, Chain):
-            for child in module.children.values():
+            for child in module.children.values() if only_rules(module) else ():
                 self._collect(child)
         elif is_rule(module) or (top and isinstance(module, Transform)):  # a rule run on another target is still a rule
             self.rules.append(module)  # type: ignore[arg-type]
@@ -290,7 +290,7 @@ class Segment:
 
     def trace_module(self, trace: Trace, module: Module, u: Value) -> Value:
         """Put one module into the graph."""
-        if isinstance(module, Chain):
+        if isinstance(module, Chain) and only_rules(module):
             for child in module.children.values():
                 u = self.trace_module(trace, child, u)
             return u
@@ -499,9 +499,11 @@ class Segment:
                 inner = var.clone([inputs[i].clone() for i in order], params=[var.params[i] for i in order])
                 if var.grad is not None:
                     inner.grad = [var.grad[i] for i in order]
-            inner = module.step(inner)
+            if not var.stop:  # one before it has ended the step, and the result is not used
+                inner = module.step(inner)
             result = dict(zip(order, inner.peek_update(), strict=True))
-            var.take(inner) if len(order) == len(var.params) else None
+            if len(order) == len(var.params):
+                var.take(inner)
             for r, node in parts.values():
                 r.set_fresh(node, [result[i] for i in r.bucket.indices])
 

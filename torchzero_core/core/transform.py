@@ -228,7 +228,7 @@ class Transform(Module):
         target = self.target
         if target == "update":
             var.update = self.apply_rule(var, var.peek_update(), owned=var.owned)
-        elif target == "grad" or (target == "closure" and var.closure is None):
+        elif target == "grad":
             var.grad = self.apply_rule(var, var.get_grad(), owned=False)
         elif target == "params_direct":
             new = self.apply_rule(var, [p.detach() for p in var.params], owned=False)
@@ -242,7 +242,10 @@ class Transform(Module):
             old = var.peek_update()
             var.update = list(torch._foreach_sub(old, self.apply_rule(var, old, owned=False)))
         else:
-            self._wrap_closure(var)
+            if var.grad is not None or var.closure is None:  # what the closure has computed already
+                var.grad = self.apply_rule(var, var.get_grad(), owned=False)
+            if var.closure is not None:
+                self._wrap_closure(var)
         return var
 
     def _wrap_closure(self, var: Var) -> None:

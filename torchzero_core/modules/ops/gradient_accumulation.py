@@ -15,7 +15,8 @@ from ...core.module import Modules
 class GradientAccumulation(Module):
     """Gathers updates and lets modules see their mean every n steps.
 
-    In the other steps the parameters stay and no module inside advances: not its step counts, not its averages.
+    In the other steps the parameters stay and no module inside advances: not its step counts, not its averages. Where
+    gradients are gathered, their mean is the gradient for the modules inside.
 
     Args:
         modules: a module or list of modules that gets the gathered update.
@@ -67,7 +68,6 @@ class GradientAccumulation(Module):
     def _advance(self, var: Var, divisor: int) -> Var:
         """Run the modules on what was gathered, also for parameters that have no gradient in this very step."""
         assert var.modular is not None
-        grads = dict(zip(map(id, var.params), var.grad or [], strict=False))
         known = var.modular.all_params if not var.nested else var.params
         params = var.modular.same_list([p for p in known if self.state[p].get("gathered", 0)])
         sums = [self.state[p]["accumulator"] for p in params]
@@ -77,5 +77,9 @@ class GradientAccumulation(Module):
             self.state[p]["gathered"] = 0
         inner = var.clone(update, params=params)
         inner.nested = var.nested
-        inner.grad = [grads.get(id(p), u) for p, u in zip(params, update, strict=True)]
+        if var.update is None:  # gradients were gathered, and what was gathered is the gradient for the modules
+            inner.update, inner.grad = None, update
+        elif var.grad is not None:
+            grads = dict(zip(map(id, var.params), var.grad, strict=True))
+            inner.grad = [grads[id(p)] if id(p) in grads else u.clone() for p, u in zip(params, update, strict=True)]
         return self.children["modules"].step(inner)

@@ -68,7 +68,10 @@ class Split(Module):
         return self._routes[1]
 
     def step(self, var: Var) -> Var:
-        params, update, grads = var.params, var.get_update(), var.grad
+        params, grads = var.params, var.grad
+        # Where the update is still the gradient, it is that for the children too.
+        update, fresh = list(var.peek_update()), var.update is None
+        owned = [var.owned] * len(params)
         moved: set[int] = set()
         for name, places in self.routes(var).items():
             child = self.children.get(name)
@@ -77,6 +80,9 @@ class Split(Module):
             own = [params[i] for i in places]
             assert var.modular is not None
             inner = var.clone([update[i] for i in places], params=var.modular.same_list(own))
+            inner.owned = var.owned
+            if fresh:
+                inner.update = None
             inner.grad = None if grads is None else [grads[i] for i in places]
             inner.stop = inner.skip_update = False
             inner = child.step(inner)
@@ -85,14 +91,14 @@ class Split(Module):
                 moved |= set(places)  # it has moved its parameters, or leaves them where they are
                 continue
             for i, u in zip(places, inner.peek_update(), strict=True):
-                update[i] = u
+                update[i], owned[i] = u, inner.owned
         if moved:
             kept = [i for i in range(len(params)) if i not in moved]
             assert var.modular is not None
             var.params = var.modular.same_list([params[i] for i in kept])
             var.grad = None if grads is None else [grads[i] for i in kept]
-            update = [update[i] for i in kept]
-        var.update = update
+            update, owned = [update[i] for i in kept], [owned[i] for i in kept]
+        var.update = [u if mine else u.clone() for u, mine in zip(update, owned, strict=True)]
         return var
 
     def extra_repr(self) -> str:

@@ -146,12 +146,15 @@ class Projection(Module):
             self.children["modules"].reset()
         fakes = self._stand_ins(var)
         inner = ProjectedVar.__new__(ProjectedVar)
-        started = [] if source is None else [t.clone() for t in self.project(list(source), var, "update")]
-        inner.__dict__.update(var.clone(started).__dict__)
-        if source is None:
-            inner.update = None
+        inner.__dict__.update(var.clone([]).__dict__)
         inner.params = fakes
-        inner._grad = None
+        inner.update = inner.grad = None
+        if source is not None:
+            projected = [t.clone() for t in self.project(list(source), var, "update")]
+            if var.update is None:  # then the update is still the gradient, there as here
+                inner.grad = projected
+            else:
+                inner.update = projected
         inner.make_grad = lambda: self.project(list(var.get_grad()), var, "grads")
         inner.closure = inner.own_closure = self._closure(var, fakes) if self.project_params else None
         if self.project_grad and source is not None:
