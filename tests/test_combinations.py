@@ -58,7 +58,7 @@ NODES = [
     lambda a, b, t: m.ClipValue(0.5, target=t),
 ]
 TARGETS = ["update", "grad", "closure", "params_direct", "params_difference", "update_difference"]
-TAILS = [lambda: [m.LR(0.01)], lambda: [], lambda: [m.Backtracking()], lambda: [m.StrongWolfe()]]
+TAILS = [lambda: [m.LR(0.01)], list, lambda: [m.Backtracking()], lambda: [m.StrongWolfe()]]
 
 
 def is_matrix(p):
