@@ -1,6 +1,7 @@
 """Every public module, by way of its entries in the registry, through the same suite."""
 
 import copy
+import inspect
 import math
 import pickle
 import subprocess
@@ -30,6 +31,7 @@ from tests.problems import (
 )
 from tests.registry import ALIASES, ALL, BASES, ENTRIES, public_modules
 from torchzero_core.core import Module, eager
+from torchzero_core.core.settings import choices
 
 ROOT = Path(__file__).parents[1]
 AVAILABLE = [e for e in ENTRIES if hasattr(tz.m, e.name)]
@@ -346,6 +348,25 @@ def test_every_setting_may_differ_per_group(entry):
 
 
 # -- the engine --------------------------------------------------------------------------------------------------------
+@entries()
+def test_unknown_words_are_refused(entry):
+    """At construction, for a group and later on: a setting that is one of some words takes no other."""
+    cls = getattr(tz.m, entry.name)
+    for name in choices(cls).keys() & inspect.signature(cls).parameters.keys():
+        if name == "filter":  # a function, or the name of one; refused by Split itself
+            continue
+        with pytest.raises(ValueError, match=f"{name}='nonsense'"):
+            entry.module(**{name: "nonsense"})
+        module = entry.module()
+        if name in module.defaults:
+            params = make_params()
+            with pytest.raises(ValueError, match=f"{name}='nonsense'.* must be"):
+                tz.Modular([{"params": params, name: "nonsense"}], module)
+            tz.Modular(params, module)
+            with pytest.raises(ValueError, match=f"{name}='nonsense'.* must be"):
+                module.set_param_groups([{"params": params, name: "nonsense"}])
+
+
 @entries(lambda e: e.compiles)
 def test_compiled_agrees_with_eager(entry):
     for shapes in (SHAPES, ALL_SHAPES.values()):

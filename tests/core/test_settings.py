@@ -261,3 +261,14 @@ def test_keys_of_schedulers_are_no_settings():
     keys = dict(initial_lr=1.0, max_lr=1.0, min_lr=0.0, base_momentum=0.8, max_momentum=0.9, name="head", swa_lr=0.1)
     optimizer = tz.Modular([{"params": make_params(), **keys}], tz.m.Adam(), tz.m.LR(0.1))
     assert optimizer.param_groups[0]["name"] == "head"
+
+
+def test_a_subclass_is_held_to_the_words_of_its_base():
+    class Mine(tz.m.Cautious):
+        def __init__(self, mode):
+            super().__init__(mode=mode)
+
+    with pytest.raises(ValueError, match=r"^Mine\(mode='off'\) must be one of 'zero', 'grad', 'backtrack'\.$"):
+        Mine("off")
+    with pytest.raises(ValueError, match=r"^BFGS\(init_scale='big'\) must be 'auto' or a number\.$"):
+        tz.m.BFGS(init_scale="big")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -39,9 +40,9 @@ def validate(cls: type[Module], values: Mapping[str, Any], where: str) -> None:
     """
     allowed = choices(cls)
     for name, value in values.items():
-        if isinstance(value, str) and value not in allowed.get(name, (value,)):
+        if isinstance(value, str) and name in allowed and value not in allowed[name].words:
             close = ")" if where.endswith("(") else ""
-            raise ValueError(f"{where}{name}={value!r}{close} must be one of {', '.join(map(repr, allowed[name]))}.")
+            raise ValueError(f"{where}{name}={value!r}{close} must be {allowed[name]}.")
         bounds = cls.bounds.get(name, BOUNDS.get(name))
         if bounds is None or isinstance(value, (bool, str)) or value is None:
             continue
@@ -62,26 +63,44 @@ def validate(cls: type[Module], values: Mapping[str, Any], where: str) -> None:
             raise ValueError(f"{where}{name}={number:g}{close} is out of range: {name} must be in {shown}.")
 
 
-_CHOICES: dict[Any, dict[str, tuple[Any, ...]]] = {}
+@dataclass(frozen=True)
+class Choice:
+    """What a setting may be that some words are allowed for."""
+
+    words: tuple[str, ...]
+    others: tuple[str, ...]
+
+    def __str__(self) -> str:
+        words = ", ".join(map(repr, self.words))
+        return " or ".join([words, *self.others]) if self.others else f"one of {words}"
 
 
-def choices(cls: type) -> dict[str, tuple[Any, ...]]:
-    """The words that each setting may be, where the constructor's annotation lists them in a ``Literal``.
+_KINDS = {int: "a number", float: "a number", types.NoneType: "None", Sequence: "a list"}
+_CHOICES: dict[Any, dict[str, Choice]] = {}
+
+
+def choices(cls: type) -> dict[str, Choice]:
+    """The words that each setting may be, where a constructor's annotation lists them in a ``Literal``.
 
     A setting that may also be some other string is left out.
     """
     if cls in _CHOICES:
         return _CHOICES[cls]
-    try:
-        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
-    except (NameError, TypeError):  # a user's module may annotate with names that only a type checker knows
-        hints = {}
-    out = _CHOICES[cls] = {}
-    for name, hint in hints.items():
-        members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-        words = [w for m in members if typing.get_origin(m) is typing.Literal for w in typing.get_args(m)]
-        if words and str not in members:
-            out[name] = tuple(words)
+    out: dict[str, Choice] = {}
+    for base in cls.__mro__[:-1]:
+        if "__init__" not in vars(base):
+            continue
+        try:
+            hints = typing.get_type_hints(base.__init__)  # type: ignore[misc]
+        except (NameError, TypeError):  # a user's module may annotate with names that only a type checker knows
+            continue
+        for name, hint in hints.items():
+            members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+            words = [w for m in members if typing.get_origin(m) is typing.Literal for w in typing.get_args(m)]
+            if words and str not in members and name not in out:
+                kinds = [_KINDS.get(typing.get_origin(m) or m) for m in members]
+                out[name] = Choice(tuple(words), tuple(dict.fromkeys(k for k in kinds if k)))
+    _CHOICES[cls] = out
     return out
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 Distribution: TypeAlias = Literal["gaussian", "normal", "rademacher", "uniform", "sphere"]
-DISTRIBUTIONS = ("gaussian", "normal", "rademacher", "uniform", "sphere")
 
 
 def draw_(out: Tensor, distribution: str, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core import Var
 from ...core.evaluate import uniform_settings
 from .base import ApproximationTarget, GradApproximator
-from .directions import DISTRIBUTIONS, Directions, Distribution, Kept, Seeded, draw_
+from .directions import Directions, Distribution, Kept, Seeded, draw_
 from .formulas import Formula, formula
 
 
@@ -81,7 +81,6 @@ class RandomizedFDM(GradApproximator):
             ),
             target=target,
         )
-        _check(formula, distribution)
         self._drawn: tuple[list[Tensor], Directions] | None = None
 
     def pre_step(self, var: Var) -> None:
@@ -94,8 +93,6 @@ class RandomizedFDM(GradApproximator):
 
     def _draw(self, params: list[Tensor], n: int) -> Directions:
         settings = [self.settings[p] for p in params]
-        for h in settings:
-            _check(h["formula"], h["distribution"])
         if self.regenerates and not any(h["beta"] for h in settings):
             seeds = torch.randint(2**62, (n,), generator=self.generator("cpu")).tolist()
             return Seeded(seeds, [h["distribution"] for h in settings])
@@ -172,9 +169,3 @@ class RandomizedFDM(GradApproximator):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_drawn": None}
-
-
-def _check(name: str, distribution: str) -> None:
-    formula(name)
-    if distribution not in DISTRIBUTIONS:
-        raise ValueError(f"distribution={distribution!r} is not one of {', '.join(map(repr, DISTRIBUTIONS))}.")

@@ -51,7 +51,5 @@ class Cautious(Transform):
             return agrees.where(u, g)
         if h.mode == "backtrack":
             return agrees.where(u, -u)
-        if h.mode != "zero":
-            raise ValueError(f"Cautious(mode={h.mode!r}) must be one of 'zero', 'grad', 'backtrack'.")
         kept = agrees.where(u, 0.0)
         return kept / agrees.float().mean().maximum(h.eps) if h.normalize else kept

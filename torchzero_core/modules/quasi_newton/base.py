@@ -40,8 +40,6 @@ class _FullMatrix(Module):
         *,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        if isinstance(init_scale, str) and init_scale != "auto":
-            raise ValueError(f"init_scale={init_scale!r} is neither a number nor 'auto'.")
         super().__init__(
             dict(
                 init_scale=init_scale,

@@ -77,8 +77,6 @@ class NewtonCG(Module):
         *,
         forcing: bool = True,
     ) -> None:
-        if hvp_method not in ("forward", "central", "autograd"):
-            raise ValueError(f"hvp_method={hvp_method!r} is not one of 'forward', 'central', 'autograd'.")
         super().__init__(
             dict(maxiter=maxiter, tol=tol, reg=reg, hvp_method=hvp_method, h=h, warm_start=warm_start, forcing=forcing)
         )
