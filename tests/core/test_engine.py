@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import torchzero_core as tz
 from tests.problems import backward, bits, make_params, run, same, values
-from torchzero_core.core import Module, cpu
+from torchzero_core.core import Module, cpu, segment
 from torchzero_core.core.segment import Segment
 
 ROOT = Path(__file__).parents[2]
@@ -155,6 +155,40 @@ def statistics(n, seed=0):
         shapes = rng.choices(sorted(SHAPES), k=rng.randint(1, 6))
         found.append((compare(chain, shapes), f"{' > '.join(chain)} on {', '.join(shapes)}"))
     return sorted(found)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_computed_again_is_the_same(seed, monkeypatch):
+    """Large sets have no workspace for what a later pass can compute from the states; the numbers do not change."""
+    rng = random.Random(seed)
+    chains = [rng.choices(sorted(BUILDERS), k=rng.randint(1, 6)) for _ in range(5)]
+    runs = []
+    for limit in (math.inf, 0):
+        monkeypatch.setattr(segment, "RECOMPUTE_FROM", limit)
+        runs.append([trajectory(chain, ["long", "matrix", "empty", "vector"], compile=True)[0] for chain in chains])
+    for chain, kept, again in zip(chains, *runs, strict=True):
+        assert max(map(ulps, again, kept)) <= TOLERANCE, chain
+
+
+@pytest.mark.parametrize(
+    ("chain", "workspaces"),
+    [
+        (["ClipValue", "Adam", "NormalizeByEMA", "WeightDecay"], 0),  # Adam's quotient comes from its states
+        (["HeavyBall", "Normalize"], 0),  # the velocity itself
+        (["Lion", "Normalize"], 1),  # whose direction comes from the state before the step
+        (["Adam", "Normalize"], 0),
+        (["Adam", "Sum", "ClipNorm"], 1),  # too much to do again
+    ],
+)
+def test_what_is_worth_computing_again(chain, workspaces, monkeypatch):
+    monkeypatch.setattr(segment, "RECOMPUTE_FROM", 0)
+    (p,) = make_params([(50,)])
+    optimizer = tz.Modular([p], *(BUILDERS[name]() for name in chain), tz.m.LR(0.1), compile=True)
+    for _ in range(3):
+        backward([p])
+        optimizer.step()
+    (part,) = optimizer._parts
+    assert [b.program.plan.workspaces for b in part.buckets] == [workspaces]
 
 
 # -- no tracing, no compiling, after the start -------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from .graph import Host, Trace, Value, source
 REDUCTIONS = {"sum", "dot", "amax"}
 TOTALS = {"total", "global_max"}
 OPAQUE = {"apply", "child"}
+#: Operations that may be done twice.
+CHEAP = {"load", "fill", "add", "sub", "mul", "div", "neg", "abs", "sqrt", "lerp", "lerp_end", "maximum", "minimum"}
 #: Where a value lives: ("p",), ("g",), ("u",), ("out",), ("state", rule, name), ("global", rule, name), ("work", i), or
 #: ("fresh", node) for what an opaque call returned.
 Storage = tuple[Any, ...]
@@ -62,12 +64,13 @@ class Plan:
         return self.hosts.index(host.code)
 
 
-def make_plan(trace: Trace, at_least: Mapping[Any, int] | None = None) -> Plan:
+def make_plan(trace: Trace, at_least: Mapping[Any, int] | None = None, *, recompute: bool = False) -> Plan:
     """Plan the passes of a traced graph.
 
     Args:
         trace: the graph.
         at_least: levels before which a total (or child) must not be taken, so that the buckets of a segment agree.
+        recompute: what a later pass needs is computed again where that reads less than a workspace costs.
     """
     at_least = at_least or {}
     stores = {s: v for s, v in trace.stores.items() if not (v.op == "load" and v.attr == s)}
@@ -121,6 +124,13 @@ def make_plan(trace: Trace, at_least: Mapping[Any, int] | None = None) -> Plan:
             last = max([last_use(node), *(store_level[s] for s, v in stores.items() if v is node)])
             if last > done[node]:
                 keep.append((done[node], last, node))
+    recipes: dict[Value, set[Value]] = {}
+    if recompute:
+        for begin, last, node in keep:
+            recipe = _recipe(node, home, stores) if all(done[n] in (begin, last) for n in users[node]) else None
+            if recipe is not None and not any(n.op in OPAQUE for n in users[node]):
+                recipes[node] = recipe
+        keep = [item for item in keep if item[2] not in recipes]
     workspaces: list[int] = []  # until which level each is taken
     for begin, last, node in sorted(keep, key=lambda item: item[0]):
         index = next((i for i, until in enumerate(workspaces) if until < begin), len(workspaces))
@@ -150,6 +160,12 @@ def make_plan(trace: Trace, at_least: Mapping[Any, int] | None = None) -> Plan:
         wanted = [a for n in (*level.elements, *level.reductions) for a in n.args]
         wanted += [v for _, v in level.writes]
         computed = set(level.elements)
+        again = set().union(
+            *(recipes[w] for w in wanted if isinstance(w, Value) and w in recipes and w not in computed)
+        )
+        level.elements[:0] = [n for n in nodes if n in again]
+        wanted += [a for n in again for a in n.args]
+        computed |= again
         fills = []
         for value in dict.fromkeys(w for w in wanted if isinstance(w, Value) and w.kind == "element"):
             if value in computed:
@@ -206,6 +222,31 @@ def _sink(
             continue
         if all(_intact(a, wanted, stores, ready) for a in node.args if isinstance(a, Value) and a.kind == "element"):
             done[node] = ready[node] = wanted
+
+
+def _recipe(node: Value, home: Mapping[Value, Storage], stores: Mapping[Storage, Value]) -> set[Value] | None:
+    """What has to be computed again to have ``node`` in a later pass, if that is cheaper than to keep it.
+
+    A workspace costs 12 bytes an element: it is fetched to be written, written back, and read. A state that holds an
+    input by then costs 4.
+    """
+    recipe, inputs, pending = {node}, set(), [a for a in node.args if isinstance(a, Value)]
+    while pending:
+        value = pending.pop()
+        if value.kind != "element" or value in recipe:
+            continue
+        storage = home.get(value)
+        if storage is not None and stores.get(storage) is value:
+            inputs.add(value)
+        elif value.op in CHEAP and not (value.op == "load" and value.attr in stores):
+            if value.op == "load":
+                inputs.add(value)
+            else:
+                recipe.add(value)
+                pending += [a for a in value.args if isinstance(a, Value)]
+        else:
+            return None
+    return recipe if len(inputs) <= 2 and len(recipe) <= 8 and node.op in CHEAP else None
 
 
 def _intact(value: Value, level: int, stores: Mapping[Storage, Value], ready: Mapping[Value, int]) -> bool:

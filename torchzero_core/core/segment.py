@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from .var import Var
 
 
+#: Elements from which on memory is slower than arithmetic.
+RECOMPUTE_FROM = 1 << 21
+
+
 class Mode(NamedTuple):
     """The ways to trace a segment.
 
@@ -34,11 +38,13 @@ class Mode(NamedTuple):
         owned: the update it starts from may be overwritten.
         apply: it moves the parameters.
         kernels: what torch has a kernel for is one call.
+        recompute: a later pass computes again what is cheaper to compute than to keep.
     """
 
     owned: bool
     apply: bool
     kernels: bool
+    recompute: bool = False
 
 
 class Program:
@@ -55,7 +61,7 @@ class Program:
     def __init__(self, trace: Trace, mode: Mode, *, at_least: dict[Any, int] | None = None) -> None:
         self.trace, self.mode = trace, mode
         self.at_least = dict(at_least or {})
-        self.plan: Plan = make_plan(trace, at_least)
+        self.plan: Plan = make_plan(trace, at_least, recompute=mode.recompute)
         self.ids = {node: i for i, node in enumerate(trace.nodes)}
         self.counted = sorted(trace.counted)
         self.host = host_function(self.plan.hosts)
@@ -96,6 +102,7 @@ class Bucket:
         indices: their positions in the step's parameters.
         compilable: whether a compiling backend takes them.
         kernels: whether torch's kernels take them.
+        recompute: whether they are too many to stay in the processor's cache between two passes.
         settings: the settings of all rules, by index.
         counts: the next step count of each rule.
         stores: for each parameter, the dict of its state and the prefix of each rule's part.
@@ -114,7 +121,7 @@ class Bucket:
         self._places: dict[Any, list[tuple[dict[str, Any], str]]] = {}
         self._vectors: dict[Storage, tuple[Tensor, tuple[Tensor, ...]]] = {}
         self.program: Program | None = None
-        self.compilable = False
+        self.compilable = self.recompute = False
         self.kernels = fused.takes(self.data[0], dense=dense)
 
     def key(self, rule: int, name: str, i: int) -> str:
@@ -331,6 +338,7 @@ class Segment:
             for bucket in self.buckets:
                 bucket.compilable = compilable(bucket)
                 bucket.kernels &= not bucket.compilable
+                bucket.recompute = bucket.compilable and sum(p.numel() for p in bucket.data) >= RECOMPUTE_FROM
 
     def unbind(self) -> None:
         """Forget the buckets: what they have read of the state is out of date."""
@@ -352,7 +360,7 @@ class Segment:
         """Buckets, settings and programs as they have to be for this step."""
         self.refresh(params)
         for bucket in self.buckets:
-            program, mode = bucket.program, Mode(owned, apply, bucket.kernels)
+            program, mode = bucket.program, Mode(owned, apply, bucket.kernels, bucket.recompute)
             if program is None or program.mode != mode or not program.holds(bucket.settings, bucket.counts):
                 bucket.program = self._program(bucket, mode)
         if len(self.buckets) > 1:
