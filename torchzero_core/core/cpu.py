@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
+import operator
 import os
 import platform
 import shutil
@@ -516,7 +517,7 @@ class CPURunner(Runner):
     def _point(self, slot: int, tensors: list[Tensor]) -> None:
         """Enter a row of pointers unless it is there already."""
         held = self.held.get(slot)
-        if held is not None and all(map(_same, held, tensors)):
+        if held is tensors or (held is not None and all(map(operator.is_, held, tensors))):
             return
         self._enter(slot, tensors)
         self.held[slot] = tensors
@@ -585,7 +586,3 @@ class CPURunner(Runner):
         for storage in self.source.slots:
             if storage[0] in ("u", "g"):  # gradients belong to others
                 self.E.pop(storage, None)
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a is b

@@ -247,7 +247,7 @@ class Segment:
         self.buckets: list[Bucket] = []
         self.names = ", ".join(m.path for m in self.modules)
         self._fused: fused.Tail | bool | None = False
-        self._ran_fused = self._kernels = False
+        self._ran_fused = self._kernels = self._compiles = False
 
     def _collect(self, module: Module, *, top: bool = False) -> None:
         if isinstance(module, Chain):
@@ -332,12 +332,14 @@ class Segment:
             members[0].append(p)
             members[1].append(i)
         self.buckets = [Bucket(self, ps, idx, dense=key[2]) for key, (ps, idx) in groups.items()]
+        self._compiles = False
         if self.modular is not None and self.modular.compile:
             from .compiler import compilable
 
             for bucket in self.buckets:
                 bucket.compilable = compilable(bucket)
                 bucket.kernels &= not bucket.compilable
+                self._compiles |= bucket.compilable
                 bucket.recompute = bucket.compilable and sum(p.numel() for p in bucket.data) >= RECOMPUTE_FROM
 
     def unbind(self) -> None:
@@ -522,7 +524,7 @@ class Segment:
             return False
         if self.modular is not None and self.modular.compile and var.params:
             self.refresh(var.params)
-            if any(b.compilable for b in self.buckets):
+            if self._compiles:
                 return False
         fits = self._fused.fits(var.params)
         if fits != self._ran_fused:  # the other way has counted steps since this one last ran
