@@ -80,15 +80,15 @@ def first(starts: Sequence[Start]) -> Table:
 def scaling(lines: Mapping[str, Sequence[Line]]) -> Table:
     """Overhead for each number of tensors, and calls of the interpreter for each number of parameters."""
     tensors = lines.get("tensors") or [Line("")]
-    rows: Table = [("chain", *(f"{n:,} tensors" for n in tensors[0].sizes), "calls at any number of parameters")]
+    rows: Table = [("chain", *(f"{n:,} tensors" for n in tensors[0].sizes), "calls, fewest to most parameters")]
     calls = {line.name: line.calls for line in lines.get("parameters", [])}
     for name, values in overhead(tensors).items():
         found = calls.get(name, [])
         if not found:
             text = "–"
-        elif min(found) == max(found):
-            text = f"{found[0]} ✓"
+        elif max(found) <= found[0]:
+            text = f"{found[0]} to {found[-1]} ✓" if found[-1] != found[0] else f"{found[0]} ✓"
         else:
-            text = f"**{min(found):,} to {max(found):,} ✗**"
+            text = f"**{found[0]:,} to {found[-1]:,} ✗**"
         rows.append((name, *(verdict(value, 1.0) for value in values), text))
     return rows

@@ -518,6 +518,7 @@ class EagerRunner(Runner):
         self._views: dict[Storage, tuple[list[Tensor], list[list[Tensor]]]] = {}
         self.stateful = [s for s in plan.storages if s[0] == "state"]
         self.T: dict[int, Any] = {}
+        self.vectors: dict[Storage, Tensor] = {}  # the states of one number per tensor, in this step
         self.H = ()
 
     def begin(self, u: list[Tensor], grads: list[Tensor], out: list[Tensor]) -> None:
@@ -534,7 +535,7 @@ class EagerRunner(Runner):
                 like = bucket.data[0]
                 value = bucket.global_state(storage).to(device=like.device, dtype=like.dtype)
             else:
-                value = bucket.vector(storage)
+                value = self.vectors[storage] = bucket.vector(storage)
             self.T[program.ids[node]] = self._numbers(value)
 
     def _numbers(self, values: Tensor) -> Any:
@@ -645,11 +646,12 @@ class EagerRunner(Runner):
             new = self.T[self.program.ids[value]]
             new = torch.from_numpy(np.asarray(new)) if self.host else new
             if storage[0] == "state":
-                self.bucket.vector(storage).copy_(new)
+                vector = self.vectors.get(storage)
+                (self.bucket.vector(storage) if vector is None else vector).copy_(new)
             elif storage not in written:
                 written.add(storage)
                 self.bucket.global_state(storage).copy_(new)
-        self.T, self.fresh = {}, {}
+        self.T, self.fresh, self.vectors = {}, {}, {}
         for storage in self.plan.storages:
             if storage[0] in ("u", "g"):
                 self.E.pop(storage, None)
