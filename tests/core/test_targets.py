@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
+from tests import problems
 from torchzero_core.core import Module
 
 F64 = torch.float64
@@ -24,15 +25,12 @@ def loss_of(params):
 
 
 def closure_of(params, calls=None):
+    evaluate = problems.closure_of(params, loss_of)
+
     def closure(backward=True):
         if calls is not None:
             calls.append(backward)
-        loss = loss_of(params)
-        if backward:
-            for p in params:
-                p.grad = None
-            loss.backward()
-        return loss
+        return evaluate(backward)
 
     return closure
 
