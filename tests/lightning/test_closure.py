@@ -285,6 +285,16 @@ class Deterministic(Model):
         return tz.Modular(self.parameters(), *search(), deterministic=True)
 
 
+def test_several_processes_without_reductions_are_refused(monkeypatch):
+    """Each would see another loss, and the parameters of the ranks would drift apart."""
+    model = Model(search)
+    run = trainer(ClosureOptimization())
+    monkeypatch.setattr(type(run), "world_size", property(lambda self: 2))
+    with pytest.raises(MisconfigurationException, match=r"there are 2 processes.*devices=1"):
+        run.fit(model)
+    assert model.calls == 0
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
