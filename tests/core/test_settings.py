@@ -272,3 +272,26 @@ def test_a_subclass_is_held_to_the_words_of_its_base():
         Mine("off")
     with pytest.raises(ValueError, match=r"^BFGS\(init_scale='big'\) must be 'auto' or a number\.$"):
         tz.m.BFGS(init_scale="big")
+
+
+@pytest.mark.parametrize(("module", "name"), [(tz.m.Cautious, "mode"), (tz.m.SPSA, "distribution")])
+def test_a_word_assigned_between_steps_is_checked(module, name):
+    p = torch.ones(2, requires_grad=True)
+    optimizer = tz.Modular([p], module(), tz.m.LR(0.1))
+
+    def closure(backward=True):
+        loss = (p**2).sum()
+        if backward:
+            optimizer.zero_grad()
+            loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    before = p.detach().clone()
+    optimizer.param_groups[0][name] = "nonsense"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"{name}='nonsense' must be one of"):
+            optimizer.step(closure)
+    assert torch.equal(p, before)
+    del optimizer.param_groups[0][name]
+    optimizer.step(closure)

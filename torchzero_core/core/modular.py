@@ -15,7 +15,7 @@ from . import checkpoint, compiler
 from .chain import Chain, as_module, run_parts
 from .distributed import Reductions
 from .module import Module, Modules
-from .settings import MISSING, find, unknown_keys, validate
+from .settings import check_words, given, unknown_keys, validate
 from .var import Closure, CountedClosure, Evaluations, StepInfo, Var, warn
 
 
@@ -230,8 +230,7 @@ class Modular(Optimizer):
             )
         validate(Module, {k: v for k, v in param_group.items() if k == "lr"}, "a parameter group: ")
         for module in modules:
-            given = {name: find(param_group, module, name) for name in module.defaults}
-            validate(type(module), {k: v for k, v in given.items() if v is not MISSING}, "a parameter group: ")
+            validate(type(module), given(param_group, module), "a parameter group: ")
         params = param_group["params"]
         if isinstance(params, Tensor):
             params = [params]
@@ -461,6 +460,10 @@ class Modular(Optimizer):
                 return
         elif old is not None:
             self.invalidate()
+        for group in groups:
+            if any(isinstance(value, str) for value in group.values()):
+                for module in self.unrolled_modules:
+                    check_words(type(module), given(group, module), "a parameter group: ")
         self._snapshot = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         self.settings_version += 1
 

@@ -38,11 +38,8 @@ def validate(cls: type[Module], values: Mapping[str, Any], where: str) -> None:
     Raises:
         ValueError: naming the setting, its value and the range.
     """
-    allowed = choices(cls)
+    check_words(cls, values, where)
     for name, value in values.items():
-        if isinstance(value, str) and name in allowed and value not in allowed[name].words:
-            close = ")" if where.endswith("(") else ""
-            raise ValueError(f"{where}{name}={value!r}{close} must be {allowed[name]}.")
         bounds = cls.bounds.get(name, BOUNDS.get(name))
         if bounds is None or isinstance(value, (bool, str)) or value is None:
             continue
@@ -61,6 +58,19 @@ def validate(cls: type[Module], values: Mapping[str, Any], where: str) -> None:
             close = ")" if where.endswith("(") else ""
             shown = f"{brackets[0]}{low:g}, {high:g}{brackets[1]}"
             raise ValueError(f"{where}{name}={number:g}{close} is out of range: {name} must be in {shown}.")
+
+
+def check_words(cls: type[Module], values: Mapping[str, Any], where: str) -> None:
+    """Refuse words that a setting does not know.
+
+    Raises:
+        ValueError: naming the setting, its value and what it may be.
+    """
+    allowed = choices(cls)
+    for name, value in values.items():
+        if isinstance(value, str) and name in allowed and value not in allowed[name].words:
+            close = ")" if where.endswith("(") else ""
+            raise ValueError(f"{where}{name}={value!r}{close} must be {allowed[name]}.")
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,12 @@ class Settings:
             if id(param) in ids:
                 values.update(override)
         return values
+
+
+def given(group: Mapping[str, Any], module: Module) -> dict[str, Any]:
+    """The settings of a module that a parameter group gives a value to."""
+    found = {name: find(group, module, name) for name in module.defaults}
+    return {name: value for name, value in found.items() if value is not MISSING}
 
 
 def unknown_keys(group: Mapping[str, Any], modules: Iterable[Module]) -> list[str]:
