@@ -30,8 +30,9 @@ from tests.problems import (
     values,
 )
 from tests.registry import ALIASES, ALL, BASES, ENTRIES, public_modules
-from torchzero_core.core import Module, eager
+from torchzero_core.core import Module
 from torchzero_core.core.settings import choices
+from torchzero_core.engine.backends import foreach as eager
 
 ROOT = Path(__file__).parents[1]
 AVAILABLE = [e for e in ENTRIES if hasattr(tz.m, e.name)]

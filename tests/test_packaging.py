@@ -60,8 +60,13 @@ def allowed_prefixes(name: str) -> list[str] | None:
         return ["tz_lightning", "torchzero_core"]
     if len(parts) == 1 or name == "torchzero_core.modules":
         return ["torchzero_core"]
+    lang, engine, ranks = "torchzero_core.lang", "torchzero_core.engine", "torchzero_core.distributed"
     if parts[1] == "modules":
-        return [core, linalg, ".".join(parts[:3])]
+        return [core, linalg, lang, ".".join(parts[:3])]
+    if parts[1] == "core":
+        return [core, engine, lang, ranks]
+    if parts[1] == "engine":
+        return [engine, lang, ranks]
     if parts[1] == "optim":
         return [core, linalg, "torchzero_core.modules", "torchzero_core.optim"]
     return [".".join(parts[:2])]

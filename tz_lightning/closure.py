@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchzero_core.core import Modular
-from torchzero_core.core.distributed import Reductions
+from torchzero_core.distributed import Reductions
 
 from . import compat
 from .reevaluation import Snapshot, reevaluation
@@ -244,7 +244,7 @@ def _refuse(trainer: Trainer, module: LightningModule) -> None:
         trainer.world_size > 1 and type(getattr(trainer.optimizers[0], "distributed", None)) is Reductions,
         f"there are {trainer.world_size} processes, and each would search along the loss of its own data, so that the "
         "parameters drift apart. Train with devices=1, or give the optimizer reductions over the processes: "
-        "optimizer.distributed, see torchzero_core.core.distributed.",
+        "optimizer.distributed, see torchzero_core.distributed.",
     )
     refuse(
         trainer.gradient_clip_val,

@@ -136,4 +136,4 @@ def test_many_patterns_of_missing_gradients_keep_caches_small(compile):
         step(expected, theirs, missing)
     assert difference(params, theirs) < 1e-13
     assert len(optimizer._lists) <= 8
-    assert all(len(part.programs) <= 4 for part in optimizer._parts)
+    assert all(len(part.segment.programs) <= 4 for part in optimizer._parts)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
-from torchzero_core.core.distributed import Reductions
+from torchzero_core.distributed import Reductions
 
 F64 = torch.float64
 

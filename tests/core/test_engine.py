@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 
 import torchzero_core as tz
 from tests.problems import backward, bits, make_params, run, same, values
-from torchzero_core.core import Module, cpu, segment
-from torchzero_core.core.segment import Segment
+from torchzero_core.core import Module
+from torchzero_core.engine import segment
+from torchzero_core.engine.backends import c as cpu
+from torchzero_core.engine.segment import Segment
 
 ROOT = Path(__file__).parents[2]
 EPS = 2.0**-52
@@ -188,7 +190,7 @@ def test_what_is_worth_computing_again(chain, workspaces, monkeypatch):
         backward([p])
         optimizer.step()
     (part,) = optimizer._parts
-    assert [b.program.plan.workspaces for b in part.buckets] == [workspaces]
+    assert [b.program.plan.workspaces for b in part.segment.buckets] == [workspaces]
 
 
 # -- no tracing, no compiling, after the start -------------------------------------------------------------------------
@@ -241,8 +243,8 @@ def test_a_thousand_steps_are_traced_and_compiled_once(compile, work):
             for group in optimizer.param_groups:
                 group["lr"] *= 0.97
         history.append(dict(work))
-    (segment,) = optimizer._parts
-    assert len(segment.programs) <= 2
+    (part,) = optimizer._parts
+    assert len(part.segment.programs) <= 2
     assert history[-1]["trace"] <= 4  # once more where add_param_group rebuilds the chain
     assert history[-1]["library"] == (history[-1]["trace"] if compile else 0)
     assert history[299] == history[20]

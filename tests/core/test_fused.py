@@ -8,7 +8,8 @@ import torch
 
 import torchzero_core as tz
 from tests.problems import ALL_SHAPES, backward, bits, make_params, same, values
-from torchzero_core.core import eager, fused
+from torchzero_core.engine import kernels as fused
+from torchzero_core.engine.backends import foreach as eager
 
 #: torch's fused optimizer and the chain that is the same.
 SAME = {

@@ -23,7 +23,10 @@ from torch import nn
 import torchzero_core as tz
 from tests.problems import ALL_SHAPES, SHAPES, backward, make_params, run
 from tests.registry import ENTRIES
-from torchzero_core.core import Slot, Transform, compiler, eager, gpu
+from torchzero_core.core import Slot, Transform
+from torchzero_core.engine import backends as compiler
+from torchzero_core.engine.backends import foreach as eager
+from torchzero_core.engine.backends import triton as gpu
 
 ROOT = Path(__file__).parents[2]
 CHAINS = {
@@ -77,7 +80,7 @@ def programs(modules, dtype=torch.float32):
     params = make_params(dtype=dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "compiled_runner", note)
-        patch.setattr(compiler, "warn_uncompiled", lambda *args: None)
+        patch.setattr(tz.Modular, "_warn_uncompiled", lambda self: None)
         run(tz.Modular(params, *modules(), compile=True), params, 1)
     return found
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import torchzero_core as tz
 from tests.problems import backward, bits, make_params, run, same, tensors_in
-from torchzero_core.core import eager
+from torchzero_core.engine.backends import foreach as eager
 
 COMPILE = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 
@@ -83,7 +83,7 @@ def scratch(optimizer):
     for buffers in optimizer._buffers.values():
         yield from buffers.values()
     for part in optimizer._parts:
-        for bucket in getattr(part, "buckets", ()):
+        for bucket in getattr(getattr(part, "segment", None), "buckets", ()):
             for runner in bucket.runners.values():
                 yield from tensors_in(list(vars(runner).get("scratch", {}).values()))
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .chain import Chain
-from .module import Module
+from .module import Chain, Module
 from .transform import Transform
 
-if TYPE_CHECKING:
-    from .modular import Modular
 
-
-def signature(optimizer: Modular) -> str:
+def signature(optimizer: Any) -> str:
     """The modules of a chain by path, as text."""
     return " > ".join(m.path for m in optimizer.unrolled_modules)
 
 
-def load(optimizer: Modular, state_dict: Mapping[str, Any]) -> None:
+def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     """Check a state dict against an optimizer and take it over; see :meth:`Modular.load_state_dict`."""
     state_dict = dict(state_dict)
     for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
@@ -73,7 +69,7 @@ def load(optimizer: Modular, state_dict: Mapping[str, Any]) -> None:
         post(optimizer)
 
 
-def _check_chain(optimizer: Modular, saved: str | None, state: Mapping[Any, Any]) -> None:
+def _check_chain(optimizer: Any, saved: str | None, state: Mapping[Any, Any]) -> None:
     here = signature(optimizer)
     if saved is not None:
         ours, theirs = here.split(" > "), saved.split(" > ")
@@ -101,7 +97,7 @@ def _check_chain(optimizer: Modular, saved: str | None, state: Mapping[Any, Any]
     )
 
 
-def _check_shapes(optimizer: Modular, index: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
+def _check_shapes(optimizer: Any, index: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
     """Declared state has a shape that is known; compiled code would read a shorter one out of bounds."""
     slots = {
         module.prefix + name: slot
@@ -136,7 +132,7 @@ def _move(value: Any, param: Tensor, name: str) -> Any:
     return value
 
 
-def tree(optimizer: Modular, notes: Mapping[str, str] | None = None) -> str:
+def tree(optimizer: Any, notes: Mapping[str, str] | None = None) -> str:
     """The chain with its settings, a line a module."""
     lines = []
 
@@ -164,7 +160,7 @@ def tree(optimizer: Modular, notes: Mapping[str, str] | None = None) -> str:
     return "\n".join([f"{type(optimizer).__name__}({flags}", *lines, *groups, ")"])
 
 
-def summary(optimizer: Modular) -> str:
+def summary(optimizer: Any) -> str:
     """The tree with the bytes of state by module; see :meth:`Modular.summary`."""
     size: dict[str, int] = {}
     paths = sorted((m.path for m in optimizer.unrolled_modules), key=len, reverse=True)

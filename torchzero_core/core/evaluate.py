@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .module import Module
+from .module import Module
 
 
 def uniform_settings(module: Module, params: Sequence[Tensor], names: Sequence[str] | None = None) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.autograd import profiler
 from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from . import checkpoint, compiler
-from .chain import Chain, as_module, run_parts
-from .distributed import Reductions
-from .module import Module, Modules
+from ..distributed import Reductions
+from . import checkpoint
+from .module import Chain, Module, Modules, as_module
 from .settings import check_words, given, unknown_keys, validate
+from .step import RuleStage, run_stages, stages
+from .transform import Transform
 from .var import Closure, CountedClosure, Evaluations, StepInfo, Var, warn
 
 
@@ -390,9 +391,9 @@ class Modular(Optimizer):
         self._refresh_settings()
         self._refresh_memory()
         if self._parts is None:
-            self._parts = self._known_parts[self.watched] = self.chain.parts(apply=True)
+            self._parts = self._known_parts[self.watched] = stages(self.chain.children.values(), self, moves=True)
             if self.compile:
-                compiler.warn_uncompiled(self, self._parts)
+                self._warn_uncompiled()
             self._closure_needed = self.requires_closure
             self._unrolled = self.unrolled_modules
             self._post = [m for m in self.unrolled_modules if type(m).post_step is not Module.post_step]
@@ -412,7 +413,7 @@ class Modular(Optimizer):
             params = self.same_list([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
             var.closure = CountedClosure(closure, self, var.info)
-        var = run_parts(self._parts, var)
+        var = run_stages(self._parts, var)
         if not var.skip_update:
             if closure is not None and var.loss is None and not hasattr(var, "loss_approx"):
                 var.get_loss()  # nobody has needed it, but step returns it
@@ -479,7 +480,28 @@ class Modular(Optimizer):
                 self._buffer_lists.clear()
             self._addresses = addresses
 
-    def _warn_once(self, key: str, message: str) -> None:
+    def _warn_uncompiled(self) -> None:
+        """One warning that names the modules of the chain that are no rules, so that there is nothing to compile."""
+        names = [p.path for p in self._parts or [] if not isinstance(p, (RuleStage, Transform))]
+        if names:
+            self.warn_once(
+                "compile:modules",
+                f"compile=True has no effect on {', '.join(names)}: only rules can be compiled. The rules of the chain "
+                "are, also those inside other modules.",
+            )
+
+    def group_number(self, param: Tensor) -> int:
+        """The group of a parameter where its lr scales the update."""
+        return self.group_index(self.host_param(param)) if self.lr_scales_update else 0
+
+    def final_scale(self, param: Tensor) -> float:
+        """The lr of a parameter's group where no LR module applies it."""
+        return (
+            float(self.param_groups[self.group_index(self.host_param(param))]["lr"]) if self.lr_scales_update else 1.0
+        )
+
+    def warn_once(self, key: str, message: str) -> None:
+        """A warning, once for each key."""
         if key not in self._warned:
             self._warned.add(key)
             warn(message)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
+from .home import Home
 from .settings import Settings, validate
-
-if TYPE_CHECKING:
-    from .modular import Modular
-    from .var import Var
-
+from .step import only_rules, run_stages, stages
+from .var import Var
 
 #: What sets the names of module-wide state apart from those of the first parameter's own state.
 GLOBAL = "global."
@@ -97,6 +95,8 @@ class Module:
     requires_closure: bool = False
     #: Whether the chain has to have the gradient before this module runs.
     needs_gradient: bool = True
+    #: Whether the engine can trace it.
+    is_rule: bool = False
     #: Settings whose range differs from the usual one of their name; see :mod:`torchzero_core.core.settings`.
     bounds: ClassVar[dict[str, tuple[float, float, str]]] = {}
 
@@ -104,7 +104,7 @@ class Module:
         self.defaults: dict[str, Any] = dict(defaults or {})
         self.children: dict[str, Module] = {}
         self.path: str = type(self).__name__
-        self._modular: Modular | None = None
+        self._modular: Home | None = None
         self._detached: dict[Any, dict[str, Any]] = {}
         self._overrides: list[tuple[set[int], dict[str, Any]]] = []
         self._generators: dict[str, torch.Generator] = {}
@@ -127,8 +127,6 @@ class Module:
     # -- structure ---------------------------------------------------------------------------------------------------
     def set_child(self, name: str, module: Modules) -> None:
         """Make ``module`` (or a list of modules, which becomes a chain) a child under ``name``."""
-        from .chain import as_module
-
         child = as_module(module, f"{type(self).__name__}.{name}")
         self.children[name] = child
         if self._modular is not None:
@@ -266,6 +264,73 @@ class Module:
         parts = [self.extra_repr()] if self.defaults else []
         parts += [f"{name}={child!r}" for name, child in self.children.items()]
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class Chain(Module):
+    """Runs modules one after another; neighbouring rules run together as one segment.
+
+    Args:
+        *modules: the modules in order.
+    """
+
+    slots: ClassVar[dict[str, Any]] = {}
+    kernel_needs: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, *modules: Module) -> None:
+        super().__init__()
+        for i, module in enumerate(modules):
+            self.set_child(str(i), module)
+        self._parts: list[Any] | None = None
+
+    @property
+    def requires_closure(self) -> bool:  # type: ignore[override]
+        """Whether any module in it needs a closure."""
+        return any(m.requires_closure for m in self.children.values())
+
+    @property
+    def needs_gradient(self) -> bool:  # type: ignore[override]
+        """Whether its first module needs the gradient."""
+        return next((m.needs_gradient for m in self.children.values()), True)
+
+    @property
+    def is_rule(self) -> bool:  # type: ignore[override]
+        """Whether all in it are rules; their composition is one too."""
+        return all(map(only_rules, self.children.values()))
+
+    def check(self, params: list[Tensor]) -> None:
+        """Nothing to check."""
+
+    def rule(self, u: Any, ctx: Any) -> Any:
+        """The composition of its rules."""
+        for name in self.children:
+            u = ctx.child(name, u)
+        return u
+
+    def step(self, var: Var) -> Var:
+        """Run the modules in turn."""
+        if self._parts is None or var.modular is not self._modular:
+            self._parts = stages(self.children.values(), self._modular, moves=False)
+        return run_stages(self._parts, var)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**super().__getstate__(), "_parts": None}
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(map(repr, self.children.values()))}]"
+
+
+def as_module(module: Modules, where: str = "") -> Module:
+    """A module as it is; a list of modules as a chain.
+
+    Raises:
+        TypeError: something that is neither, with the place where it stands.
+    """
+    if isinstance(module, Module):
+        return module
+    if isinstance(module, (list, tuple)) and module and all(isinstance(m, Module) for m in module):
+        return module[0] if len(module) == 1 else Chain(*module)
+    hint = f" Did you mean {module.__name__}()?" if isinstance(module, type) and issubclass(module, Module) else ""
+    raise TypeError(f"{where or 'A chain'} takes a module or a list of modules, not {module!r}.{hint}")
 
 
 Modules: TypeAlias = Module | Sequence[Module]

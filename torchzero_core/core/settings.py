@@ -7,12 +7,21 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .module import Module
+from .home import Home
+
+
+class Configured(Protocol):
+    """What has settings."""
+
+    path: str
+    defaults: dict[str, Any]
+    _modular: Home | None
+    _overrides: list[tuple[set[int], dict[str, Any]]]
+
 
 #: Keys that torch, its schedulers and Lightning put into groups; they are no module's settings.
 FOREIGN_KEYS = {
@@ -32,7 +41,7 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
 }
 
 
-def validate(cls: type[Module], values: Mapping[str, Any], where: str) -> None:
+def validate(cls: Any, values: Mapping[str, Any], where: str) -> None:
     """Refuse settings that are out of range.
 
     Raises:
@@ -60,7 +69,7 @@ def validate(cls: type[Module], values: Mapping[str, Any], where: str) -> None:
             raise ValueError(f"{where}{name}={number:g}{close} is out of range: {name} must be in {shown}.")
 
 
-def check_words(cls: type[Module], values: Mapping[str, Any], where: str) -> None:
+def check_words(cls: Any, values: Mapping[str, Any], where: str) -> None:
     """Refuse words that a setting does not know.
 
     Raises:
@@ -114,7 +123,7 @@ def choices(cls: type) -> dict[str, Choice]:
     return out
 
 
-def find(group: Mapping[str, Any], module: Module, name: str) -> Any:
+def find(group: Mapping[str, Any], module: Configured, name: str) -> Any:
     """The value that a parameter group gives to a module's setting, or ``MISSING``.
 
     The most specific key counts: the module's path and the setting ("RMSprop.inner.EMA.momentum", or the end of it
@@ -149,7 +158,7 @@ class Settings:
 
     __slots__ = ("_cache", "_module", "_version")
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Configured) -> None:
         self._module = module
         self._cache: dict[Any, dict[str, Any]] = {}
         self._version = -1
@@ -187,13 +196,13 @@ class Settings:
         return values
 
 
-def given(group: Mapping[str, Any], module: Module) -> dict[str, Any]:
+def given(group: Mapping[str, Any], module: Configured) -> dict[str, Any]:
     """The settings of a module that a parameter group gives a value to."""
     found = {name: find(group, module, name) for name in module.defaults}
     return {name: value for name, value in found.items() if value is not MISSING}
 
 
-def unknown_keys(group: Mapping[str, Any], modules: Iterable[Module]) -> list[str]:
+def unknown_keys(group: Mapping[str, Any], modules: Iterable[Configured]) -> list[str]:
     """The keys of a group that no module of the chain knows."""
     modules = list(modules)
     names = {name for m in modules for name in m.defaults} | FOREIGN_KEYS

@@ -2,142 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .graph import Host, Operand, Trace, Value
+from ..engine import Segment
+from ..lang import Context, Operand, Slot, Value
 from .module import Module
-
-if TYPE_CHECKING:
-    from .segment import Segment
-    from .var import Var
+from .var import Var
 
 Target: TypeAlias = Literal["update", "grad", "closure", "params_direct", "params_difference", "update_difference"]
 TARGETS = ("update", "grad", "closure", "params_direct", "params_difference", "update_difference")
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A declared state.
-
-    Attributes:
-        init: what it holds before the first step: a number, or the name of a setting.
-        scalar: one number per tensor (``ctx.state``) or in all (``ctx.global_state``) instead of one per element.
-        mask: it holds truth values.
-    """
-
-    init: float | str = 0.0
-    scalar: bool = False
-    mask: bool = False
-
-
-class SettingsView:
-    """``ctx.settings``: numbers as symbols, everything else as it is."""
-
-    __slots__ = ("_rule", "_segment", "_trace")
-
-    def __init__(self, trace: Trace, segment: Segment, rule: int) -> None:
-        self._trace, self._segment, self._rule = trace, segment, rule
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            index = self._segment.setting_index(self._rule, name)
-        except KeyError:
-            module = self._segment.rules[self._rule]
-            raise AttributeError(f"{type(module).__name__} has no setting {name!r}.") from None
-        value = self._trace.settings[index]
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return Host(f"S[{index}]", self._trace)
-        return self._trace.guard(f"S[{index}]")
-
-
-class StateView:
-    """``ctx.state`` and ``ctx.global_state``: reading gives the present value, assigning writes it."""
-
-    __slots__ = ("_ctx", "_scope")
-    _ctx: Context
-    _scope: str
-
-    def __init__(self, ctx: Context, scope: str) -> None:
-        object.__setattr__(self, "_ctx", ctx)
-        object.__setattr__(self, "_scope", scope)
-
-    def _find(self, name: str) -> tuple[tuple[Any, ...], str, bool]:
-        ctx = self._ctx
-        slot = ctx.module.slots.get(name)
-        if slot is None:
-            raise AttributeError(f"{type(ctx.module).__name__} declares no state {name!r}; add it to `slots`.")
-        if self._scope == "global":
-            return ("global", ctx.rule, name), "global", slot.mask
-        return ("state", ctx.rule, name), "tensor" if slot.scalar else "element", slot.mask
-
-    def __getattr__(self, name: str) -> Value:
-        storage, kind, mask = self._find(name)
-        return self._ctx.trace.load(storage, kind, mask=mask)
-
-    def __setattr__(self, name: str, value: Operand) -> None:
-        storage, kind, _ = self._find(name)
-        self._ctx.trace.store(storage, kind, value)
-
-
-class Context:
-    """What a rule may ask for beside the update.
-
-    Attributes:
-        params: the parameters.
-        grads: the gradients of the step.
-        settings: the module's settings; numbers are symbols that can be computed and compared with.
-        state: the declared state, per element or per tensor.
-        global_state: the declared state of which there is one for all tensors.
-        step: how many steps each parameter has made, this one included: 1 at its first.
-    """
-
-    def __init__(self, trace: Trace, segment: Segment, rule: int) -> None:
-        self.trace, self.segment, self.rule = trace, segment, rule
-        self.module: Transform = segment.rules[rule]
-        self.settings = SettingsView(trace, segment, rule)
-        self.state = StateView(self, "state")
-        self.global_state = StateView(self, "global")
-
-    @property
-    def params(self) -> Value:
-        """The parameters."""
-        return self.trace.load(("p",), "element")
-
-    @property
-    def grads(self) -> Value:
-        """The gradients."""
-        return self.trace.load(("g",), "element")
-
-    @property
-    def step(self) -> Any:
-        """The parameter's own step count, 1 at its first step."""
-        self.trace.counted.add(self.rule)
-        return Host(f"N[{self.rule}]", self.trace)
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the parameter's first step."""
-        return bool(self.step == 1)
-
-    def child(self, name: str, u: Operand) -> Value:
-        """The result of a child on ``u``; ``u`` itself where there is no such child."""
-        value = self.trace.promote(u, "element")
-        module = self.module.children.get(name)
-        if module is None:
-            return value
-        value = self.segment.trace_module(self.trace, module, value)
-        self.trace.rule = self.rule
-        return value
-
-    def apply(self, fn: Callable[..., list[Tensor]], *args: Operand) -> Value:
-        """An opaque function of whole tensors: ``fn`` gets lists (and numbers) and returns a list of new tensors."""
-        values = tuple(self.trace.promote(a, "element") if isinstance(a, Value) else a for a in args)
-        return Value(self.trace, "apply", values, "element", attr=("apply", *self.trace.key(), fn))
 
 
 class Transform(Module):
@@ -192,6 +69,11 @@ class Transform(Module):
         """Whether the gradient has to be there before the rule runs."""
         return self.target != "closure"
 
+    @property
+    def is_rule(self) -> bool:  # type: ignore[override]
+        """Whether the engine can trace it: a rule on the update."""
+        return self.target == "update" and type(self).step is Transform.step
+
     def rule(self, u: Value, ctx: Context) -> Operand:
         """The new update.
 
@@ -216,10 +98,8 @@ class Transform(Module):
             tensors: one per parameter.
             owned: whether the result may overwrite them.
         """
-        from .segment import Segment
-
         segment = self.__dict__.get("_segment")
-        if segment is None or segment.modular is not var.modular:
+        if segment is None or segment.home is not var.modular:
             segment = self.__dict__["_segment"] = Segment([self], var.modular, inner=True)
         return segment.run(var, tensors, owned=owned)
 
@@ -269,8 +149,3 @@ class Transform(Module):
     def __repr__(self) -> str:
         text = super().__repr__()
         return text if self.target == "update" else f"{text[:-1]}{', ' if self.defaults else ''}target={self.target!r})"
-
-
-def is_rule(module: Module) -> bool:
-    """Whether a module can be part of a segment: a rule on the update."""
-    return isinstance(module, Transform) and module.target == "update" and type(module).step is Transform.step

@@ -6,15 +6,13 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .distributed import Reductions
-
-if TYPE_CHECKING:
-    from .modular import Modular
+from ..distributed import Reductions
+from .home import Home
 
 Closure = Callable[..., Any]
 
@@ -59,7 +57,7 @@ class Var:
         closure: Closure | None,
         model: nn.Module | None,
         current_step: int,
-        modular: Modular | None = None,
+        modular: Home | None = None,
     ) -> None:
         self.params = params
         self.model = model
@@ -209,6 +207,26 @@ class Var:
             other.owned = True
         return other
 
+    def run_child(self, module: Any, inputs: dict[int, Tensor]) -> dict[int, Tensor]:
+        """The result of a module on some updates, by the position of the parameter.
+
+        Args:
+            module: a module that is no rule.
+            inputs: its update; it gets copies.
+        """
+        order = sorted(inputs)
+        whole = len(order) == len(self.params)
+        inner = self.clone(
+            [inputs[i].clone() for i in order], params=None if whole else [self.params[i] for i in order]
+        )
+        if not whole and self._grad is not None:
+            inner.grad = [self._grad[i] for i in order]
+        if not self.stop:  # one before it has ended the step, and the result is not used
+            inner = module.step(inner)
+        if whole:
+            self.take(inner)
+        return dict(zip(order, inner.peek_update(), strict=True))
+
     def take(self, other: Var) -> None:
         """Learn from a child's context what it evaluated: loss and gradients."""
         if self.loss is None:
@@ -258,7 +276,7 @@ class CountedClosure:
     where that has just been done.
     """
 
-    def __init__(self, closure: Closure, modular: Modular, info: StepInfo) -> None:
+    def __init__(self, closure: Closure, modular: Home, info: StepInfo) -> None:
         self._closure, self._modular, self._info = closure, modular, info
         self._takes_backward = accepts_backward(closure)
 
@@ -287,7 +305,7 @@ class CountedClosure:
                 )
             if backward:
                 return self._closure()
-            self._modular._warn_once(
+            self._modular.warn_once(
                 "backward",
                 "The closure takes no `backward` argument, so evaluations that need only the loss also compute "
                 "gradients, which costs about three times as much. Define it as closure(backward=True) and call "

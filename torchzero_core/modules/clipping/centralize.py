@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...core import Context, Target, Transform
-from ...core.graph import Operand, Value
+from ...lang import Operand, Value
 from .slices import check_dims, large_enough, sliced
 
 

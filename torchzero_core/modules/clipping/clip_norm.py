@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...core import Context, Target, Transform
-from ...core.graph import Operand, Value
+from ...lang import Operand, Value
 from .slices import Dims, check_dims, large_enough, slice_norms, sliced
 
 

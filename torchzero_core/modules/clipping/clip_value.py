@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...core import Context, Target, Transform
-from ...core.graph import Operand, Value
+from ...lang import Operand, Value
 
 
 class ClipValue(Transform):

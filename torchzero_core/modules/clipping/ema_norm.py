@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from ...core import Context, Slot, Transform
-from ...core.graph import Operand, Value
+from ...lang import Operand, Value
 
 
 class _ByEMA(Transform):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...core import Context, Target, Transform
-from ...core.graph import Operand, Value
+from ...lang import Operand, Value
 from .slices import Dims, check_dims, large_enough, slice_norms, sliced
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core import Context
-from ...core.graph import Host, Value
+from ...lang import Host, Value
 
 #: None: each whole tensor; "global": all tensors together; ints: slices that run along these dimensions.
 Dims: TypeAlias = int | Sequence[int] | Literal["global"] | None

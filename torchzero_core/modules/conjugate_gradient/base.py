@@ -6,8 +6,8 @@ import math
 from typing import Literal
 
 from ...core import Context, Slot, Transform
-from ...core.graph import Value
 from ...core.module import Modules
+from ...lang import Value
 
 
 class ConjugateGradientBase(Transform):
@@ -79,7 +79,7 @@ class ConjugateGradientBase(Transform):
         if interval is None:
             return False
         if isinstance(interval, str):
-            interval = 1 + sum(p.numel() for bucket in ctx.segment.buckets for p in bucket.params)
+            interval = 1 + sum(p.numel() for bucket in ctx.tracer.buckets for p in bucket.params)
         return bool((ctx.step - 1) % interval == 0)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ...core.graph import Value
 from ...core.module import Modules
+from ...lang import Value
 from .base import ConjugateGradientBase
 
 

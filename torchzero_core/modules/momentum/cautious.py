@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ...core import Context, Target, Transform
-from ...core.graph import Value
+from ...lang import Value
 
 
 class Cautious(Transform):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ...core import Context, Slot, Target, Transform
-from ...core.graph import Value
+from ...lang import Value
 
 
 class NAG(Transform):

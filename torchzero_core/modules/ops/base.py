@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from ...core import Context, Transform
-from ...core.graph import Operand, Value
 from ...core.module import Module, Modules
+from ...lang import Operand, Value
 
 #: An operand: a number, a module, or a list of modules, which becomes a chain.
 Input: TypeAlias = Modules | float

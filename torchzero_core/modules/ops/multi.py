@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...core import Context
-from ...core.graph import Operand, Value
 from ...core.module import Modules
+from ...lang import Operand, Value
 from .base import Input, MultiOperation, ReduceOperation
 
 

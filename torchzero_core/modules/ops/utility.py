@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...core import Context, Transform
-from ...core.graph import Operand, Value
+from ...lang import Operand, Value
 
 
 class Clone(Transform):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ...core import Context, Slot, Transform
-from ...core.graph import Operand, Value
 from ...core.module import Modules
+from ...lang import Operand, Value
 
 
 class Adagrad(Transform):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core import Context, Slot, Target, Transform
-from ...core.graph import Value
+from ...lang import Value
 from .orthogonalize import as_dtype, orthogonal_factor
 
 
@@ -89,7 +89,7 @@ class Muon(Transform):
         small = [p for p in params if not self.takes(p)]
         if small and self._modular is not None:
             shapes = ", ".join(str(tuple(p.shape)) for p in small[:3]) + (", …" if len(small) > 3 else "")
-            self._modular._warn_once(
+            self._modular.warn_once(
                 self.path,
                 f"{self.path} is for weights of two or more dimensions and gives {len(small)} of the {len(params)} "
                 f"parameters (of shape {shapes}) its momentum alone. Send them to another method: "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core import Context, Target, Transform
-from ...core.graph import Value
+from ...lang import Value
 from ...linalg import newton_schulz, polar
 
 

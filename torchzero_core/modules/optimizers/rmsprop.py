@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from ...core import Context, Slot, Transform
-from ...core.graph import Value
 from ...core.module import Modules
+from ...lang import Value
 
 
 class RMSprop(Transform):

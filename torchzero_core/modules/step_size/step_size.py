@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...core import Context, Transform
-from ...core.graph import Operand, Value
+from ...lang import Operand, Value
 
 
 class StepSize(Transform):

@@ -6,7 +6,7 @@ import math
 from typing import ClassVar
 
 from ...core import Context, Transform
-from ...core.graph import Host, Operand, Value
+from ...lang import Host, Operand, Value
 
 
 class Warmup(Transform):

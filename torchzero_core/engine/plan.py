@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .graph import Host, Trace, Value, source
+from ..lang.graph import Host, Trace, Value, source
 
 REDUCTIONS = {"sum", "dot", "amax"}
 TOTALS = {"total", "global_max"}

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .fused import adam_update
-from .graph import Host, Value
-from .plan import Level, Plan, Storage
-from .runner import Runner
+from ...lang.graph import Host, Value
+from ..kernels import adam_update
+from ..plan import Level, Plan, Storage
+from ..runner import Runner
 
 Tensors = list[Tensor]
 COMMUTATIVE = {"add", "mul", "maximum", "minimum"}

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .eager import COMPARE, EagerRunner
-from .graph import Host, Value
-from .plan import Level, Plan, Storage
-from .runner import Unsupported
+from ...lang.graph import Host, Value
+from ..plan import Level, Plan, Storage
+from ..runner import Unsupported
+from .foreach import COMPARE, EagerRunner
 
 TYPES = {
     torch.float32: "tl.float32",

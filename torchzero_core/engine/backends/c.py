@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .graph import Host, Value
-from .plan import Level, Plan, Storage
-from .runner import Runner, Unsupported
+from ...lang.graph import Host, Value
+from ..plan import Level, Plan, Storage
+from ..runner import Runner, Unsupported
 
 FLAGS = [
     "-O3",

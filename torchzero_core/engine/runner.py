@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .graph import Host, Value
+from ..lang.graph import Host, Value
 from .plan import Plan, Storage
 
 
@@ -43,7 +43,7 @@ class Runner:
             return bucket.states(storage)
         if kind == "work":
             segment = bucket.segment
-            return segment.modular.workspace(f"work{storage[1]}{segment.space}", bucket.params)
+            return segment.home.workspace(f"work{storage[1]}{segment.space}", bucket.params)
         return bucket.data if kind == "p" else u if kind == "u" else grads if kind == "g" else out
 
     def whole(self, value: Value) -> list[Tensor]:

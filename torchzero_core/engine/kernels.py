@@ -7,19 +7,14 @@ kernel and the rule at any step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .graph import Value
-from .module import Module
-from .transform import Context
-
-if TYPE_CHECKING:
-    from .segment import Bucket, Segment
-    from .var import Var
+from ..lang import Context, Value
+from .surroundings import Step
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PATTERNS = (
@@ -35,16 +30,11 @@ PATTERNS = (
 class Tail:
     """The last modules of a segment, run as one kernel; what stands before them runs as a segment of its own."""
 
-    def __init__(self, segment: Segment, pattern: tuple[str, ...]) -> None:
-        from .segment import Segment
-
+    def __init__(self, segment: Any, pattern: tuple[str, ...]) -> None:
         cut = len(segment.modules) - len(pattern)
         self.pattern = pattern
-        self.head = Segment(segment.modules[:cut], segment.modular) if cut else None
-        self.tail = Segment(segment.modules[cut:], segment.modular)
-        for part in (self.head, self.tail):
-            if part is not None:
-                part.names = segment.names
+        self.head = segment.part(0, cut) if cut else None
+        self.tail = segment.part(cut)
         self.place = {kind: i for i, kind in enumerate(pattern)}
         self.kind = next(k for k in pattern if k not in ("lr", "weight_decay"))
 
@@ -60,29 +50,29 @@ class Tail:
         if self.head is not None:
             self.head.unbind()
 
-    def run(self, var: Var, update: list[Tensor]) -> None:
+    def run(self, step: Step, update: list[Tensor], *, owned: bool) -> None:
         """Make the step."""
-        params = var.params
+        params = step.params
         tail = self.tail
         if not params:
             return
         tail.refresh(params)
         if self.head is not None:
-            update = self.head.run(var, update, owned=var.owned)
+            update = self.head.run(step, update, owned=owned)
         for bucket in tail.buckets:
             grads = update if len(tail.buckets) == 1 else [update[i] for i in bucket.indices]
             getattr(self, f"_{self.kind}")(bucket, in_memory_order(grads, bucket.data))
             increment_version(bucket.data)  # the kernels do not: a graph built before the step must refuse to run
             bucket.count_rule(self.place[self.kind])
 
-    def _setting(self, bucket: Bucket, kind: str, name: str) -> Any:
+    def _setting(self, bucket: Any, kind: str, name: str) -> Any:
         return bucket.settings[self.tail.setting_index(self.place[kind], name)]
 
-    def _lr(self, bucket: Bucket) -> float:
+    def _lr(self, bucket: Any) -> float:
         """That of the LR module, times that of the group where this scales the update."""
         return float(self._setting(bucket, "lr", "lr")) * float(bucket.settings[-1])
 
-    def _fits(self, bucket: Bucket) -> bool:
+    def _fits(self, bucket: Any) -> bool:
         if not takes(bucket.data[0], dense=bucket.dense):
             return False
         module = self.tail.rules[self.place[self.kind]]
@@ -92,16 +82,16 @@ class Tail:
             return False  # the kernel would not keep the velocity
         return "weight_decay" not in self.place or self._setting(bucket, "weight_decay", "ord") == 2
 
-    def _state(self, bucket: Bucket, name: str) -> list[Tensor]:
+    def _state(self, bucket: Any, name: str) -> list[Tensor]:
         return bucket.states(("state", self.place[self.kind], name))
 
-    def _steps(self, bucket: Bucket, before: int) -> list[Tensor]:
+    def _steps(self, bucket: Any, before: int) -> list[Tensor]:
         """One counter for all tensors; the kernels read it."""
         device = bucket.data[0].device
         step = torch.full((), float(bucket.counts[self.place[self.kind]] - 1 + before), device=device)
         return [step] * len(bucket.data)
 
-    def _adam(self, bucket: Bucket, grads: list[Tensor]) -> None:
+    def _adam(self, bucket: Any, grads: list[Tensor]) -> None:
         get = self._setting
         decay = float(get(bucket, "weight_decay", "weight_decay")) if "weight_decay" in self.place else 0.0
         decoupled = decay == 0.0 or self.place["weight_decay"] > self.place["adam"]
@@ -125,7 +115,7 @@ class Tail:
             found_inf=None,
         )
 
-    def _momentum(self, bucket: Bucket, grads: list[Tensor], kind: str, state: str, *, nesterov: bool) -> None:
+    def _momentum(self, bucket: Any, grads: list[Tensor], kind: str, state: str, *, nesterov: bool) -> None:
         torch._fused_sgd_(
             bucket.data,
             grads,
@@ -141,13 +131,13 @@ class Tail:
             found_inf=None,
         )
 
-    def _heavyball(self, bucket: Bucket, grads: list[Tensor]) -> None:
+    def _heavyball(self, bucket: Any, grads: list[Tensor]) -> None:
         self._momentum(bucket, grads, "heavyball", "exp_avg", nesterov=False)
 
-    def _nag(self, bucket: Bucket, grads: list[Tensor]) -> None:
+    def _nag(self, bucket: Any, grads: list[Tensor]) -> None:
         self._momentum(bucket, grads, "nag", "velocity", nesterov=True)
 
-    def _adagrad(self, bucket: Bucket, grads: list[Tensor]) -> None:
+    def _adagrad(self, bucket: Any, grads: list[Tensor]) -> None:
         get = self._setting
         torch._fused_adagrad_(
             bucket.data,
@@ -169,7 +159,7 @@ def takes(param: Tensor, *, dense: bool) -> bool:
     return dense and param.dtype in DTYPES and param.device.type in ("cpu", "cuda")
 
 
-def kind(module: Module) -> str | None:
+def kind(module: Any) -> str | None:
     """What a module is to a kernel: None with children, or in a subclass with a rule of its own."""
     for cls in type(module).__mro__ if not module.children else ():
         if "kernel" in vars(cls):
@@ -242,7 +232,7 @@ def in_memory_order(tensors: list[Tensor], like: Sequence[Tensor]) -> list[Tenso
     return tensors
 
 
-def find_tail(segment: Segment) -> Tail | None:
+def find_tail(segment: Any) -> Tail | None:
     """The pattern that a segment ends with, if any."""
     kinds = tuple(kind(m) for m in segment.modules)
     for pattern in PATTERNS:

@@ -1,0 +1,6 @@
+"""What runs rules fast: graphs into passes over memory, passes by a backend."""
+
+from .segment import Segment
+from .surroundings import Home, Step
+
+__all__ = ["Home", "Segment", "Step"]
