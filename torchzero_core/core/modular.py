@@ -12,6 +12,7 @@ from torch.autograd import profiler
 from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..distributed import Reductions
+from ..engine.params import Params
 from . import checkpoint
 from .module import Chain, Module, Modules, as_module
 from .settings import check_words, given, unknown_keys, validate
@@ -260,7 +261,7 @@ class Modular(Optimizer):
     def all_params(self) -> list[Tensor]:
         """The parameters of all groups."""
         if self._all[0] != self.version:
-            self._all = (self.version, [p for group in self.param_groups for p in group["params"]])
+            self._all = (self.version, Params(p for group in self.param_groups for p in group["params"]))
         return self._all[1]
 
     def invalidate(self) -> None:
@@ -317,32 +318,11 @@ class Modular(Optimizer):
 
     def same_list(self, params: list[Tensor]) -> list[Tensor]:
         """The same list object for the same parameters, so that what is cached for it is found again."""
-        for known in self._lists:
-            if len(known) == len(params) and all(a is b for a, b in zip(known, params, strict=True)):
-                return known
-        self._lists = [params, *self._lists[:7]]
-        return params
+        return self.all_params.part(params)
 
     def workspace(self, name: str, params: list[Tensor]) -> list[Tensor]:
         """Scratch tensors shaped like ``params``; they keep their memory, not their content, between steps."""
-        cached = self._buffer_lists.get(name)
-        if cached is not None and cached[0] is params:
-            return cached[1]
-        buffers = self._buffers.setdefault(name, {})
-        out = []
-        for p in params:
-            t = buffers.get(id(p))
-            if (
-                t is None
-                or t.shape != p.shape
-                or t.dtype != p.dtype
-                or t.device != p.device
-                or t.stride() != p.stride()
-            ):
-                t = buffers[id(p)] = torch.empty_like(p, requires_grad=False)
-            out.append(t)
-        self._buffer_lists[name] = (params, out)
-        return out
+        return self.all_params.part(params).scratch(name)
 
     # -- the step ----------------------------------------------------------------------------------------------------
     def step(self, closure: Callable[..., Any] | None = None) -> Any:

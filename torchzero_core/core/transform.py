@@ -101,7 +101,7 @@ class Transform(Module):
         segment = self.__dict__.get("_segment")
         if segment is None or segment.home is not var.modular:
             segment = self.__dict__["_segment"] = Segment([self], var.modular, inner=True)
-        return segment.run(var, tensors, owned=owned)
+        return segment.run(var, tensors, writable=owned)
 
     def step(self, var: Var) -> Var:
         """Apply the rule to its target."""

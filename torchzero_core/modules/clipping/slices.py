@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core import Context
-from ...lang import Host, Value
+from ...lang import Number, Value
 
 #: None: each whole tensor; "global": all tensors together; ints: slices that run along these dimensions.
 Dims: TypeAlias = int | Sequence[int] | Literal["global"] | None
@@ -25,7 +25,7 @@ def reduced(t: Tensor, dim: int | Sequence[int], *, inverse: bool, min_size: int
 
 
 def sliced(
-    ctx: Context, u: Value, change: Callable[[Tensor, list[int], float], Tensor], number: Host | float = 0.0
+    ctx: Context, u: Value, change: Callable[[Tensor, list[int], float], Tensor], number: Number | float = 0.0
 ) -> Value:
     """Change each tensor along the slices that the settings ``dim``, ``inverse_dims`` and ``min_size`` name.
 
@@ -37,7 +37,7 @@ def sliced(
     """
     h = ctx.settings
     dim, inverse, min_size = h.dim, bool(h.inverse_dims), int(h.min_size)
-    dims = int(dim) if isinstance(dim, Host) else dim
+    dims = int(dim) if isinstance(dim, Number) else dim
 
     def run(tensors: list[Tensor], value: float) -> list[Tensor]:
         out = []
@@ -46,7 +46,7 @@ def sliced(
             out.append(t.clone() if along is None else change(t, along, value))
         return out
 
-    return ctx.apply(run, u, number)
+    return ctx.call(run, u, number)
 
 
 def slice_norms(t: Tensor, dims: list[int], ord: float) -> Tensor:
