@@ -7,10 +7,11 @@ from typing import Any
 from ..bucket import Bucket
 from ..program import Program
 from ..runner import Runner, Unsupported
+from . import c
 from .foreach import ForeachRunner
 
 #: The compiling backend of each kind of device.
-COMPILING: dict[str, Any] = {}
+COMPILING: dict[str, Any] = {"cpu": c}
 
 
 def refusal(bucket: Bucket) -> str | None:

@@ -1,0 +1,230 @@
+"""The CPU backend: each pass becomes one C loop over all tensors.
+
+The source is generated from the plan, compiled once, and called with a table of pointers, so that nothing is flattened or
+copied and no schedule recompiles. The elements are split evenly among threads; sums are taken in blocks and added up in
+double precision, in the same order every time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from ...lang.graph import Dims, Kind, Place, Storage, Value
+from ...lang.ops import SHAPE
+from ..bucket import Bucket
+from ..program import Program, number_stores
+from ..runner import Given, Runner, Unsupported
+from .c_build import library, refusal
+from .c_source import Source
+
+#: Below this many elements for each, another thread costs more than it saves.
+ELEMENTS_PER_THREAD = 1 << 17
+
+POINTER, INT64 = ctypes.c_void_p, ctypes.c_int64
+
+
+class Job(ctypes.Structure):
+    """What the C code gets; see the prelude of its source."""
+
+    _fields_ = [
+        *((name, INT64 if name == "nt" else POINTER) for name in ("P", "nt", "numel", "H", "T", "R", "Z", "O", "G", "S")),
+        ("begin", INT64),
+        ("end", INT64),
+        ("body", POINTER),
+    ]
+
+
+def geometry(dims: Dims, shape: Sequence[int]) -> tuple[int, int]:
+    """Of slices: how many elements each has, and how far apart these lie in memory.
+
+    Raises:
+        Unsupported: the dimensions do not follow one another.
+    """
+    along = dims.of(shape)
+    if not along:
+        return 1, max(math.prod(shape), 1)
+    kept = [d for d in range(along[0], along[-1]) if d not in along and shape[d] != 1]
+    if kept:
+        raise Unsupported("the dimensions of slices do not follow one another")
+    return max(math.prod(shape[d] for d in along), 1), max(math.prod(shape[along[-1] + 1 :]), 1)
+
+
+class CPURunner(Runner):
+    """Runs one program on one bucket by compiled passes.
+
+    Args:
+        bucket: the tensors and their state.
+        program: the passes.
+
+    Raises:
+        Unsupported: something in the plan has no C form.
+    """
+
+    def __init__(self, bucket: Bucket, program: Program) -> None:
+        super().__init__(bucket, program)
+        data, plan = bucket.data, self.plan
+        key = ("c", data[0].dtype)
+        if key not in program.compiled:
+            source = Source(plan, program.ids, data[0].dtype, self._state_dtype)
+            computes = [source.write_globals(here) for here in plan.passes]
+            program.compiled[key] = source, library(source.text()), computes
+        self.source, lib, self.computes = program.compiled[key]
+        nt = self.nt = len(data)
+        source = self.source
+        sizes = [p.numel() for p in data]
+        self.total = sum(sizes)
+        self.threads = max(1, min(torch.get_num_threads(), 64, self.total // ELEMENTS_PER_THREAD))
+        most = max(len(here.reductions) for here in plan.passes)
+        self.nhost = len(plan.hosts)
+        self.P = (POINTER * max(1, len(source.rows) * nt))()
+        self.T = (ctypes.c_double * max(1, len(source.columns) * nt))()
+        self.H = (ctypes.c_double * max(1, self.nhost + len(source.globals)))()
+        self.kept = [(INT64 * nt)(*sizes), (ctypes.c_double * max(1, most * nt * self.threads))()]
+        addresses = dict(zip("P nt numel H T R".split(), [self.P, nt, self.kept[0], self.H, self.T, self.kept[1]], strict=True))
+        self.job = Job(**{k: v if k == "nt" else ctypes.addressof(v) for k, v in addresses.items()})
+        if source.lists:
+            self._make_slices(data)
+        self._fill_shapes()
+        self.passes = [
+            [self._function(lib, f"{kind}{k}") for kind in ("numbers", "slices", "folds")]
+            + [self._function(lib, f"sweep{k}", INT64, ctypes.c_int)]
+            for k in range(len(plan.passes))
+        ]
+        self.write = self._function(lib, "commit")
+        self.fixed = [(s, row) for s, row in source.rows.items() if s.place is not Place.RESULT]
+
+    def _state_dtype(self, storage: Storage) -> torch.dtype:
+        return self.bucket.slot(storage.rule, storage.name).dtype_for(self.bucket.data[0])
+
+    def _function(self, lib: ctypes.CDLL, name: str, *more: Any) -> Any:
+        function = getattr(lib, name, None)
+        if function is not None:
+            function.argtypes, function.restype = [ctypes.POINTER(Job), *more], None
+        return function
+
+    def _make_slices(self, data: list[Tensor]) -> None:
+        """Memory for numbers per slice, and the shapes of slices."""
+        source = self.source
+        if not all(t.is_contiguous() for t in data):
+            raise Unsupported("slices of tensors that are not contiguous")
+        counts = [
+            [math.prod(node.dims.reduced(t.shape)) if node.dims is not None else 0 for t in data] for node in source.lists
+        ]
+        offsets: list[int] = []
+        for row in counts:
+            offsets += accumulate(row, initial=offsets[-1] if offsets else 0)
+        shapes = [geometry(dims, t.shape) for dims in source.shapes for t in data]
+        table: list[int] = []
+        for d in range(len(source.shapes)):
+            here = shapes[d * self.nt : (d + 1) * self.nt]
+            table += [m for m, _ in here] + [inner for _, inner in here]
+        self.Z = torch.zeros(max(1, offsets[-1]), dtype=torch.float64)
+        self.offsets = offsets
+        parts = torch.zeros(max(1, offsets[-1] * self.threads), dtype=torch.float64)
+        arrays = [self.Z, torch.tensor(offsets), torch.tensor(table), parts]
+        self.kept += arrays
+        for name, array in zip("ZOGS", arrays, strict=True):
+            setattr(self.job, name, array.data_ptr())
+
+    def _fill_shapes(self) -> None:
+        """Numbers that depend on shapes alone."""
+        for node, column in self.source.columns.items():
+            if node.op is SHAPE:
+                values = [float(node.attr(p.shape)) for p in self.bucket.whole]
+                self.T[column * self.nt : (column + 1) * self.nt] = values
+
+    def _enter(self, row: int, tensors: list[Tensor]) -> None:
+        """Enter a row of pointers."""
+        self.P[row * self.nt : (row + 1) * self.nt] = [t.data_ptr() for t in tensors]
+
+    # -- the step ----------------------------------------------------------------------------------------------------
+    def begin(self, given: Given, facts: Any) -> None:
+        """Take what this step works on."""
+        bucket, program, lists = self.bucket, self.program, self.lists
+        self.hosts = self.H[: self.nhost] = program.host(bucket.settings, bucket.counts, facts)
+        for storage, row in self.fixed:
+            tensors = self.find(storage, given)
+            if storage.place in (Place.UPDATE, Place.GRAD):
+                tensors = bucket.conforming(tensors)
+            lists[storage] = tensors
+            self._enter(row, tensors)
+        for node in program.number_loads:
+            if node.kind is Kind.GLOBAL:
+                loss = node.attr.place is Place.LOSS
+                value = given.loss if loss else bucket.global_state(node.attr.rule, node.attr.name)
+                assert value is not None
+                self.H[self.source.globals[node]] = float(value)
+
+    def sweep(self, k: int) -> None:
+        """The numbers, then the elements, of pass ``k``."""
+        if self.computes[k] is not None:
+            self.computes[k](self.H)
+        numbers, slices, folds, sweep = self.passes[k]
+        if numbers is not None:
+            numbers(self.job)
+        if slices is not None:
+            slices(self.job)
+        if sweep is not None:
+            sweep(self.job, self.total, self.threads)
+        if folds is not None:
+            folds(self.job)
+
+    def _column(self, node: Value) -> slice:
+        start = self.source.columns[node] * self.nt
+        return slice(start, start + self.nt)
+
+    def numbers(self, node: Value) -> Any:
+        """Numbers per tensor, or one for all."""
+        if node.kind is Kind.GLOBAL:
+            return self.H[self.source.globals[node]]
+        return torch.tensor(self.T[self._column(node)], dtype=torch.float64).numpy()
+
+    def set_numbers(self, node: Value, values: Any) -> None:
+        """Take numbers that were worked out elsewhere."""
+        if node.kind is Kind.GLOBAL:
+            self.H[self.source.globals[node]] = float(values)
+        else:
+            self.T[self._column(node)] = values.tolist()
+
+    def slices(self, node: Value) -> list[Tensor]:
+        """Numbers per slice, which may be written."""
+        assert node.dims is not None
+        start = self.source.lists[node] * (self.nt + 1)
+        bounds = self.offsets[start : start + self.nt + 1]
+        shapes = [node.dims.reduced(t.shape) for t in self.bucket.data]
+        return [self.Z[a:b].view(shape) for a, b, shape in zip(bounds[:-1], bounds[1:], shapes, strict=True)]
+
+    def set_result(self, node: Value, tensors: list[Tensor]) -> None:
+        """Take the result of an opaque operation."""
+        super().set_result(node, self.bucket.conforming(tensors))
+        row = self.source.rows.get(Storage(Place.RESULT, node=node))
+        if row is not None:
+            self._enter(row, self.results[node])
+
+    def commit(self, written: set[Storage]) -> None:
+        """Write the states of one number."""
+        if self.write is not None:
+            self.write(self.job)
+        for storage, value in number_stores(self.plan, Kind.GLOBAL):
+            if storage not in written:
+                written.add(storage)
+                self.bucket.global_state(storage.rule, storage.name).fill_(self.H[self.source.globals[value]])
+        if self.program.moves:  # a graph built before the step must refuse to run after it
+            increment_version(self.bucket.data)
+        self.results = {}
+        for storage, _ in self.fixed:
+            if storage.place in (Place.UPDATE, Place.GRAD):  # gradients belong to others
+                self.lists.pop(storage, None)
+
+
+runner = CPURunner
+
+__all__ = ["CPURunner", "refusal", "runner"]
