@@ -37,12 +37,11 @@ class Binding:
         buckets: the parameters by the path they take.
         facts: what is known of all of them together: the number of elements, and the next step of each rule.
         settings_version: of the settings that the buckets have.
-        compiles: whether generated code runs on any of them.
+        turn: which of the segment's bindings it is; step counts are out of date in all but the latest.
     """
 
-    def __init__(self, buckets: list[Bucket], facts: list[float], settings_version: int) -> None:
-        self.buckets, self.facts, self.settings_version = buckets, facts, settings_version
-        self.compiles = any(b.compilable for b in buckets)
+    def __init__(self, buckets: list[Bucket], facts: list[float], settings_version: int, turn: int) -> None:
+        self.buckets, self.facts, self.settings_version, self.turn = buckets, facts, settings_version, turn
 
 
 class Segment:
@@ -71,6 +70,7 @@ class Segment:
         self._setting_index = {pair: k for k, pair in enumerate(pairs)}
         self._tail = kernels.find_tail(self.modules)
         self._kernels = False
+        self._turn = 0
         self.programs: list[Program] = []
 
     def _collect(self, module: Any, *, top: bool = False) -> None:
@@ -159,7 +159,8 @@ class Segment:
             self._choose_backend(bucket)
         numel = float(sum(p.numel() for p in params))
         steps = [float(rule.global_state.get("step", 0)) + 1 for rule in self.rules]
-        return Binding(buckets, [numel, *steps], home.settings_version if home is not None else 0)
+        self._turn += 1
+        return Binding(buckets, [numel, *steps], home.settings_version if home is not None else 0, self._turn)
 
     def _choose_backend(self, bucket: Bucket) -> None:
         bucket.kernels = kernels.supports(bucket.data[0], dense=bucket.dense)
@@ -181,7 +182,7 @@ class Segment:
         """Buckets and settings as they have to be for this step."""
         binding: Binding | None = params.derived.get(self)
         version = self.home.settings_version if self.home is not None else 0
-        if binding is None:
+        if binding is None or binding.turn != self._turn:
             binding = params.derived[self] = self.bind(params)
         elif binding.settings_version != version:
             for bucket in binding.buckets:
