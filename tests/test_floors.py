@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from docs.imports import FLOORS, PACKAGES, Import, between, circles, floor, imports, level, module_name, modules, read
+from docs.picture import picture
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {"scipy", "nlopt", "nevergrad"}  # a module may import these inside the function that needs them
@@ -136,6 +139,43 @@ def test_the_check_sees_what_it_should(file, source, number):
 def test_circles_are_found():
     graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set(), "f": {"f2"}, "f2": {"f"}}
     assert circles(graph) == [["a", "b", "c"], ["f", "f2"]]
+
+
+# -- the picture of them -----------------------------------------------------------------------------------------------
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def drawn(tree):
+    """The texts of the picture of a tree, and how often each kind of shape is in it."""
+    root = ElementTree.fromstring(picture(tree))
+    shapes = Counter(kind for node in root.iter() for kind in node.get("class", "").split())
+    return [node.text for node in root.iter(f"{SVG}text")], shapes
+
+
+def test_the_picture_shows_every_folder_and_nothing_wrong():
+    texts, shapes = drawn(ROOT)
+    assert {place.split(".")[-1] for place in map(floor, MODULES)} <= set(texts)
+    assert {"clipping", "modular", "segment", "graph"} <= set(texts)
+    assert not {"circle", "round", "up", "wrong"} & set(shapes)
+    pairs = {(floor(a), floor(b)) for a, others in between(IMPORTS, MODULES).items() for b in others}
+    assert shapes["arrow"] == len({(a, b) for a, b in pairs if a != b})
+
+
+def test_the_picture_shows_what_is_wrong(tmp_path):
+    for name, text in {
+        "core/a.py": "from . import b",
+        "core/b.py": "def f():\n    from .a import g",
+        "engine/c.py": "from ..core.a import x",
+        "engine/d.py": "from .c import y",
+    }.items():
+        file = tmp_path / "torchzero_core" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / "__init__.py").touch()
+        file.write_text(text)
+    texts, shapes = drawn(tmp_path)
+    assert "3 files, 2 of them in a circle, 1 hidden imports" in texts
+    wrong = {kind: shapes[kind] for kind in ("circle", "round", "up", "wrong")}
+    assert wrong == {"circle": 2, "round": 2, "up": 1, "wrong": 1}
 
 
 # -- what is private ---------------------------------------------------------------------------------------------------
