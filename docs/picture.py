@@ -244,7 +244,7 @@ def draw_box(box: Box, colour: str) -> Iterator[str]:
         f'fill="{colour}"/>'
     )
     yield f'<text class="title" x="{box.x + PAD:.0f}" y="{box.y + 18:.0f}">{escape(box.title)}</text>'
-    x = box.x + PAD + len(box.title) * 8.2 + 8
+    x = box.x + PAD + len(box.title) * 9 + 10
     wrong = " wrong" if "circle" in box.note or "hidden" in box.note else ""
     yield f'<text class="small{wrong}" x="{x:.0f}" y="{box.y + 18:.0f}">{escape(box.note)}</text>'
     for a, b in sorted(box.edges):
