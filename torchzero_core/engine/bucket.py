@@ -66,7 +66,8 @@ class Bucket:
             else:
                 return tensors
         return [
-            t if conforms(t, p, p.dtype) else torch.empty_like(p).copy_(t) for t, p in zip(tensors, self.data, strict=True)
+            t if conforms(t, p, p.dtype) else torch.empty_like(p).copy_(t)
+            for t, p in zip(tensors, self.data, strict=True)
         ]
 
     # -- state -------------------------------------------------------------------------------------------------------

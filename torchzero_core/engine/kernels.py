@@ -128,7 +128,11 @@ def _steps(step: float, params: list[Tensor]) -> list[Tensor]:
 
 
 def _run_adam(
-    kernel: Callable[..., None], u: list[Tensor], p: list[Tensor], numbers: Sequence[float], states: Sequence[list[Tensor]]
+    kernel: Callable[..., None],
+    u: list[Tensor],
+    p: list[Tensor],
+    numbers: Sequence[float],
+    states: Sequence[list[Tensor]],
 ) -> None:
     lr, beta1, beta2, weight_decay, eps, step = map(float, numbers)
     kernel(
@@ -160,7 +164,17 @@ def _adam_l2(u: list[Tensor], p: list[Tensor], *rest: Any) -> None:
     increment_version(p)
 
 
-def _run_sgd(u: list[Tensor], p: list[Tensor], lr: float, momentum: float, dampening: float, step: int, v: list[Tensor], *, nesterov: bool) -> None:
+def _run_sgd(
+    u: list[Tensor],
+    p: list[Tensor],
+    lr: float,
+    momentum: float,
+    dampening: float,
+    step: int,
+    v: list[Tensor],
+    *,
+    nesterov: bool,
+) -> None:
     torch._fused_sgd_(
         p,
         in_memory_order(u, p),

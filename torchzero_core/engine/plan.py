@@ -219,7 +219,9 @@ class _Planner:
                 continue
             last = max([self._last_use(node), *(self.stored[s] for s, v in self.stores.items() if v is node)])
             if last > self.done[node]:
-                again = {self.done[n] for n in self.users[node]} <= {self.done[node], last} if node in self.users else False
+                again = (
+                    {self.done[n] for n in self.users[node]} <= {self.done[node], last} if node in self.users else False
+                )
                 recipe = self._recipe(node) if self.recompute and again and not for_opaque else None
                 if recipe is None:
                     keep.append((self.done[node], last, node))
@@ -290,7 +292,9 @@ class _Planner:
             wanted = [a for n in (*here.elements, *here.reductions) for a in n.inputs]
             wanted += [v for _, v in here.writes]
             computed = set(here.elements)
-            again: set[Value] = set().union(*(self.recipes[w] for w in wanted if w in self.recipes and w not in computed))
+            again: set[Value] = set().union(
+                *(self.recipes[w] for w in wanted if w in self.recipes and w not in computed)
+            )
             here.elements[:0] = [n for n in self.nodes if n in again]
             wanted += [a for n in again for a in n.inputs]
             computed |= again

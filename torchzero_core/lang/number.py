@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -131,7 +132,9 @@ def _needed(numbers: Sequence[Number]) -> list[Number]:
     return [found[i] for i in sorted(found)]
 
 
-def host_function(numbers: Sequence[Number], casts: Sequence[Callable[[Any], Any]] = ()) -> Callable[..., tuple[Any, ...]]:
+def host_function(
+    numbers: Sequence[Number], casts: Sequence[Callable[[Any], Any]] = ()
+) -> Callable[..., tuple[Any, ...]]:
     """A function of settings, counts and facts that computes numbers, each of which is worked out once.
 
     Args:
@@ -146,20 +149,21 @@ def host_function(numbers: Sequence[Number], casts: Sequence[Callable[[Any], Any
         for kind in lines:
             text = n.source if n.op is None else getattr(n.op, kind).format(*args)
             lines[kind] += f"n{n.index} = {text}; "
-    code = (
-        f"def quick(S, N, W): {lines['python']}return ({results})\n"
-        f"def exact(S, N, W): {lines['numpy']}return ({results})\n"
-    )
-    namespace: dict[str, Any] = {**PYTHON, **{f"cast{i}": cast for i, cast in enumerate(casts)}, "inf": np.inf, "nan": np.nan}
-    exec(code, namespace)
-    quick, exact = namespace["quick"], namespace["exact"]
+    namespace: dict[str, Any] = {**PYTHON, **{f"cast{i}": cast for i, cast in enumerate(casts)}}
+
+    @cache
+    def compiled(kind: str) -> Callable[..., tuple[Any, ...]]:
+        exec(f"def {kind}(S, N, W): {lines[kind]}return ({results})", namespace)
+        return namespace[kind]
+
+    quick = compiled("python")
 
     def run(S: Sequence[Any], N: Sequence[int], W: Sequence[float]) -> tuple[Any, ...]:
         try:
             return quick(S, N, W)
         except (ArithmeticError, ValueError):  # an infinity or no number at all: floating point knows what to do
             with np.errstate(all="ignore"):
-                return exact([_double(s) for s in S], list(map(np.float64, N)), list(map(np.float64, W)))
+                return compiled("numpy")([_double(s) for s in S], list(map(np.float64, N)), list(map(np.float64, W)))
 
     return run
 

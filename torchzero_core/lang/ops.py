@@ -92,7 +92,7 @@ class Operation:
 
 
 #: What the spellings for the host may call.
-PYTHON: dict[str, Any] = {"math": math, "np": np}
+PYTHON: dict[str, Any] = {"math": math, "np": np, "inf": math.inf, "nan": math.nan}
 #: Every pointwise operation by name.
 OPERATIONS: dict[str, Operation] = {}
 
@@ -200,7 +200,9 @@ class Symbol:
     def abs(self) -> Self:
         """The absolute value."""
 
-    @operation(numpy="1.0 / {0}", python="1 / {0}", c="1 / {0}", triton="1.0 / {0}", triton_single="tl.div_rn(1.0, {0})")
+    @operation(
+        numpy="1.0 / {0}", python="1 / {0}", c="1 / {0}", triton="1.0 / {0}", triton_single="tl.div_rn(1.0, {0})"
+    )
     def reciprocal(self) -> Self:
         """1 / x."""
 
@@ -298,9 +300,7 @@ class Symbol:
     def logical_or(self, other: Any) -> Self:
         """Whether either is true."""
 
-    @operation(
-        torch="~{0}", numpy="~{0}", python="not {0}", c="!{0}", triton="{0} == 0", mask=True, logical=True
-    )
+    @operation(torch="~{0}", numpy="~{0}", python="not {0}", c="!{0}", triton="{0} == 0", mask=True, logical=True)
     def logical_not(self) -> Self:
         """Whether it is false."""
 

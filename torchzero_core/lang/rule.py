@@ -201,7 +201,9 @@ class StateView:
     def __setattr__(self, name: str, value: Operand) -> None:
         storage, kind, slot = self._find(name)
         if slot.history is not None:
-            raise TypeError(f"The state {name!r} is a ring; assign to one of its places, as in state.{name}[k] = value.")
+            raise TypeError(
+                f"The state {name!r} is a ring; assign to one of its places, as in state.{name}[k] = value."
+            )
         if self._place is Place.GLOBAL:
             _refuse_parts(name, value)
         self._ctx.trace.store(storage, kind, value, mask=slot.mask, dims=as_dims(slot.dims))
@@ -374,7 +376,9 @@ class Context:
         """
         kind = {"element": Kind.ELEMENT, "tensor": Kind.TENSOR, "all": Kind.GLOBAL}[per]
         if kind is Kind.GLOBAL and any(isinstance(n, Number) and not n.whole for n in numbers):
-            raise TypeError("One random number for all parameters must not depend on settings of one group; use ctx.whole.")
+            raise TypeError(
+                "One random number for all parameters must not depend on settings of one group; use ctx.whole."
+            )
         return Value(self.trace, ops.RANDOM, numbers, kind, attr=Call(self.trace.key(), f"{distribution}_", self.rule))
 
 

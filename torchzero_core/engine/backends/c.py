@@ -35,7 +35,10 @@ class Job(ctypes.Structure):
     """What the C code gets; see the prelude of its source."""
 
     _fields_ = [
-        *((name, INT64 if name == "nt" else POINTER) for name in ("P", "nt", "numel", "H", "T", "R", "Z", "O", "G", "S")),
+        *(
+            (name, INT64 if name == "nt" else POINTER)
+            for name in ("P", "nt", "numel", "H", "T", "R", "Z", "O", "G", "S")
+        ),
         ("begin", INT64),
         ("end", INT64),
         ("body", POINTER),
@@ -88,7 +91,9 @@ class CPURunner(Runner):
         self.T = (ctypes.c_double * max(1, len(source.columns) * nt))()
         self.H = (ctypes.c_double * max(1, self.nhost + len(source.globals)))()
         self.kept = [(INT64 * nt)(*sizes), (ctypes.c_double * max(1, most * nt * self.threads))()]
-        addresses = dict(zip("P nt numel H T R".split(), [self.P, nt, self.kept[0], self.H, self.T, self.kept[1]], strict=True))
+        addresses = dict(
+            zip("P nt numel H T R".split(), [self.P, nt, self.kept[0], self.H, self.T, self.kept[1]], strict=True)
+        )
         self.job = Job(**{k: v if k == "nt" else ctypes.addressof(v) for k, v in addresses.items()})
         if source.lists:
             self._make_slices(data)
@@ -116,7 +121,8 @@ class CPURunner(Runner):
         if not all(t.is_contiguous() for t in data):
             raise Unsupported("slices of tensors that are not contiguous")
         counts = [
-            [math.prod(node.dims.reduced(t.shape)) if node.dims is not None else 0 for t in data] for node in source.lists
+            [math.prod(node.dims.reduced(t.shape)) if node.dims is not None else 0 for t in data]
+            for node in source.lists
         ]
         offsets: list[int] = []
         for row in counts:

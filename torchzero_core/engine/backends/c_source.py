@@ -175,7 +175,8 @@ class Source:
                 elif isinstance(x, Value) and x.kind is Kind.GLOBAL:
                     used[self.globals[x]] = x.mask
         return [
-            f"  const {'int' if mask else real} h{i} = ({real})j->H[{i}]{' != 0' if mask else ''};" for i, mask in used.items()
+            f"  const {'int' if mask else real} h{i} = ({real})j->H[{i}]{' != 0' if mask else ''};"
+            for i, mask in used.items()
         ]
 
     def _declare(self, x: Value, real: str, text: str) -> str:
@@ -204,7 +205,9 @@ class Source:
             for r, n in enumerate(whole)
         ]
         for z, n in enumerate(sliced):
-            finish.append(f"  for (int64_t i = 0; i < sizes[{z}]; i++) j->Z[FIRST({self.lists[n]}) + i] = j->S[from + i];")
+            finish.append(
+                f"  for (int64_t i = 0; i < sizes[{z}]; i++) j->Z[FIRST({self.lists[n]}) + i] = j->S[from + i];"
+            )
             finish.append(f"  from += sizes[{z}];")
         text, end = "\n".join(lines), "\n".join(finish)
         return f"""
@@ -310,7 +313,9 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
     # -- numbers -----------------------------------------------------------------------------------------------------
     def numbers(self, k: int, here: Pass) -> str:
         """The numbers per tensor of a pass."""
-        nodes = [n for n in here.numbers if n.kind is Kind.TENSOR and n.op is not SHAPE and n.op.role is not Role.OPAQUE]
+        nodes = [
+            n for n in here.numbers if n.kind is Kind.TENSOR and n.op is not SHAPE and n.op.role is not Role.OPAQUE
+        ]
         if not nodes:
             return ""
         lines = self._tensors(nodes, "double", besides=nodes)
@@ -414,4 +419,3 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
         text = f"H[{self.globals[x] if isinstance(x, Value) else self.plan.hosts[x]}]"
         text = text if kind == "python" else f"np.float64({text})"
         return f"({text} != 0)" if isinstance(x, Value) and x.mask else text
-

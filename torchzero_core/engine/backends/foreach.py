@@ -56,7 +56,9 @@ class NumbersRunner(Runner):
         data, plan, ids = bucket.data, self.plan, program.ids
         like = data[0]
         self.real = real(like.dtype)
-        self.zeros: Any = np.zeros(len(data)) if self.host else torch.zeros(len(data), dtype=self.real, device=like.device)
+        self.zeros: Any = (
+            np.zeros(len(data)) if self.host else torch.zeros(len(data), dtype=self.real, device=like.device)
+        )
         self.T: dict[int, Any] = {}
         self.Z: dict[int, list[Tensor]] = {}
         self.fixed: dict[int, Any] = {}  # numbers that depend on shapes alone
@@ -256,7 +258,9 @@ class ForeachRunner(NumbersRunner):
         wanted = [(ids[a], a.kind) for a in here.numbers_for_elements()]
         found = []
         for c, rows in enumerate(self.rows):
-            T = {i: self.T[i][rows] if kind is Kind.TENSOR else self.T[i] for i, kind in wanted if kind is not Kind.SLICE}
+            T = {
+                i: self.T[i][rows] if kind is Kind.TENSOR else self.T[i] for i, kind in wanted if kind is not Kind.SLICE
+            }
             members = [i for i, _ in self.chunks[c]]
             Z = {i: [self.Z[i][m] for m in members] for i, kind in wanted if kind is Kind.SLICE}
             D = {i: [along[m] for m in members] for i, along in self.dims[k].items()}

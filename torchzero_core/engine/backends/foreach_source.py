@@ -287,7 +287,9 @@ class Sweep(Writer):
 
     def _adam(self, node: Value) -> None:
         free = (
-            s for s in self.targets.get(node, ()) if s.place in (Place.WORK, Place.OUT) and s not in self.here.reads.values()
+            s
+            for s in self.targets.get(node, ())
+            if s.place in (Place.WORK, Place.OUT) and s not in self.here.reads.values()
         )
         home = next(free, None)
         like = self.name(node.inputs[1])  # laid out as its parameter
