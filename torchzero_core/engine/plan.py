@@ -2,8 +2,8 @@
 
 Pointwise operations follow one another without touching memory; a reduction ends a pass, because what depends on its
 result needs all of the data first. A :class:`Pass` is scalar work, one sweep over the elements, then the reductions and
-the opaque calls (functions of whole tensors, modules that are no rules) at its end. What a later pass needs of an earlier
-one and what no state holds anyway is kept in a workspace, or computed again where that is cheaper.
+the opaque calls (functions of whole tensors, modules that are no rules) at its end. What a later pass needs of an
+earlier one and what no state holds anyway is kept in a workspace, or computed again where that is cheaper.
 """
 
 from __future__ import annotations
@@ -238,8 +238,8 @@ class _Planner:
     def _recipe(self, node: Value) -> set[Value] | None:
         """What has to be computed again to have ``node`` in a later pass, if that is cheaper than to keep it.
 
-        A workspace costs 12 bytes an element: it is fetched to be written, written back, and read. A state that holds an
-        input by then costs 4.
+        A workspace costs 12 bytes an element: it is fetched to be written, written back, and read. A state that holds
+        an input by then costs 4.
         """
         recipe, inputs, pending = {node}, set(), node.inputs
         while pending:
