@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -17,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ...lang.graph import Dims, Kind, Place, Storage, Value
+from ...lang.graph import Kind, Place, Storage, Value
 from ...lang.ops import SHAPE
 from ..bucket import Bucket
+from ..numbers import geometry
 from ..program import Program, number_stores
 from ..runner import Given, Runner, Unsupported
 from .c_build import library, refusal
@@ -43,21 +43,6 @@ class Job(ctypes.Structure):
         ("end", INT64),
         ("body", POINTER),
     ]
-
-
-def geometry(dims: Dims, shape: Sequence[int]) -> tuple[int, int]:
-    """Of slices: how many elements each has, and how far apart these lie in memory.
-
-    Raises:
-        Unsupported: the dimensions do not follow one another.
-    """
-    along = dims.of(shape)
-    if not along:
-        return 1, max(math.prod(shape), 1)
-    kept = [d for d in range(along[0], along[-1]) if d not in along and shape[d] != 1]
-    if kept:
-        raise Unsupported("the dimensions of slices do not follow one another")
-    return max(math.prod(shape[d] for d in along), 1), max(math.prod(shape[along[-1] + 1 :]), 1)
 
 
 class CPURunner(Runner):

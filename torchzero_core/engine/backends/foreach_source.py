@@ -48,12 +48,20 @@ def _wide(t: Tensor) -> torch.dtype | None:
     return torch.float32 if t.dtype in (torch.bfloat16, torch.float16) else None
 
 
-def _slice_sum(x: Tensors, dims: list[list[int]]) -> Tensors:
-    return [t.sum(d, keepdim=True, dtype=_wide(t)) if d else t for t, d in zip(x, dims, strict=True)]
+def slice_sum(x: Tensors, dims: list[list[int]]) -> Tensors:
+    """The sum over each slice; new memory, also where a tensor has none of the dimensions."""
+    return [t.sum(d, keepdim=True, dtype=_wide(t)) if d else t.clone() for t, d in zip(x, dims, strict=True)]
 
 
-def _slice_amax(x: Tensors, dims: list[list[int]]) -> Tensors:
-    return [t.amax(d, keepdim=True) if d and t.numel() else t for t, d in zip(x, dims, strict=True)]
+def slice_amax(x: Tensors, dims: list[list[int]]) -> Tensors:
+    """The largest element of each slice; new memory, also where a tensor has none of the dimensions."""
+    return [_largest(t, d) if d else t.clone() for t, d in zip(x, dims, strict=True)]
+
+
+def _largest(t: Tensor, dims: list[int]) -> Tensor:
+    if t.numel():
+        return t.amax(dims, keepdim=True)
+    return t.new_full([1 if d in dims else n for d, n in enumerate(t.shape)], -torch.inf)
 
 
 NAMESPACE: dict[str, Any] = {
@@ -61,8 +69,8 @@ NAMESPACE: dict[str, Any] = {
     "_sum": _sum,
     "_dot": _dot,
     "_amax": _amax,
-    "_slice_sum": _slice_sum,
-    "_slice_amax": _slice_amax,
+    "_slice_sum": slice_sum,
+    "_slice_amax": slice_amax,
     **{
         f"{op.foreach}{suffix}": getattr(torch, f"_foreach_{op.foreach}{suffix}")
         for op in OPERATIONS.values()
