@@ -689,6 +689,7 @@ def test_kernels_compile(chain, dtype, tmp_path, monkeypatch):
 NEW = {
     "operations": (WholeTable, (torch.float32, torch.float64)),
     "rings": (History, (torch.float32,)),
+    "truth values": (Truth, (torch.float32, torch.bfloat16)),
     "slices": (lambda: Sliced((1, 2)), (torch.float32, torch.float64, torch.bfloat16)),
     "dice": (Dice, (torch.float32,)),
 }
@@ -704,8 +705,7 @@ def test_kernels_of_new_rules_compile(rule, dtype, tmp_path, monkeypatch):
         found = to_gpu_code(source.text(), source, real(dtype), 90)
         assert any(name.startswith("sweep") for name in found)
         for text in found.values():
-            if rule is not WholeTable:  # whose remainder divides so
-                assert "div.full" not in text, "a division that is not rounded correctly"
+            assert "div.full" not in text, "a division that is not rounded correctly"
 
 
 # -- on a GPU ----------------------------------------------------------------------------------------------------------

@@ -96,7 +96,6 @@ class CPURunner(Runner):
         self.stores = number_stores(plan, Kind.GLOBAL)
         #: Rows of states that are no elements.
         self.more = [(s, row) for s, row in source.rows.items() if s.place is Place.STATE and s not in plan.storages]
-        self.foreign = [i for s, i in plan.storages.items() if s.place in (Place.UPDATE, Place.GRAD)]
 
     def _state_dtype(self, storage: Storage) -> torch.dtype:
         return self.bucket.slot(storage.rule, storage.name).dtype_for(self.bucket.data[0])
@@ -150,8 +149,7 @@ class CPURunner(Runner):
         self.hosts = bucket.hosts
         self.H[: self.nhost] = self.hosts  # type: ignore[call-overload]
         self.find(given)
-        for i in self.foreign:
-            self.lists[i] = bucket.conforming(self.lists[i])
+        self.conform()
         for i, tensors in enumerate(self.lists):
             self._enter(i, tensors)
         for storage, row in self.more:

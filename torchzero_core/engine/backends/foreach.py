@@ -130,7 +130,10 @@ class ForeachRunner(NumbersRunner):
     def _run_chunks(self, k: int, here: Pass, elements: Any) -> list[Any]:
         ids, lists = self.program.ids, self.lists
         used = set(here.reads.values()) | {s for s, _ in here.writes}
-        views = [self.pieces(s, lists[i]) if s in used or i == 0 else None for s, i in self.plan.storages.items()]
+        views = [
+            self.pieces(s, lists[i]) if s in used or i == self.plan.like else None
+            for s, i in self.plan.storages.items()
+        ]
         results = {ids[v]: self.pieces(s, self.results[v]) for v, s in here.reads.items() if s.place is Place.RESULT}
         wanted = [(ids[a], a.kind) for a in here.numbers_for_elements()]
         found = []

@@ -197,9 +197,12 @@ def write_sweep(
     out = Sweep(plan, here, ids, host=host)
     for i, node in enumerate(out.work):
         out.write(i, node)
-    for storage, value in here.writes:
-        if (storage, value) not in out.placed:
-            out.lines.append(f"copy_({out.memory(storage)}, {out.name(value)})")
+    copies = [(s, v) for s, v in here.writes if (s, v) not in out.placed]
+    for i, (_, value) in enumerate(copies):
+        if here.reads.get(value) in [s for s, _ in copies[:i]]:  # its memory gets something else before it is copied
+            out.lines.append(f"{out.name(value)} = [t.clone() for t in {out.name(value)}]")
+    for storage, value in copies:
+        out.lines.append(f"copy_({out.memory(storage)}, {out.name(value)})")
     whole = [n for n in here.element_reductions if n.kind is Kind.TENSOR]
     sliced = [n for n in here.element_reductions if n.kind is Kind.SLICE]
     parts = ", ".join(map(out.name, whole))
@@ -223,7 +226,7 @@ class Sweep(Writer):
         super().__init__(plan, ids, like="LIKE", host=host)
         self.here = here
         self.work = [*here.elements, *here.element_reductions]
-        self.lines += ["LIKE = E[0]", "dtype = LIKE[0].dtype"]
+        self.lines += [f"LIKE = E[{plan.like}]", "dtype = LIKE[0].dtype"]
         for value, storage in here.reads.items():
             result = storage.place is Place.RESULT
             self.lines.append(f"{self.name(value)} = {f'F[{ids[value]}]' if result else self.memory(storage)}")

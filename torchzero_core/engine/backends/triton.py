@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ...lang.graph import UPDATE, Place, Storage, Value
+from ...lang.graph import Place, Storage, Value
 from ...lang.ops import AMAX
 from ..bucket import Bucket
 from ..numbers import geometry, write_numbers
@@ -68,8 +68,6 @@ class GPURunner(NumbersRunner):
         self.stale, self.aligned = True, True
         self.to_align = [row for s, row in self.source.rows.items() if s.at < 0]
         self._enter_shapes()
-        self.given: list[Tensor] = []
-        self.foreign = [i for s, i in plan.storages.items() if s.place in (Place.UPDATE, Place.GRAD)]
         self.scratch: dict[Storage, list[Tensor]] = {}
         sweeps = self.source.sweeps
         most = max(len(sweep.whole) for sweep in sweeps)
@@ -150,9 +148,7 @@ class GPURunner(NumbersRunner):
     def begin(self, given: Given) -> None:
         """Take what this step works on."""
         super().begin(given)
-        self.given = given.update
-        for i in self.foreign:
-            self.lists[i] = self.bucket.conforming(self.lists[i])
+        self.conform()
         for i, tensors in enumerate(self.lists):
             self._enter(i, tensors)
         for storage, row in self.source.scratch.items():
@@ -214,13 +210,8 @@ class GPURunner(NumbersRunner):
 
     def commit(self, written: set[Storage]) -> None:
         """Write the states of one number."""
-        if UPDATE in self.program.graph.stores and UPDATE in self.plan.storages:
-            for mine, given in zip(self._tensors(UPDATE), self.given, strict=True):
-                if mine is not given:  # it was not laid out as its parameter
-                    given.copy_(mine)
         if self.program.moves:  # a graph built before the step must refuse to run after it
             increment_version(self.bucket.data)
-        self.given = []
         super().commit(written)
 
 

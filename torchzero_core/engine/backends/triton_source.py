@@ -213,9 +213,7 @@ class Source:
         return lines
 
     def _write(self, storage: Storage, value: Value) -> str:
-        to_mask = self.type_of(storage) == TYPES[torch.bool] and not value.mask
-        text = f"{self.operand(value)}{' != 0' if to_mask else ''}"
-        return f"tl.store(p{self.rows[storage]}, ({text}).to({self.type_of(storage)}), mask=mask)"
+        return f"tl.store(p{self.rows[storage]}, ({self.operand(value)}).to({self.type_of(storage)}), mask=mask)"
 
     def sweep(self, k: int) -> str:
         """The kernel of pass ``k``."""
