@@ -1,6 +1,6 @@
 """Low-level operations on updates and on the results of modules."""
 
-from ...core.filters import hidden_matrices
+from .filters import hidden_matrices
 from .accumulate import AccumulateMaximum
 from .base import BinaryOperation, MultiOperation, ReduceOperation
 from .binary import Add, Div, Mul, Pow, Sub
