@@ -2,8 +2,8 @@
 
 Pointwise operations follow one another without touching memory; a reduction ends a pass, because what depends on its
 result needs all of the data first. A :class:`Pass` is scalar work, one sweep over the elements, then the reductions and
-the opaque calls (functions of whole tensors, modules that are no rules) at its end. What a later pass needs of an earlier
-one and what no state holds anyway is kept in a workspace, or computed again where that is cheaper.
+the opaque calls (functions of whole tensors, modules that are no rules) at its end. What a later pass needs of an
+earlier one and what no state holds anyway is kept in a workspace, or computed again where that is cheaper.
 """
 
 from __future__ import annotations
@@ -82,6 +82,11 @@ class Plan:
     hosts: dict[Number, int]
     meetings: dict[Any, int]
     inputs: dict[Value, Storage]
+
+    @property
+    def like(self) -> int:
+        """The place of a storage that has the dtype of the parameters; states may have another."""
+        return next((i for s, i in self.storages.items() if s.place is not Place.STATE), 0)
 
 
 def make_plan(graph: Graph, at_least: Mapping[Any, int] | None = None, *, recompute: bool = False) -> Plan:
@@ -238,8 +243,8 @@ class _Planner:
     def _recipe(self, node: Value) -> set[Value] | None:
         """What has to be computed again to have ``node`` in a later pass, if that is cheaper than to keep it.
 
-        A workspace costs 12 bytes an element: it is fetched to be written, written back, and read. A state that holds an
-        input by then costs 4.
+        A workspace costs 12 bytes an element: it is fetched to be written, written back, and read. A state that holds
+        an input by then costs 4.
         """
         recipe, inputs, pending = {node}, set(), node.inputs
         while pending:
@@ -298,9 +303,9 @@ class _Planner:
             here.elements[:0] = [n for n in self.nodes if n in again]
             wanted += [a for n in again for a in n.inputs]
             computed |= again
-            fills = []
+            fills, written = [], {v for _, v in here.writes}
             for value in dict.fromkeys(w for w in wanted if w.kind is Kind.ELEMENT and w not in computed):
-                if value.op is FILL and value not in self.home:
+                if value.op is FILL and (value not in self.home or value in written):
                     fills.append(value)
                 else:
                     here.reads[value] = self.home[value]

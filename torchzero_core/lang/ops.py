@@ -1,7 +1,7 @@
 """The operations of the language: one declaration each says what it is and how every backend spells it.
 
-An operation is a method of :class:`Symbol` under :func:`operation`. Its name, its operands and its docstring are those of
-the method; the decorator says the rest, and what it does not say is that of a function which is called the same in
+An operation is a method of :class:`Symbol` under :func:`operation`. Its name, its operands and its docstring are those
+of the method; the decorator says the rest, and what it does not say is that of a function which is called the same in
 Python, numpy, torch, C and CUDA. Nothing else has to be written for a new one.
 
 Spellings are templates over the operands ``{0}``, ``{1}``, … In C, ``{f}`` ends the name of a function of floats; in
@@ -187,7 +187,8 @@ class Symbol:
         numpy="np.mod({0}, {1})",
         python="{0} % {1}",
         c="REMAINDER{f}({0}, {1})",
-        triton="({0} - {1} * libdevice.floor({0} / {1}))",
+        triton="tl.where((libdevice.fmod({0}, {1}) != 0) & ((libdevice.fmod({0}, {1}) < 0) != ({1} < 0)), "
+        "libdevice.fmod({0}, {1}) + {1}, libdevice.fmod({0}, {1}))",
     )
     def remainder(self, other: Any) -> Self:
         """What is left of a division rounded down; it has the sign of the divisor."""
