@@ -83,7 +83,6 @@ class AllParams(Params):
         "_layouts_hold",
         "_lists",
         "_same_lists",
-        "_size",
         "_stand_ins",
         "_stores",
     )
@@ -92,7 +91,6 @@ class AllParams(Params):
         super().__init__(p for group in groups for p in group["params"])
         self._lists = [list(group["params"]) for group in groups]
         self._stores = list(state.values())
-        self._size = sum(map(len, self._stores))
         self._facts: Callable[[Tensor], Any] = _facts
         self._layouts_hold: Callable[..., bool] = _no_objection
         self._same_lists = _same_lists
@@ -112,11 +110,8 @@ class AllParams(Params):
             return False
         if not self._same_lists([group["params"] for group in groups], self._lists):
             return False
-        size = sum(map(len, state.values()))
-        if size != self._size:
-            if size < self._size:
-                return False  # some state has been taken away
-            self._stores, self._size = list(state.values()), size
+        if len(state) > len(stores):
+            self._stores = list(state.values())
         return list(map(self._facts, self)) == self._known_facts and self._layouts_hold(*self)
 
     # -- groups and stand-ins ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -342,6 +343,10 @@ class Modular(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "chain" in state:
+            if self.chain.home is not None:  # a shallow copy: the modules stay with the original
+                shared = {id(p): p for m in self.unrolled_modules for params, _ in m.overrides.groups for p in params}
+                self.chain = copy.deepcopy(self.chain, shared)
+                self.modules = tuple(self.chain.children.values())
             self._begin()
             adopt(self, self.chain)
         self.drop_params()

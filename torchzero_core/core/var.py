@@ -211,9 +211,7 @@ class Var:
         # A module of a user has set another kind of list.
         return Params(params) if self.modular is None else self.modular.all_params.part(params)
 
-    def fork(
-        self, params: Params, update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool
-    ) -> Var:
+    def fork(self, params: Params, update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool) -> Var:
         """A context for a child that works on other tensors in the same step: with this loss, closure and outcome.
 
         Args:

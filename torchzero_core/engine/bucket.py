@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..distributed import Shards, local, shards_of
+from ..lang.graph import Storage
 from ..lang.rule import Rule, Slot
 from .program import Program
 
@@ -30,7 +31,6 @@ class Bucket:
         recompute: whether they are too many to stay in the processor's cache between two passes.
         program: what runs on them in this step.
         hosts: its host numbers in this step.
-        runners: what runs each program.
     """
 
     def __init__(
@@ -51,7 +51,6 @@ class Bucket:
         self.compilable = self.recompute = self.kernels = False
         self.program: Program | None = None
         self.hosts: tuple[Any, ...] = ()
-        self.runners: dict[Program, Any] = {}
         self._plain = all(p.is_contiguous() for p in self.data)
         self._places: dict[tuple[int, str], list[tuple[dict[str, Any], str]]] = {}
         self._ready: dict[tuple[int, str], list[tuple[dict[str, Any], str]]] = {}
@@ -147,6 +146,15 @@ class Bucket:
             self._fill(state[name], rule, slot)
         return state[name]
 
+    def counts_hold(self) -> bool:
+        """Whether the state still says which step each counted rule makes next."""
+        for rule in () if self.program is None else self.program.graph.counted:
+            t = self.counts[rule] - 1
+            for store, key in self.places(rule, "step"):
+                if store.get(key) != t:
+                    return False
+        return True
+
     def count(self) -> None:
         """Note that every counted rule has made one more step."""
         assert self.program is not None
@@ -183,3 +191,9 @@ def is_dense(p: Tensor) -> bool:
     if p.layout is not torch.strided or type(p) not in (Tensor, torch.nn.Parameter):
         return False
     return p.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(p)
+
+
+def state_dtypes(rules: Sequence[Rule], dtype: torch.dtype) -> Callable[[Storage], torch.dtype]:
+    """Says the dtype of each state for parameters of a dtype. It knows no tensors, so programs may keep it."""
+    like = torch.empty(0, dtype=dtype)
+    return lambda storage: rules[storage.rule].slots[storage.name].dtype_for(like)

@@ -53,7 +53,7 @@ class Params(list[Tensor]):
         """Some of the parameters; the same list for the same ones."""
         root = self.root
         if params is root or (isinstance(params, Params) and params.root is root):
-            return params  # type: ignore[return-value]
+            return params
         key = tuple(map(id, params))
         known = root._parts.get(key)
         if known is None:

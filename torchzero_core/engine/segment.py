@@ -36,6 +36,7 @@ class Binding:
 
     Attributes:
         buckets: the parameters by the path they take.
+        runners: what runs each program on a bucket.
         facts: what is known of all of them together: the number of elements, and the next step of each rule.
         settings_version: of the settings that the buckets have.
         ways: how it last ran: whether the update might be overwritten, whether the parameters were moved.
@@ -44,6 +45,7 @@ class Binding:
 
     def __init__(self, buckets: list[Bucket], facts: list[float], settings_version: int, turn: int) -> None:
         self.buckets, self.facts, self.settings_version, self.turn = buckets, facts, settings_version, turn
+        self.runners: dict[Bucket, dict[Program, Runner]] = {bucket: {} for bucket in buckets}
         self.ways = (False, False)
 
 
@@ -185,13 +187,23 @@ class Segment:
         """Buckets and settings as they have to be for this step."""
         binding: Binding | None = params.derived.get(self)
         version = self.home.settings_version if self.home is not None else 0
-        if binding is None or binding.turn != self._turn:
+        if binding is None or binding.turn != self._turn or not self._counts_hold(binding):
             binding = params.derived[self] = self.bind(params)
         elif binding.settings_version != version:
             for bucket in binding.buckets:
                 bucket.settings = self._read_settings(bucket.params[0])
             binding.settings_version = version
         return binding
+
+    def _counts_hold(self, binding: Binding) -> bool:
+        """Whether the steps that buckets have counted are those that the state says: anybody may edit the state."""
+        for bucket in binding.buckets:
+            if not bucket.counts_hold():
+                return False
+            for rule in () if bucket.program is None else bucket.program.graph.counted_whole:
+                if self.rules[rule].global_state.get("step", 0) != binding.facts[rule + 1] - 1:
+                    return False
+        return True
 
     def _prepare(self, binding: Binding, *, writable: bool, moves: bool) -> None:
         """Let every bucket have the program of this step."""
@@ -203,13 +215,13 @@ class Segment:
             hosts = bucket.program.evaluate(*host) if again and bucket.program is not None else None
             if hosts is None:
                 mode = Mode(writable, moves, bucket.kernels, bucket.recompute)
-                bucket.program, hosts = self._program(bucket, host, mode, PROGRAMS * len(buckets))
+                bucket.program, hosts = self._program(binding, bucket, host, mode)
             bucket.hosts = hosts
         if len(buckets) > 1:
             self._check_uniform(buckets)
             self._agree(buckets, facts)
 
-    def _program(self, bucket: Bucket, host: Host, mode: Mode, most: int) -> tuple[Program, tuple[Any, ...]]:
+    def _program(self, binding: Binding, bucket: Bucket, host: Host, mode: Mode) -> tuple[Program, tuple[Any, ...]]:
         """A program that holds, with its host numbers."""
         programs = self.programs
         for program in reversed(programs):
@@ -219,10 +231,10 @@ class Segment:
                 programs.append(program)
                 return program, hosts
         program = self.trace(*host, mode)
-        if len(programs) >= most:
+        if len(programs) >= PROGRAMS * len(binding.buckets):
             self._warn_of_guard(programs[-1], program)
             oldest = programs.pop(0)
-            bucket.runners = {p: r for p, r in bucket.runners.items() if p is not oldest}
+            binding.runners[bucket].pop(oldest, None)
         programs.append(program)
         hosts = program.evaluate(*host)
         assert hosts is not None
@@ -316,9 +328,10 @@ class Segment:
     ) -> Runner:
         program = bucket.program
         assert program is not None
-        runner = bucket.runners.get(program)
+        runners = binding.runners[bucket]
+        runner = runners.get(program)
         if runner is None:
-            runner = bucket.runners[program] = self._runner(bucket, program)
+            runner = runners[program] = self._runner(bucket, program)
         grads = step.get_grad() if program.reads_gradient else []
         loss = step.get_loss() if program.reads_loss else None
         whole = len(binding.buckets) == 1

@@ -18,7 +18,7 @@ from torch.autograd.graph import increment_version
 
 from ...lang.graph import Kind, Place, Storage, Value
 from ...lang.ops import SHAPE
-from ..bucket import Bucket
+from ..bucket import Bucket, state_dtypes
 from ..numbers import geometry
 from ..program import Program, number_stores
 from ..runner import Given, Runner, Unsupported
@@ -61,7 +61,7 @@ class CPURunner(Runner):
         data, plan = bucket.data, self.plan
         key = ("c", data[0].dtype)
         if key not in program.compiled:
-            source = Source(plan, program.ids, data[0].dtype, self._state_dtype)
+            source = Source(plan, program.ids, data[0].dtype, state_dtypes(bucket.rules, data[0].dtype))
             computes = [source.write_globals(here) for here in plan.passes]
             program.compiled[key] = source, library(source.text()), computes
         self.source, lib, self.computes = program.compiled[key]
@@ -96,9 +96,6 @@ class CPURunner(Runner):
         self.stores = number_stores(plan, Kind.GLOBAL)
         #: Rows of states that are no elements.
         self.more = [(s, row) for s, row in source.rows.items() if s.place is Place.STATE and s not in plan.storages]
-
-    def _state_dtype(self, storage: Storage) -> torch.dtype:
-        return self.bucket.slot(storage.rule, storage.name).dtype_for(self.bucket.data[0])
 
     def _function(self, lib: ctypes.CDLL, name: str, *more: Any) -> Any:
         function = getattr(lib, name, None)

@@ -19,7 +19,7 @@ from torch.autograd.graph import increment_version
 
 from ...lang.graph import Place, Storage, Value
 from ...lang.ops import AMAX
-from ..bucket import Bucket
+from ..bucket import Bucket, state_dtypes
 from ..numbers import geometry, write_numbers
 from ..numbers_runner import NumbersRunner
 from ..program import Program
@@ -53,7 +53,7 @@ class GPURunner(NumbersRunner):
         device = data[0].device
         key = ("triton", data[0].dtype)
         if key not in program.compiled:
-            source = Source(plan, ids, data[0].dtype, self._state_dtype)
+            source = Source(plan, ids, data[0].dtype, state_dtypes(bucket.rules, data[0].dtype))
             computes = [
                 (write_numbers(plan, here, ids, host=False), write_slices(plan, here, ids, host=False))
                 for here in plan.passes
@@ -77,9 +77,6 @@ class GPURunner(NumbersRunner):
         self.sums = [[torch.empty(self.nt, dtype=self.real, device=device) for _ in sweep.whole] for sweep in sweeps]
         if device.type == "cuda":
             self._compile()
-
-    def _state_dtype(self, storage: Storage) -> torch.dtype:
-        return self.bucket.slot(storage.rule, storage.name).dtype_for(self.bucket.data[0])
 
     def _cut(self) -> None:
         """Cut the tensors into blocks."""

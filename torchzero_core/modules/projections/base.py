@@ -57,9 +57,7 @@ class ProjectedVar(Var):
         assert self.grad is not None
         return self.grad
 
-    def fork(
-        self, params: Params, update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool
-    ) -> Var:
+    def fork(self, params: Params, update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool) -> Var:
         """A context for a child, in the same space."""
         other = ProjectedVar(self, params, self.own_closure, self.make_grad)
         other.closure, other.grad = self.closure, grad
