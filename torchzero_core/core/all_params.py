@@ -74,6 +74,9 @@ class AllParams(Params):
     Args:
         groups: the groups.
         state: the state of each parameter.
+
+    Attributes:
+        first_store: the state of the first parameter, once somebody has asked for it.
     """
 
     __slots__ = (
@@ -85,12 +88,14 @@ class AllParams(Params):
         "_same_lists",
         "_stand_ins",
         "_stores",
+        "first_store",
     )
 
     def __init__(self, groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]]) -> None:
         super().__init__(p for group in groups for p in group["params"])
         self._lists = [list(group["params"]) for group in groups]
         self._stores = list(state.values())
+        self.first_store: dict[str, Any] | None = None
         self._facts: Callable[[Tensor], Any] = _facts
         self._layouts_hold: Callable[..., bool] = _no_objection
         self._same_lists = _same_lists

@@ -187,7 +187,10 @@ class Modular(Optimizer):
 
     def first_state(self) -> dict[str, Any]:
         """The dict that module-wide state is kept in: that of the first parameter."""
-        return self.state[self.all_params[0]]
+        params = self.all_params
+        if params.first_store is None:
+            params.first_store = self.state[params[0]]
+        return params.first_store
 
     def state_dicts(self) -> list[dict[str, Any]]:
         """The dicts that the state of all parameters is kept in."""
