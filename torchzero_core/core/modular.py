@@ -15,7 +15,7 @@ from ..distributed import Reductions
 from ..engine.params import Params
 from . import checkpoint
 from .module import Chain, Module, Modules, as_module
-from .settings import check_words, given, unknown_keys, validate
+from .settings import check_group, unknown_keys
 from .step import RuleStage, run_stages, stages
 from .transform import Transform
 from .var import Closure, CountedClosure, Evaluations, StepInfo, Var, warn
@@ -230,9 +230,7 @@ class Modular(Optimizer):
                 + f"Known settings: {', '.join(names)}; address one module with its path, as in "
                 f"'{modules[0].path}.{next(iter(modules[0].defaults), 'setting')}'."
             )
-        validate(Module, {k: v for k, v in param_group.items() if k == "lr"}, "a parameter group: ")
-        for module in modules:
-            validate(type(module), given(param_group, module), "a parameter group: ")
+        check_group(param_group, modules)
         params = param_group["params"]
         if isinstance(params, Tensor):
             params = [params]
@@ -441,10 +439,10 @@ class Modular(Optimizer):
                 return
         elif old is not None:
             self.invalidate()
-        for group in groups:
-            if any(isinstance(value, str) for value in group.values()):
-                for module in self.unrolled_modules:
-                    check_words(type(module), given(group, module), "a parameter group: ")
+        known = old if old is not None and len(old) == len(groups) else [{} for _ in groups]
+        modules = self.unrolled_modules
+        for group, before in zip(groups, known, strict=True):
+            check_group(group, modules, before)
         self._snapshot = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         self.settings_version += 1
 
