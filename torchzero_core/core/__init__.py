@@ -2,19 +2,21 @@
 
 from ..distributed import Reductions
 from ..lang import Context, Slot
-from .declare import Beta, Count, Fraction, NonNegative, OpenFraction, Passed, Positive, Range, per_group
+from .declare import Beta, Check, Count, Fraction, NonNegative, OpenFraction, Passed, Positive, Range, per_group
 from .modular import Modular
-from .module import Chain, Child, Module, Modules
+from .module import Chain, Child, Input, Module, Modules
 from .transform import Target, Transform
 from .var import StepInfo, Var
 
 __all__ = [
     "Beta",
     "Chain",
+    "Check",
     "Child",
     "Context",
     "Count",
     "Fraction",
+    "Input",
     "Modular",
     "Module",
     "Modules",

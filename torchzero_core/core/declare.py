@@ -33,6 +33,12 @@ class Range(NamedTuple):
         return f"{self.brackets[0]}{self.low:g}, {self.high:g}{self.brackets[1]}"
 
 
+class Check(NamedTuple):
+    """What a range cannot say: ``refuse(name, value)`` raises a ValueError, whose sentence begins with name=value."""
+
+    refuse: Callable[[str, Any], object]
+
+
 #: The decay of an average, in [0, 1).
 Beta: TypeAlias = Annotated[float, Range(0, 1, "[)")]
 #: A share of something, in [0, 1].
@@ -96,6 +102,7 @@ class Field:
         hint: its type, without what is said of its range and role.
         default: what the constructor takes where it is not given; ``inspect.Parameter.empty`` where it must be.
         range: where a number must be.
+        check: what else it must be.
         role: what it is if it is no setting.
         in_signature: whether the constructor takes it.
     """
@@ -105,6 +112,7 @@ class Field:
     hint: Any
     default: Any
     range: Range | None
+    check: Check | None
     role: Role | None
     in_signature: bool
 
@@ -156,8 +164,8 @@ def declare(cls: Any, root: type) -> None:
             f"{cls.__name__} declares {', '.join(own)}, but {base.__name__} has a hand-written __init__ that takes no "
             f"defaults to pass them on by; write {cls.__name__}.__init__ by hand too."
         )
-    kept = {name: bounds for name, bounds in cls.bounds.items() if name not in own}
-    cls.bounds = {**kept, **{f.name: f.range for f in own.values() if f.range is not None}}
+    cls.bounds = _merged(cls.bounds, {name: field.range for name, field in own.items()})
+    cls.checks = _merged(cls.checks, {name: field.check for name, field in own.items()})
     cls.__init__ = _constructor(cls, base, fields)
 
 
@@ -173,6 +181,10 @@ def fields_of(cls: Any) -> Mapping[str, Field]:
         ['beta1: [0, 1)', 'beta2: [0, 1)']
     """
     return getattr(cls.__init__, "fields", {})
+
+
+def _merged(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**inherited, **own}.items() if value is not None}
 
 
 def _own_fields(cls: type) -> dict[str, Field]:
@@ -194,6 +206,7 @@ def _own_fields(cls: type) -> dict[str, Field]:
             hint=_plain(hint),
             default=default.default if isinstance(default, PerGroup) else default,
             range=next((n for n in notes if isinstance(n, Range)), None),
+            check=next((n for n in notes if isinstance(n, Check)), None),
             role=next((n for n in notes if isinstance(n, Role)), None),
             in_signature=not only_group,
         )

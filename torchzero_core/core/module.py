@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import dataclass_transform
 
-from .declare import Field, Role, declare, per_group
+from .declare import Check, Field, Role, declare, per_group
 from .home import Home
 from .settings import Settings
 from .step import only_rules, run_stages, stages
@@ -108,6 +108,8 @@ class Module:
     is_rule: ClassVar[bool] = False
     #: The ranges of settings as (low, high, brackets); those of declared settings come from their types.
     bounds: ClassVar[Mapping[str, tuple[float, float, str]]] = {}
+    #: What else their types say.
+    checks: ClassVar[Mapping[str, Check]] = {}
     #: What the body of the class declares.
     own_fields: ClassVar[Mapping[str, Field]] = {}
 
@@ -363,3 +365,5 @@ def as_module(module: Modules, where: str = "") -> Module:
 Modules: TypeAlias = Module | Sequence[Module]
 #: ``inner: Child | None = None`` declares a child that may be absent, ``modules: Child`` one that must be given.
 Child: TypeAlias = Annotated[Modules, Role.CHILD]
+#: ``other: Input`` declares an operand: a number, which is a setting, or a module, which is a child.
+Input: TypeAlias = Annotated[Modules | float, Role.PASSED]

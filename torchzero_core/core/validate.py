@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .declare import Range, fields_of
+from .declare import Check, Range, fields_of
 
 
 class Checked(Protocol):
@@ -23,8 +23,12 @@ class Checked(Protocol):
     def bounds(self) -> Mapping[str, tuple[float, float, str]]:
         """Ranges by setting."""
 
+    @property
+    def checks(self) -> Mapping[str, Check]:
+        """Checks by setting."""
+
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Refuse values that no range can tell from good ones."""
+        """Refuse values that do not go together."""
 
 
 def validate(module: Checked, values: Mapping[str, Any], where: str, beside: Mapping[str, Any] | None = None) -> None:
@@ -39,8 +43,13 @@ def validate(module: Checked, values: Mapping[str, Any], where: str, beside: Map
     Raises:
         ValueError: naming the setting, its value and what it may be.
     """
-    words, bounds = choices(type(module)), {**USUAL, **module.bounds}
+    words, bounds = choices(type(module)), module.bounds
     for name, value in values.items():
+        if name in module.checks:
+            try:
+                module.checks[name].refuse(name, value)
+            except ValueError as error:
+                raise ValueError(f"{where.replace('(', ': ')}{error}") from None
         if isinstance(value, str):
             if name in words and value not in words[name].words:
                 raise ValueError(f"{_assigned(where, name, repr(value))} must be {words[name]}.")
@@ -75,16 +84,6 @@ def _assigned(where: str, name: str, value: str) -> str:
     return f"{where}{name}={value}{')' if where.endswith('(') else ''}"
 
 
-USUAL: dict[str, tuple[float, float, str]] = {
-    "lr": (0, math.inf, "[)"),
-    "eps": (0, math.inf, "[)"),
-    "beta": (0, 1, "[)"),
-    "beta1": (0, 1, "[)"),
-    "beta2": (0, 1, "[)"),
-    "shampoo_beta": (0, 1, "[)"),
-    "momentum": (0, 1, "[]"),
-    "smoothing": (0, 1, "[]"),
-}
 #: The range of the learning rate that every parameter group has.
 LR_RANGE = Range(0, math.inf, "[)")
 

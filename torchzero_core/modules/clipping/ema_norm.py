@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from ...core import Context, Slot, Transform
+from ...core import Beta, Context, NonNegative, Slot, Transform
 from ...lang import Operand, Value
 
 
 class _ByEMA(Transform):
     """What the two share: the average and its limited norm N."""
 
-    slots: ClassVar = {"ema": Slot(), "prev_ema_norm": Slot(scalar=True), "prev_total_norm": Slot(scalar=True)}
-
-    def __init__(
-        self,
-        beta: float = 0.99,
-        ord: float = 2,
-        eps: float = 1e-6,
-        tensorwise: bool = True,
-        max_ema_growth: float | None = 1.5,
-        ema_init: Literal["zeros", "update"] = "zeros",
-    ) -> None:
-        super().__init__(
-            dict(beta=beta, ord=ord, eps=eps, tensorwise=tensorwise, max_ema_growth=max_ema_growth, ema_init=ema_init)
-        )
+    beta: Beta = 0.99
+    ord: float = 2
+    eps: NonNegative = 1e-6
+    tensorwise: bool = True
+    max_ema_growth: float | None = 1.5
+    ema_init: Literal["zeros", "update"] = "zeros"
+    ema = Slot()
+    prev_ema_norm = Slot(scalar=True)
+    prev_total_norm = Slot(scalar=True)
 
     def norms(self, u: Value, ctx: Context) -> tuple[Value, Value]:
         """N, floored at eps, and the norm of u: per tensor or over all."""
         s = ctx.state
         h = ctx.settings if ctx.settings.tensorwise else ctx.whole.settings
-        if h.ema_init == "update" and ctx.first:
-            s.ema = u
-        else:
-            s.ema = s.ema.lerp(u, 1 - h.beta)
+        starts = h.ema_init == "update" and ctx.first
+        s.ema = average = u if starts else s.ema.lerp(u, 1 - h.beta)
         if h.tensorwise:
-            n, norm, previous = s.ema.norm(h.ord), u.norm(h.ord), s.prev_ema_norm
+            n, norm, previous = average.norm(h.ord), u.norm(h.ord), s.prev_ema_norm
         else:
-            n, norm = s.ema.global_norm(h.ord), u.global_norm(h.ord)
+            n, norm = average.global_norm(h.ord), u.global_norm(h.ord)
             previous = ctx.global_state.prev_total_norm
         n = n.maximum(h.eps)
         if h.max_ema_growth is not None:

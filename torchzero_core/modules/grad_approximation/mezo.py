@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from .base import ApproximationTarget
-from .directions import Distribution
-from .formulas import Formula
+from ...core import Beta, per_group
 from .randomized import RandomizedFDM
 
 
@@ -40,15 +38,6 @@ class MeZO(RandomizedFDM):
         True
     """
 
+    beta: Beta = per_group(default=0)
+    pre_generate: bool = per_group(default=True)
     regenerates = True
-
-    def __init__(
-        self,
-        h: float = 1e-3,
-        n_samples: int = 1,
-        formula: Formula = "central2",
-        distribution: Distribution = "rademacher",
-        target: ApproximationTarget = "closure",
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(h, n_samples, formula, distribution, 0, True, target, seed)
