@@ -18,7 +18,8 @@ class Muon(Transform):
 
     It is meant for weights of two and more dimensions other than embeddings and the head. Send the others elsewhere
     with one line, ``Split("hidden_matrices", Muon(), Adam())``; parameters of fewer than two dimensions that come here
-    nevertheless get the momentum alone, and a warning names them.
+    nevertheless get the momentum alone, and a warning names them. So do, without one, those of a group with
+    ``orthogonalize=False``.
 
     Args:
         momentum: decay μ of the average, in [0, 1).
