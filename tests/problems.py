@@ -108,3 +108,14 @@ def tensors_in(value):
     elif isinstance(value, (list, tuple)):
         for v in value:
             yield from tensors_in(v)
+
+
+def segments(optimizer):
+    """The runs of rules that an optimizer has made a step with."""
+    return [stage.segment for stage in optimizer._parts if hasattr(stage, "segment")]
+
+
+def buckets(optimizer):
+    """What they have sorted the parameters into."""
+    derived = optimizer.all_params.derived
+    return [bucket for segment in segments(optimizer) for bucket in derived[segment].buckets]

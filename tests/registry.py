@@ -159,6 +159,8 @@ QUASI_NEWTON = dict(init_scale=0.5, reset_interval=7, beta=0.5, eigval_bounds=(0
 )
 #: A method on one matrix for all parameters, run from Python.
 MATRIX = dict(together=True, refused=ALL, compiles=False, syncs=True, ulps=1e4, alternatives=QUASI_NEWTON)
+#: What a norm over all parameters is computed with.
+WHOLE_NORM = dict(refused=frozenset({"ord", "eps", "max_ema_growth"}))
 SEARCH = dict(closure=True, together=True, refused=ALL, compiles=False, syncs=True)
 ORTHOGONAL = dict(
     float32=None,
@@ -197,9 +199,13 @@ ENTRIES: list[Entry] = [
     Entry("Centralize", then_lr(0.1), ratio=0.99, alternatives=dict(dim=0)),
     Entry("Centralize", then_lr(0.1), dict(dim=0), variant="dim", ratio=0.99),
     Entry("ClipNormByEMA", then_lr(0.1), dict(beta=0.9)),
-    Entry("ClipNormByEMA", then_lr(0.1), dict(beta=0.9, tensorwise=False), variant="global", together=True),
+    Entry(
+        "ClipNormByEMA", then_lr(0.1), dict(beta=0.9, tensorwise=False), variant="global", together=True, **WHOLE_NORM
+    ),
     Entry("NormalizeByEMA", then_lr(0.1), dict(beta=0.9)),
-    Entry("NormalizeByEMA", then_lr(0.1), dict(beta=0.9, tensorwise=False), variant="global", together=True),
+    Entry(
+        "NormalizeByEMA", then_lr(0.1), dict(beta=0.9, tensorwise=False), variant="global", together=True, **WHOLE_NORM
+    ),
     # -- momentum ----------------------------------------------------------------------------------------------------
     Entry("HeavyBall", then_lr(0.05), elementwise=True, rosenbrock=None),
     Entry("HeavyBall", then_lr(0.05), dict(lerp=True, dampening=0.1), variant="lerp", elementwise=True),

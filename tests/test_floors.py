@@ -298,10 +298,6 @@ def test_the_check_of_what_is_private(source, found):
 LONGEST = 60
 #: Functions that may be longer; each has its reason.
 KNOWN_LONG = {
-    T + "engine.backends.c.Source.sweep": "to be cut",
-    T + "engine.backends.foreach.Writer.emit": "to be cut",
-    T + "engine.backends.foreach.element_pass": "to be cut",
-    T + "engine.plan.make_plan": "to be cut",
     T + "linalg.cg.cg": "one loop whose lines all need the same ten names",
 }
 

@@ -1,8 +1,8 @@
 """The one place through which anything asks what the other ranks know.
 
-Whatever a module decides from goes through :class:`Reductions`: the loss a line search compares, gradients that a module
-takes itself, inner products and norms over all parameters. Parameters that are spread over ranks themselves (DTensor) are
-worked on shard by shard; :class:`Shards` says what has to be added up then.
+Whatever a module decides from goes through :class:`Reductions`: the loss a line search compares, gradients that a
+module takes itself, inner products and norms over all parameters. Parameters that are spread over ranks themselves
+(DTensor) are worked on shard by shard; :class:`Shards` says what has to be added up then.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Reductions:
 
 def local(t: Tensor) -> Tensor:
     """This rank's part of a tensor; it shares the memory."""
-    return t.to_local() if hasattr(t, "device_mesh") else t
+    return t.to_local() if hasattr(t, "device_mesh") else t  # type: ignore[attr-defined]
 
 
 class Shards:

@@ -223,7 +223,7 @@ def test_an_annotation_of_what_is_no_setting(name):
 
 
 def test_a_required_setting_after_a_default():
-    with pytest.raises(TypeError, match=r"^Wrong: non-default argument follows default argument"):
+    with pytest.raises(TypeError, match=r"^Wrong\.b has no default but follows one that has"):
 
         class Wrong(Module):
             a: float = 1

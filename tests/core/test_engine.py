@@ -21,11 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import torchzero_core as tz
-from tests.problems import backward, bits, make_params, run, same, values
+from tests.problems import backward, bits, buckets, make_params, run, same, segments, values
 from torchzero_core.core import Module
 from torchzero_core.engine import segment
-from torchzero_core.engine.backends import c as cpu
+from torchzero_core.engine.backends import c, c_build
 from torchzero_core.engine.segment import Segment
+from torchzero_core.lang import Place
 
 ROOT = Path(__file__).parents[2]
 EPS = 2.0**-52
@@ -123,7 +124,7 @@ def compare(chain, shapes):
     """How far eager and compiled parameters are apart, and that the state has the same names and shapes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*a parameter does not fill one block of memory")
-        (plain, ours), (compiled, theirs) = (trajectory(chain, shapes, compile=c) for c in (False, True))
+        (plain, ours), (compiled, theirs) = (trajectory(chain, shapes, compile=compiled) for compiled in (False, True))
     assert {i: {k: getattr(v, "shape", v) for k, v in s.items()} for i, s in ours.items()} == {
         i: {k: getattr(v, "shape", v) for k, v in s.items()} for i, s in theirs.items()
     }
@@ -189,8 +190,8 @@ def test_what_is_worth_computing_again(chain, workspaces, monkeypatch):
     for _ in range(3):
         backward([p])
         optimizer.step()
-    (part,) = optimizer._parts
-    assert [b.program.plan.workspaces for b in part.segment.buckets] == [workspaces]
+    (bucket,) = buckets(optimizer)
+    assert sum(s.place is Place.WORK for s in bucket.program.plan.storages) == workspaces
 
 
 # -- no tracing, no compiling, after the start -------------------------------------------------------------------------
@@ -198,7 +199,7 @@ def test_what_is_worth_computing_again(chain, workspaces, monkeypatch):
 def work(monkeypatch):
     """Notes every tracing of a rule and every request for a library."""
     done = {"trace": 0, "library": 0, "compiler": 0}
-    trace, library, build = Segment.trace, cpu.library, cpu._build
+    trace, library, build = Segment.trace, c.library, c_build._build
 
     def counted(name, fn):
         def call(*args, **kwargs):
@@ -208,8 +209,8 @@ def work(monkeypatch):
         return call
 
     monkeypatch.setattr(Segment, "trace", counted("trace", trace))
-    monkeypatch.setattr(cpu, "library", counted("library", library))
-    monkeypatch.setattr(cpu, "_build", counted("compiler", build))
+    monkeypatch.setattr(c, "library", counted("library", library))
+    monkeypatch.setattr(c_build, "_build", counted("compiler", build))
     return done
 
 
@@ -243,8 +244,8 @@ def test_a_thousand_steps_are_traced_and_compiled_once(compile, work):
             for group in optimizer.param_groups:
                 group["lr"] *= 0.97
         history.append(dict(work))
-    (part,) = optimizer._parts
-    assert len(part.segment.programs) <= 2
+    (part,) = segments(optimizer)
+    assert len(part.programs) <= 2
     assert history[-1]["trace"] <= 4  # once more where add_param_group rebuilds the chain
     assert history[-1]["library"] == (history[-1]["trace"] if compile else 0)
     assert history[299] == history[20]
@@ -322,7 +323,7 @@ def test_threads_make_no_difference():
 @contextlib.contextmanager
 def as_a_new_process():
     """Forgets which compiler and which libraries were found, before and after."""
-    caches = (cpu.compiler, cpu.library)
+    caches = (c_build.compiler, c.library)
     for cached in caches:
         cached.cache_clear()
     try:
@@ -335,8 +336,8 @@ def as_a_new_process():
 @pytest.fixture
 def compiles(monkeypatch):
     """Counts runs of the compiler."""
-    calls, build = [], cpu._build
-    monkeypatch.setattr(cpu, "_build", lambda cc, text, path: calls.append(path) or build(cc, text, path))
+    calls, build = [], c_build._build
+    monkeypatch.setattr(c_build, "_build", lambda cc, text, path: calls.append(path) or build(cc, text, path))
     return calls
 
 
@@ -377,8 +378,8 @@ def test_the_compiler_is_part_of_the_key(tmp_path, monkeypatch, compiles):
     monkeypatch.setenv("TORCHZERO_CACHE", str(tmp_path))
     train(1.3125)
     cold = len(compiles)
-    real = cpu.compiler()
-    monkeypatch.setattr(cpu, "FLAGS", [*cpu.FLAGS, "-DOTHER"])
+    real = c_build.compiler()
+    monkeypatch.setattr(c_build, "FLAGS", [*c_build.FLAGS, "-DOTHER"])
     train(1.3125)
     assert len(compiles) == 2 * cold
     script = tmp_path / "othercc"

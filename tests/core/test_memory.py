@@ -80,12 +80,7 @@ def temporaries(modules, *, compile=False, n=1 << 22):
 
 def scratch(optimizer):
     """Memory that an optimizer holds on to between steps."""
-    for buffers in optimizer._buffers.values():
-        yield from buffers.values()
-    for part in optimizer._parts:
-        for bucket in getattr(getattr(part, "segment", None), "buckets", ()):
-            for runner in bucket.runners.values():
-                yield from tensors_in(list(vars(runner).get("scratch", {}).values()))
+    return optimizer.all_params.memory()
 
 
 #: Scratch that fits in a cache, whatever the number of parameters: three temporaries for the largest piece.

@@ -403,7 +403,7 @@ def test_a_rule_names_what_it_does_not_have():
 
     p = torch.zeros(1, requires_grad=True)
     p.grad = torch.ones(1)
-    with pytest.raises(AttributeError, match=r"Wrong declares no state 'absent'; add it to `slots`"):
+    with pytest.raises(AttributeError, match=r"Wrong declares no state 'absent'; add it as absent = Slot\(\)"):
         tz.Modular([p], Wrong("state")).step()
     with pytest.raises(AttributeError, match="Wrong has no setting 'absent'"):
         tz.Modular([p], Wrong("settings")).step()

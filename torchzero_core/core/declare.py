@@ -271,10 +271,16 @@ def _fields_after(cls: Any, base: type) -> dict[str, Field]:
 def _constructor(cls: type, base: Any, fields: dict[str, Field]) -> Callable[..., None]:
     """The constructor with the explicit signature."""
     visible = [f for f in fields.values() if f.in_signature]
-    try:
-        signature = inspect.Signature([f.parameter() for f in visible], return_annotation=None)
-    except ValueError as error:
-        raise TypeError(f"{cls.__name__}: {error}; give it a default or declare it earlier.") from error
+    optional = False
+    for field in visible:
+        required = field.default is inspect.Parameter.empty
+        if required and optional:
+            raise TypeError(
+                f"{cls.__name__}.{field.name} has no default but follows one that has; give it a default or declare it "
+                "earlier."
+            )
+        optional = not required
+    signature = inspect.Signature([f.parameter() for f in visible], return_annotation=None)
     hidden = {f.name: f.default for f in fields.values() if not f.in_signature}
     settings = [f.name for f in fields.values() if f.role is None]
     children = {f.name: f.default for f in fields.values() if f.role is Role.CHILD}

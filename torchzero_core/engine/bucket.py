@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..distributed import Shards, local, shards_of
-from ..lang.graph import Place, Storage
 from ..lang.rule import Rule, Slot
 from .program import Program
 
@@ -30,6 +29,7 @@ class Bucket:
         kernels: whether torch's kernels take them.
         recompute: whether they are too many to stay in the processor's cache between two passes.
         program: what runs on them in this step.
+        hosts: its host numbers in this step.
         runners: what runs each program.
     """
 
@@ -50,10 +50,11 @@ class Bucket:
         self.dense = is_dense(self.data[0])
         self.compilable = self.recompute = self.kernels = False
         self.program: Program | None = None
+        self.hosts: tuple[Any, ...] = ()
         self.runners: dict[Program, Any] = {}
         self._plain = all(p.is_contiguous() for p in self.data)
         self._places: dict[tuple[int, str], list[tuple[dict[str, Any], str]]] = {}
-        self._checked: set[tuple[int, str]] = set()
+        self._ready: dict[tuple[int, str], list[tuple[dict[str, Any], str]]] = {}
         self._vectors: dict[tuple[int, str], tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def conforming(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -66,7 +67,8 @@ class Bucket:
             else:
                 return tensors
         return [
-            t if conforms(t, p, p.dtype) else torch.empty_like(p).copy_(t) for t, p in zip(tensors, self.data, strict=True)
+            t if conforms(t, p, p.dtype) else torch.empty_like(p).copy_(t)
+            for t, p in zip(tensors, self.data, strict=True)
         ]
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -88,15 +90,15 @@ class Bucket:
         A state that was loaded, or whose parameter has since changed, is brought to its declared dtype, its parameter's
         device and memory order: kernels and compiled code go by them.
         """
-        places = self.places(rule, name)
-        if (rule, name) in self._checked:
+        places = self._ready.get((rule, name))
+        if places is not None:
             try:
                 found = [store[key] for store, key in places]
                 return found if self.shards is None else list(map(local, found))
             except KeyError:
                 pass
-        out = [self._state(rule, name, i) for i in range(len(places))]
-        self._checked.add((rule, name))
+        out = [self._state(rule, name, i) for i in range(len(self.params))]
+        self._ready[rule, name] = self.places(rule, name)
         return list(map(local, out))
 
     def _state(self, rule: int, name: str, i: int) -> Tensor:
@@ -181,9 +183,3 @@ def is_dense(p: Tensor) -> bool:
     if p.layout is not torch.strided or type(p) not in (Tensor, torch.nn.Parameter):
         return False
     return p.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(p)
-
-
-def storage_state(storage: Storage) -> tuple[int, str]:
-    """Rule and name of a state's storage."""
-    assert storage.place in (Place.STATE, Place.GLOBAL)
-    return storage.rule, storage.name

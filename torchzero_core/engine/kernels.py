@@ -1,8 +1,8 @@
 """What torch has a fused kernel for runs that kernel: the end of a chain, and Adam wherever it stands.
 
-A module says with ``kernel`` what it is to a kernel, and with ``kernel_needs`` which settings that needs. A kernel is an
-operation of the graph like any other, so it runs on the same buckets with the same state, and a chain can change between
-the kernel and the rule at any step.
+A module says with ``kernel`` what it is to a kernel, and with ``kernel_needs`` which settings that needs. A kernel is
+an operation of the graph like any other, so it runs on the same buckets with the same state, and a chain can change
+between the kernel and the rule at any step.
 """
 
 from __future__ import annotations
@@ -98,11 +98,12 @@ def trace_tail(trace: Trace, u: Value, contexts: dict[str, Context], scale: Any)
     """
     name, ctx = next((k, c) for k, c in contexts.items() if k not in ("lr", "weight_decay"))
     h, decay = ctx.settings, contexts.get("weight_decay")
-    if not _able(ctx) or (decay is not None and not decay.settings.ord == 2):
+    if not _able(ctx) or (decay is not None and decay.settings.ord != 2):
         return False
     if name in ("heavyball", "nag") and h.momentum == 0:
         return False  # the kernel would not keep the velocity
     lr = contexts["lr"].settings.lr * scale
+    numbers: tuple[Any, ...]
     if name == "adam":
         weight_decay = 0.0 if decay is None else decay.settings.weight_decay
         order = list(contexts)
@@ -128,7 +129,11 @@ def _steps(step: float, params: list[Tensor]) -> list[Tensor]:
 
 
 def _run_adam(
-    kernel: Callable[..., None], u: list[Tensor], p: list[Tensor], numbers: Sequence[float], states: Sequence[list[Tensor]]
+    kernel: Callable[..., None],
+    u: list[Tensor],
+    p: list[Tensor],
+    numbers: Sequence[float],
+    states: Sequence[list[Tensor]],
 ) -> None:
     lr, beta1, beta2, weight_decay, eps, step = map(float, numbers)
     kernel(
@@ -160,7 +165,17 @@ def _adam_l2(u: list[Tensor], p: list[Tensor], *rest: Any) -> None:
     increment_version(p)
 
 
-def _run_sgd(u: list[Tensor], p: list[Tensor], lr: float, momentum: float, dampening: float, step: int, v: list[Tensor], *, nesterov: bool) -> None:
+def _run_sgd(
+    u: list[Tensor],
+    p: list[Tensor],
+    lr: float,
+    momentum: float,
+    dampening: float,
+    step: int,
+    v: list[Tensor],
+    *,
+    nesterov: bool,
+) -> None:
     torch._fused_sgd_(
         p,
         in_memory_order(u, p),

@@ -17,7 +17,7 @@ from .surroundings import Step
 
 
 def meet(k: int, runners: Sequence[Runner], step: Step, segment: Any) -> None:
-    """Everything that happens between pass ``k`` and the next.
+    """What happens between pass ``k`` and the next that all buckets have a part in.
 
     Args:
         k: the pass.
@@ -26,7 +26,6 @@ def meet(k: int, runners: Sequence[Runner], step: Step, segment: Any) -> None:
         segment: whose buckets they run.
     """
     totals = [(r, n) for r in runners for n in r.plan.passes[k].totals]
-    opaque = [(r, n) for r in runners for n in r.plan.passes[k].opaque]
     if totals:
         reductions = segment.home.distributed if segment.home is not None else Reductions()
         for key in dict.fromkeys(n.attr for _, n in totals):
@@ -34,10 +33,7 @@ def meet(k: int, runners: Sequence[Runner], step: Step, segment: Any) -> None:
             value = _combine(parts[0][1], [_partial(r, n) for r, n in parts], reductions)
             for r, n in parts:
                 r.set_numbers(n, value)
-    for r, n in opaque:
-        if n.op is CALL:
-            r.call(n)
-    shared = [(r, n) for r, n in opaque if n.op is not CALL]
+    shared = [(r, n) for r in runners for n in r.plan.passes[k].opaque if n.op is not CALL]
     for key in dict.fromkeys(n.attr.key for _, n in shared):
         parts = [(r, n) for r, n in shared if n.attr.key == key]
         if parts[0][1].op is CHILD:

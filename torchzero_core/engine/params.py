@@ -62,6 +62,10 @@ class Params(list[Tensor]):
             known = self.derived[name] = [self._buffer(name, p) for p in self]
         return known
 
+    def memory(self) -> list[Tensor]:
+        """All that :meth:`scratch` holds, for this list and those of the same root."""
+        return list(self._buffers.values())
+
     def _buffer(self, name: str, param: Tensor) -> Tensor:
         key = name, id(param)
         if key not in self._buffers:

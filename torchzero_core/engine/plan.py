@@ -2,8 +2,8 @@
 
 Pointwise operations follow one another without touching memory; a reduction ends a pass, because what depends on its
 result needs all of the data first. A :class:`Pass` is scalar work, one sweep over the elements, then the reductions and
-the opaque calls (functions of whole tensors, modules that are no rules) at its end. What a later pass needs of an earlier
-one and what no state holds anyway is kept in a workspace, or computed again where that is cheaper.
+the opaque calls (functions of whole tensors, modules that are no rules) at its end. What a later pass needs of an
+earlier one and what no state holds anyway is kept in a workspace, or computed again where that is cheaper.
 """
 
 from __future__ import annotations
@@ -219,7 +219,9 @@ class _Planner:
                 continue
             last = max([self._last_use(node), *(self.stored[s] for s, v in self.stores.items() if v is node)])
             if last > self.done[node]:
-                again = {self.done[n] for n in self.users[node]} <= {self.done[node], last} if node in self.users else False
+                again = (
+                    {self.done[n] for n in self.users[node]} <= {self.done[node], last} if node in self.users else False
+                )
                 recipe = self._recipe(node) if self.recompute and again and not for_opaque else None
                 if recipe is None:
                     keep.append((self.done[node], last, node))
@@ -236,8 +238,8 @@ class _Planner:
     def _recipe(self, node: Value) -> set[Value] | None:
         """What has to be computed again to have ``node`` in a later pass, if that is cheaper than to keep it.
 
-        A workspace costs 12 bytes an element: it is fetched to be written, written back, and read. A state that holds an
-        input by then costs 4.
+        A workspace costs 12 bytes an element: it is fetched to be written, written back, and read. A state that holds
+        an input by then costs 4.
         """
         recipe, inputs, pending = {node}, set(), node.inputs
         while pending:
@@ -290,7 +292,9 @@ class _Planner:
             wanted = [a for n in (*here.elements, *here.reductions) for a in n.inputs]
             wanted += [v for _, v in here.writes]
             computed = set(here.elements)
-            again: set[Value] = set().union(*(self.recipes[w] for w in wanted if w in self.recipes and w not in computed))
+            again: set[Value] = set().union(
+                *(self.recipes[w] for w in wanted if w in self.recipes and w not in computed)
+            )
             here.elements[:0] = [n for n in self.nodes if n in again]
             wanted += [a for n in again for a in n.inputs]
             computed |= again

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..lang.graph import GRAD, LOSS, PARAM, Graph, Kind, Place, Storage, Value
-from ..lang.number import Guard, Host, host_function
-from ..lang.ops import LOAD, WRITTEN
+from ..lang.number import Guard, host_function
+from ..lang.ops import CALL, LOAD, WRITTEN
 from .plan import Pass, Plan, make_plan
 
 
@@ -34,10 +34,11 @@ class Program:
         mode: the way in which it was traced.
         plan: its passes.
         ids: the number of each value, by which backends call it.
-        host: computes the numbers of the plan.
+        evaluate: computes the numbers of the plan from settings, counts and facts; None where the guards do not hold.
         number_loads: the states of one number that it reads.
         moves: whether generated code writes to the parameters.
-        meets: whether something happens between the passes: a total over all buckets, an opaque call.
+        calls: for each pass, whether opaque functions run after it.
+        meets: for each pass, whether all buckets come together after it.
         compiled: what a backend keeps.
     """
 
@@ -48,23 +49,18 @@ class Program:
             if storage.at >= 0:
                 self.plan.hosts.setdefault(graph.numbers[storage.at], len(self.plan.hosts))
         self.ids = {node: i for i, node in enumerate(graph.nodes)}
-        self.host = host_function(list(self.plan.hosts))
-        self._guards = host_function([g.number for g in graph.guards], [g.cast for g in graph.guards])
-        self._expected = tuple(g.value for g in graph.guards)
+        self.evaluate = host_function(list(self.plan.hosts), graph.guards)
         passes = self.plan.passes
         self.number_loads = [n for p in passes for n in (*p.numbers, *p.slices) if n.op is LOAD]
         self.reads_gradient = GRAD in self.plan.storages
         self.reads_loss = LOSS in graph.loads
-        self.meets = any(p.totals or p.opaque for p in passes)
+        self.calls = [any(n.op is CALL for n in p.opaque) for p in passes]
+        self.meets = [bool(p.totals) or any(n.op is not CALL for n in p.opaque) for p in passes]
         moved = graph.stores.get(PARAM)
         self.moves = moved is not None and moved.op is not WRITTEN
         self.slices = any(p.slices or any(n.kind is Kind.SLICE for n in p.reductions) for p in passes)
         self.compiled: dict[Any, Any] = {}
         self._aligned: dict[Any, Program] = {}
-
-    def holds(self, host: Host) -> bool:
-        """Whether the guards have the values with which this was traced."""
-        return self._guards(*host) == self._expected
 
     def broken(self, other: Program) -> Guard | None:
         """The first guard that tells another program from this one."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..lang.graph import Kind, Number, Place, Storage, Value
+from ..lang.ops import CALL
 from ..lang.rule import Call
 from .bucket import Bucket
 from .program import Program
@@ -23,15 +26,15 @@ class Given(NamedTuple):
         update: what the rules start from.
         grads: the gradients, if they are read.
         out: where the result goes, if not over the update.
-        params: all parameters of the bucket, for their scratch memory.
+        scratch: workspaces by their number.
         loss: the loss, if it is read.
     """
 
     update: list[Tensor]
     grads: list[Tensor]
     out: list[Tensor]
-    scratch: Any
-    loss: Tensor | None = None
+    scratch: Callable[[int], list[Tensor]]
+    loss: Tensor | None
 
 
 class Runner:
@@ -44,19 +47,28 @@ class Runner:
         program: the passes.
 
     Attributes:
-        lists: the tensors of each storage in this step.
+        lists: the tensors of each storage in this step, in the plan's order.
         results: what opaque calls have returned in this step, by node.
         hosts: the host numbers of this step.
     """
 
     def __init__(self, bucket: Bucket, program: Program) -> None:
         self.bucket, self.program, self.plan = bucket, program, program.plan
-        self.lists: dict[Storage, list[Tensor]] = {}
+        storages = self.plan.storages
+        self.lists: list[list[Tensor]] = [[]] * len(storages)
         self.results: dict[Value, list[Tensor]] = {}
-        self.hosts: Any = ()
+        self.hosts: tuple[Any, ...] = ()
+        given = {Place.UPDATE: 0, Place.GRAD: 1, Place.OUT: 2}  # what Given has first
+        self._states = [(i, s) for s, i in storages.items() if s.place is Place.STATE]
+        self._works = [(i, s.rule) for s, i in storages.items() if s.place is Place.WORK]
+        self._given = [(i, given[s.place]) for s, i in storages.items() if s.place in given]
+        self._calls = [[self._call(n) for n in here.opaque if n.op is CALL] for here in self.plan.passes]
+        for storage, i in storages.items():
+            if storage.place is Place.PARAM:
+                self.lists[i] = bucket.data
 
     # -- what a backend defines --------------------------------------------------------------------------------------
-    def begin(self, given: Given, facts: Any) -> None:
+    def begin(self, given: Given) -> None:
         """Take what this step works on."""
         raise NotImplementedError
 
@@ -85,26 +97,31 @@ class Runner:
         raise NotImplementedError
 
     # -- memory ------------------------------------------------------------------------------------------------------
-    def find(self, storage: Storage, given: Given) -> list[Tensor]:
-        """What an element storage is in this step."""
-        place, bucket = storage.place, self.bucket
-        if place is Place.STATE:
+    def find(self, given: Given) -> None:
+        """Fill :attr:`lists` for this step."""
+        lists, bucket = self.lists, self.bucket
+        for i, storage in self._states:
             states = bucket.states(storage.rule, storage.name)
-            if storage.at < 0:
-                return states
-            at = self.program.place_in_ring(storage, self.hosts)
-            return [ring[at] for ring in states]
-        if place is Place.WORK:
-            return given.scratch(storage.rule)
-        if place is Place.UPDATE:
-            return given.update
-        return given.grads if place is Place.GRAD else bucket.data if place is Place.PARAM else given.out
+            if storage.at >= 0:
+                at = self.program.place_in_ring(storage, self.hosts)
+                states = [ring[at] for ring in states]
+            lists[i] = states
+        for i, which in self._given:
+            lists[i] = given[which]  # type: ignore[assignment]
+        for i, number in self._works:
+            lists[i] = given.scratch(number)
+
+    def forget(self) -> None:
+        """Let go of what belongs to others."""
+        self.results = {}
+        for i, _ in self._given:
+            self.lists[i] = []
 
     # -- opaque calls ------------------------------------------------------------------------------------------------
     def whole(self, value: Value) -> list[Tensor]:
         """An argument of an opaque call as whole tensors, after its pass."""
         storage = self.plan.inputs[value]
-        return self.results[value] if storage.place is Place.RESULT else self.lists[storage]
+        return self.results[value] if storage.place is Place.RESULT else self.lists[self.plan.storages[storage]]
 
     def argument(self, x: Any) -> Any:
         """An argument of an opaque call: a list of tensors, or a number."""
@@ -112,22 +129,35 @@ class Runner:
             return self.whole(x) if x.kind is Kind.ELEMENT else self.numbers(x)
         return self.hosts[self.plan.hosts[x]] if isinstance(x, Number) else x
 
-    def call(self, node: Value) -> None:
-        """Run an opaque function."""
+    def _call(self, node: Value) -> tuple[Value, list[tuple[str, Any]], list[str]]:
+        """An opaque operation: where its arguments come from, and the states that it gets by name."""
         call: Call = node.attr
-        bucket = self.bucket
-        states = {name: bucket.states(call.rule, name) for name in call.state}
-        elements = len(node.args) - sum(
-            bucket.slot(call.rule, name).plain for name in call.state
-        )  # the rest are states, which go by name
-        out = call.fn(*map(self.argument, node.args[:elements]), **states)
-        if isinstance(out, tuple):
-            out, new = out
-            for name, tensors in new.items():
-                for old, tensor in zip(states[name], tensors, strict=True):
-                    old.copy_(tensor)
-        if out is not None:
-            self.set_result(node, list(out))
+        states = sum(self.bucket.slot(call.rule, name).plain for name in call.state)
+        sources: list[tuple[str, Any]] = []
+        for x in node.args[: len(node.args) - states]:  # the rest are states
+            storage = self.plan.inputs.get(x) if isinstance(x, Value) else None
+            if storage in self.plan.storages:
+                sources.append(("list", self.plan.storages[storage]))
+            elif isinstance(x, Number):
+                sources.append(("host", self.plan.hosts[x]))
+            else:
+                sources.append(("", x))
+        return node, sources, list(call.state)
+
+    def run_calls(self, k: int) -> None:
+        """Run the opaque functions of pass ``k``."""
+        lists, hosts = self.lists, self.hosts
+        for node, sources, names in self._calls[k]:
+            call: Call = node.attr
+            args = [lists[x] if s == "list" else hosts[x] if s == "host" else self.argument(x) for s, x in sources]
+            states = {name: self.bucket.states(call.rule, name) for name in names}
+            out = call.fn(*args, **states)
+            if isinstance(out, tuple):
+                out, new = out
+                for name, tensors in new.items():
+                    torch._foreach_copy_(states[name], list(tensors))
+            if out is not None:
+                self.set_result(node, list(out))
 
     def set_result(self, node: Value, tensors: list[Tensor]) -> None:
         """Take the result of an opaque operation."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..distributed import local
 from ..lang.graph import OUT, PARAM, UPDATE, Kind, Trace, Value
+from ..lang.number import Host
 from ..lang.ops import CHILD
 from ..lang.rule import Call, Context, Rule
 from . import backends, kernels
@@ -37,11 +38,13 @@ class Binding:
         buckets: the parameters by the path they take.
         facts: what is known of all of them together: the number of elements, and the next step of each rule.
         settings_version: of the settings that the buckets have.
+        ways: how it last ran: whether the update might be overwritten, whether the parameters were moved.
         turn: which of the segment's bindings it is; step counts are out of date in all but the latest.
     """
 
     def __init__(self, buckets: list[Bucket], facts: list[float], settings_version: int, turn: int) -> None:
         self.buckets, self.facts, self.settings_version, self.turn = buckets, facts, settings_version, turn
+        self.ways = (False, False)
 
 
 class Segment:
@@ -193,30 +196,37 @@ class Segment:
     def _prepare(self, binding: Binding, *, writable: bool, moves: bool) -> None:
         """Let every bucket have the program of this step."""
         buckets, facts = binding.buckets, binding.facts
+        again = binding.ways == (writable, moves)
+        binding.ways = (writable, moves)
         for bucket in buckets:
-            program, mode = bucket.program, Mode(writable, moves, bucket.kernels, bucket.recompute)
             host = (bucket.settings, bucket.counts, facts)
-            if program is None or program.mode != mode or not program.holds(host):
-                bucket.program = self._program(bucket, facts, mode, len(buckets))
+            hosts = bucket.program.evaluate(*host) if again and bucket.program is not None else None
+            if hosts is None:
+                mode = Mode(writable, moves, bucket.kernels, bucket.recompute)
+                bucket.program, hosts = self._program(bucket, host, mode, PROGRAMS * len(buckets))
+            bucket.hosts = hosts
         if len(buckets) > 1:
             self._check_uniform(buckets)
-            self._agree(buckets)
+            self._agree(buckets, facts)
 
-    def _program(self, bucket: Bucket, facts: Sequence[float], mode: Mode, buckets: int) -> Program:
-        host = (bucket.settings, bucket.counts, facts)
+    def _program(self, bucket: Bucket, host: Host, mode: Mode, most: int) -> tuple[Program, tuple[Any, ...]]:
+        """A program that holds, with its host numbers."""
         programs = self.programs
         for program in reversed(programs):
-            if program.mode == mode and program.holds(host):
+            hosts = program.evaluate(*host) if program.mode == mode else None
+            if hosts is not None:
                 programs.remove(program)
                 programs.append(program)
-                return program
+                return program, hosts
         program = self.trace(*host, mode)
-        if len(programs) >= PROGRAMS * buckets:
+        if len(programs) >= most:
             self._warn_of_guard(programs[-1], program)
             oldest = programs.pop(0)
             bucket.runners = {p: r for p, r in bucket.runners.items() if p is not oldest}
         programs.append(program)
-        return program
+        hosts = program.evaluate(*host)
+        assert hosts is not None
+        return program, hosts
 
     def _warn_of_guard(self, last: Program, new: Program) -> None:
         guard = last.broken(new)
@@ -238,7 +248,7 @@ class Segment:
                     f"{name}={values[0]!r} and {name}={other!r}; give every group the same value."
                 )
 
-    def _agree(self, buckets: Sequence[Bucket]) -> None:
+    def _agree(self, buckets: Sequence[Bucket], facts: Sequence[float]) -> None:
         """Let all buckets take a total at the end of the same pass."""
         while True:
             passes: dict[Any, int] = {}
@@ -251,6 +261,7 @@ class Segment:
                 return
             for bucket, program in early:
                 bucket.program = program.aligned(passes)
+                bucket.hosts = bucket.program.evaluate(bucket.settings, bucket.counts, facts) or ()
 
     # -- running -----------------------------------------------------------------------------------------------------
     def run(self, step: Step, tensors: list[Tensor], *, writable: bool, moves: bool = False) -> list[Tensor]:
@@ -275,14 +286,30 @@ class Segment:
             # What an inner segment returns may be kept while it runs again, so it gets memory of its own.
             out = [torch.empty_like(p) for p in params] if self.scratch_key else params.scratch("update")
         runners = [self._begin(step, params, bucket, binding, tensors, out) for bucket in binding.buckets]
+        if len(runners) == 1:
+            runner = runners[0]
+            program = runner.program
+            for k in range(len(program.meets)):
+                runner.sweep(k)
+                if program.calls[k]:
+                    runner.run_calls(k)
+                if program.meets[k]:
+                    meet(k, runners, step, self)
+        else:
+            self._run_together(step, runners)
+        self._commit(binding, runners)
+        return out
+
+    def _run_together(self, step: Step, runners: Sequence[Runner]) -> None:
+        """Pass by pass."""
         for k in range(max(len(r.plan.passes) for r in runners)):
             present = [r for r in runners if k < len(r.plan.passes)]
             for runner in present:
                 runner.sweep(k)
-            if any(r.program.meets for r in runners):
+                if runner.program.calls[k]:
+                    runner.run_calls(k)
+            if any(r.program.meets[k] for r in present):
                 meet(k, present, step, self)
-        self._commit(binding, runners)
-        return out
 
     def _begin(
         self, step: Step, params: Params, bucket: Bucket, binding: Binding, tensors: list[Tensor], out: list[Tensor]
@@ -294,17 +321,18 @@ class Segment:
             runner = bucket.runners[program] = self._runner(bucket, program)
         grads = step.get_grad() if program.reads_gradient else []
         loss = step.get_loss() if program.reads_loss else None
-        lists = [tensors, grads, out]
-        if len(binding.buckets) > 1:
-            lists = [[x[i] for i in bucket.indices] if x else x for x in lists]
+        whole = len(binding.buckets) == 1
+        if not whole:
+            tensors, grads, out = ([x[i] for i in bucket.indices] if x else x for x in (tensors, grads, out))
         if bucket.shards is not None:
-            lists = [list(map(local, x)) for x in lists]
+            tensors, grads, out = (list(map(local, x)) for x in (tensors, grads, out))
 
         def scratch(number: int) -> list[Tensor]:
             found = params.scratch(f"work{number}{self.scratch_key}")
-            return found if len(binding.buckets) == 1 else [found[i] for i in bucket.indices]
+            found = found if whole else [found[i] for i in bucket.indices]
+            return found if bucket.shards is None else list(map(local, found))
 
-        runner.begin(Given(*lists, scratch, loss), binding.facts)
+        runner.begin(Given(tensors, grads, out, scratch, loss))
         return runner
 
     def _runner(self, bucket: Bucket, program: Program) -> Runner:
@@ -319,10 +347,8 @@ class Segment:
         written: set[Any] = set()
         for runner in runners:
             runner.commit(written)
-        counted: set[int] = set()
         for bucket in binding.buckets:
             bucket.count()
-            counted.update(bucket.program.graph.counted_whole if bucket.program is not None else ())
-        for rule in counted:
+        for rule in {rule for r in runners for rule in r.program.graph.counted_whole}:
             self.rules[rule].global_state["step"] = int(binding.facts[rule + 1])
             binding.facts[rule + 1] += 1

@@ -5,5 +5,6 @@ from .number import Number
 from .rule import Call, Context, Rule, Slot
 
 __all__ = [
-    "Call", "Context", "Dims", "Graph", "Kind", "Number", "Operand", "Place", "Rule", "Slot", "Storage", "Trace", "Value", "as_dims",
+    "Call", "Context", "Dims", "Graph", "Kind", "Number", "Operand", "Place", "Rule", "Slot", "Storage", "Trace",
+    "Value", "as_dims",
 ]  # fmt: skip

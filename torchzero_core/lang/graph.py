@@ -1,8 +1,8 @@
 """Symbolic values: a rule is run once on these, and what it computes is kept as a small graph.
 
 A :class:`Value` stands for one number of each element, slice or tensor, or for one of all; a
-:class:`~torchzero_core.lang.number.Number` is known on the host before the step runs; a plain number is a constant of the
-rule. Nothing here touches data, and nothing changes once it is made.
+:class:`~torchzero_core.lang.number.Number` is known on the host before the step runs; a plain number is a constant of
+the rule. Nothing here touches data, and nothing changes once it is made.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, IntEnum, auto
+from enum import IntEnum, auto
 from typing import Any, NamedTuple, TypeAlias
 
 from . import ops
 from .number import Guard, Number, host_function
-from .ops import OPERATIONS, Operation, Role, Symbol, is_number
-
+from .ops import OPERATIONS, Operation, Symbol, is_number
 
 WHERE = OPERATIONS["where"]
 
@@ -65,7 +64,7 @@ def as_dims(dims: Any) -> Dims | None:
     return Dims((int(dims),) if isinstance(dims, (int, Number)) else tuple(int(d) for d in dims))
 
 
-class Place(Enum):
+class Place(IntEnum):
     """Where values lie."""
 
     PARAM = auto()
@@ -193,7 +192,8 @@ class Value(Symbol):
         dims = as_dims(dims)
         if self.kind < Kind.SLICE or (dims is not None and self.kind is not Kind.ELEMENT):
             raise TypeError(
-                f"{op} goes over the elements of each tensor; this value is already one number per {self.kind.name.lower()}."
+                f"{op} goes over the elements of each tensor; this value is already one number per "
+                f"{self.kind.name.lower()}."
             )
         return Value(self.trace, op, args, Kind.TENSOR if dims is None else Kind.SLICE, dims=dims)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -23,8 +24,8 @@ class Numbers(Protocol):
 class Number(Symbol):
     """A number that the host knows before the step: arithmetic makes further ones, a branch on it is a guard.
 
-    ``bool(x)``, ``int(x)`` and ``float(x)`` give the value it has now and make the trace valid only while that stays the
-    same; everything else keeps the trace valid for all values.
+    ``bool(x)``, ``int(x)`` and ``float(x)`` give the value it has now and make the trace valid only while that stays
+    the same; everything else keeps the trace valid for all values.
 
     Attributes:
         trace: where it belongs.
@@ -53,7 +54,7 @@ class Number(Symbol):
     ) -> None:
         self.trace, self.index, self.value, self.op, self.args = trace, index, value, op, args
         self.source, self.label = source, label
-        self.whole = whole if op is None else all(a.whole for a in args if isinstance(a, Number))
+        self.whole: bool = whole if op is None else all(a.whole for a in args if isinstance(a, Number))
 
     def build(self, op: Operation, *args: Any) -> Any:
         """The result of an operation: a number, or a value where another operand is one."""
@@ -131,37 +132,47 @@ def _needed(numbers: Sequence[Number]) -> list[Number]:
     return [found[i] for i in sorted(found)]
 
 
-def host_function(numbers: Sequence[Number], casts: Sequence[Callable[[Any], Any]] = ()) -> Callable[..., tuple[Any, ...]]:
+def host_function(numbers: Sequence[Number], guards: Sequence[Guard] = ()) -> Callable[..., tuple[Any, ...] | None]:
     """A function of settings, counts and facts that computes numbers, each of which is worked out once.
 
     Args:
         numbers: what it returns, in order.
-        casts: what each is taken as.
+        guards: under which conditions; elsewhere it returns None.
     """
-    names = [f"n{n.index}" for n in numbers]
-    results = "".join(f"cast{i}({name}), " if casts else f"{name}, " for i, name in enumerate(names))
-    lines = {"python": "", "numpy": ""}
-    for n in _needed(numbers):
+    namespace: dict[str, Any] = {**PYTHON, "as_it_is": as_it_is}
+    tests = []
+    for i, guard in enumerate(guards):
+        namespace[f"expected{i}"] = guard.value
+        tests.append(f"{guard.cast.__name__}(n{guard.number.index}) == expected{i}")
+    results = "".join(f"n{n.index}, " for n in numbers)
+    code = {"python": "", "numpy": ""}
+    for n in _needed([*numbers, *(g.number for g in guards)]):
         args = [f"n{a.index}" if isinstance(a, Number) else f"({a!r})" for a in n.args]
-        for kind in lines:
+        for kind in code:
             text = n.source if n.op is None else getattr(n.op, kind).format(*args)
-            lines[kind] += f"n{n.index} = {text}; "
-    code = (
-        f"def quick(S, N, W): {lines['python']}return ({results})\n"
-        f"def exact(S, N, W): {lines['numpy']}return ({results})\n"
-    )
-    namespace: dict[str, Any] = {**PYTHON, **{f"cast{i}": cast for i, cast in enumerate(casts)}, "inf": np.inf, "nan": np.nan}
-    exec(code, namespace)
-    quick, exact = namespace["quick"], namespace["exact"]
+            code[kind] += f"n{n.index} = {text}; "
 
-    def run(S: Sequence[Any], N: Sequence[int], W: Sequence[float]) -> tuple[Any, ...]:
+    @cache
+    def compiled(kind: str) -> Callable[..., tuple[Any, ...] | None]:
+        result = f"({results}) if {' and '.join(tests)} else None" if tests else f"({results})"
+        exec(f"def {kind}(S, N, W): {code[kind]}return {result}", namespace)
+        return namespace[kind]
+
+    quick = compiled("python")
+
+    def run(S: Sequence[Any], N: Sequence[int], W: Sequence[float]) -> tuple[Any, ...] | None:
         try:
             return quick(S, N, W)
         except (ArithmeticError, ValueError):  # an infinity or no number at all: floating point knows what to do
             with np.errstate(all="ignore"):
-                return exact([_double(s) for s in S], list(map(np.float64, N)), list(map(np.float64, W)))
+                return compiled("numpy")([_double(s) for s in S], list(map(np.float64, N)), list(map(np.float64, W)))
 
     return run
+
+
+def as_it_is(x: Any) -> Any:
+    """What a guard on a word looks at."""
+    return x
 
 
 def _double(setting: Any) -> Any:

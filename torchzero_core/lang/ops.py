@@ -1,7 +1,7 @@
 """The operations of the language: one declaration each says what it is and how every backend spells it.
 
-An operation is a method of :class:`Symbol` under :func:`operation`. Its name, its operands and its docstring are those of
-the method; the decorator says the rest, and what it does not say is that of a function which is called the same in
+An operation is a method of :class:`Symbol` under :func:`operation`. Its name, its operands and its docstring are those
+of the method; the decorator says the rest, and what it does not say is that of a function which is called the same in
 Python, numpy, torch, C and CUDA. Nothing else has to be written for a new one.
 
 Spellings are templates over the operands ``{0}``, ``{1}``, … In C, ``{f}`` ends the name of a function of floats; in
@@ -92,7 +92,7 @@ class Operation:
 
 
 #: What the spellings for the host may call.
-PYTHON: dict[str, Any] = {"math": math, "np": np}
+PYTHON: dict[str, Any] = {"math": math, "np": np, "inf": math.inf, "nan": math.nan}
 #: Every pointwise operation by name.
 OPERATIONS: dict[str, Operation] = {}
 
@@ -200,7 +200,9 @@ class Symbol:
     def abs(self) -> Self:
         """The absolute value."""
 
-    @operation(numpy="1.0 / {0}", python="1 / {0}", c="1 / {0}", triton="1.0 / {0}", triton_single="tl.div_rn(1.0, {0})")
+    @operation(
+        numpy="1.0 / {0}", python="1 / {0}", c="1 / {0}", triton="1.0 / {0}", triton_single="tl.div_rn(1.0, {0})"
+    )
     def reciprocal(self) -> Self:
         """1 / x."""
 
@@ -298,9 +300,7 @@ class Symbol:
     def logical_or(self, other: Any) -> Self:
         """Whether either is true."""
 
-    @operation(
-        torch="~{0}", numpy="~{0}", python="not {0}", c="!{0}", triton="{0} == 0", mask=True, logical=True
-    )
+    @operation(torch="~{0}", numpy="~{0}", python="not {0}", c="!{0}", triton="{0} == 0", mask=True, logical=True)
     def logical_not(self) -> Self:
         """Whether it is false."""
 

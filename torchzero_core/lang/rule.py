@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import ops
 from .graph import GRAD, LOSS, PARAM, WHERE, Dims, Kind, Number, Operand, Place, Storage, Trace, Value, as_dims
+from .number import as_it_is
 from .ops import is_number
 
 
@@ -19,8 +20,8 @@ class Slot:
     """A declared state. Without further words it has one number for each element, as the parameter has.
 
     Attributes:
-        init: what it holds before the first step: a number, the name of a setting, or a function that fills a new tensor
-            in place, such as ``torch.nn.init.eye_``.
+        init: what it holds before the first step: a number, the name of a setting, or a function that fills a new
+            tensor in place, such as ``torch.nn.init.eye_``.
         scalar: one number per tensor (``ctx.state``) or in all (``ctx.global_state``).
         mask: it holds truth values.
         dims: one number for each slice that runs along these dimensions (a number, a sequence, or
@@ -140,11 +141,7 @@ class SettingsView:
         number = ctx.trace.given(f"S[{index}]", f"{ctx.module.path}.{name}", value, whole=self._whole)
         if is_number(value) and not isinstance(value, bool):
             return number
-        return ctx.trace.guard(number, _as_it_is)
-
-
-def _as_it_is(x: Any) -> Any:
-    return x
+        return ctx.trace.guard(number, as_it_is)
 
 
 class Ring:
@@ -201,7 +198,9 @@ class StateView:
     def __setattr__(self, name: str, value: Operand) -> None:
         storage, kind, slot = self._find(name)
         if slot.history is not None:
-            raise TypeError(f"The state {name!r} is a ring; assign to one of its places, as in state.{name}[k] = value.")
+            raise TypeError(
+                f"The state {name!r} is a ring; assign to one of its places, as in state.{name}[k] = value."
+            )
         if self._place is Place.GLOBAL:
             _refuse_parts(name, value)
         self._ctx.trace.store(storage, kind, value, mask=slot.mask, dims=as_dims(slot.dims))
@@ -216,8 +215,8 @@ def _refuse_parts(name: str, value: Any) -> None:
             for leaf in x.leaves():
                 if not leaf.whole:
                     raise TypeError(
-                        f"global_state.{name} is one for all parameters, but {leaf.label} may differ between them; read "
-                        f"it from ctx.whole, as ctx.whole.settings.{leaf.label.rsplit('.', 1)[-1]}."
+                        f"global_state.{name} is one for all parameters, but {leaf.label} may differ between them; "
+                        f"read it from ctx.whole, as ctx.whole.settings.{leaf.label.rsplit('.', 1)[-1]}."
                     )
         elif isinstance(x, Value) and id(x) not in seen and x.op.role is not ops.Role.TOTAL:
             seen.add(id(x))
@@ -341,8 +340,8 @@ class Context:
 
         Args:
             fn: gets a list of tensors for each value among ``args``, numbers as they are, and as keywords a list of
-                tensors for each state. It returns a list of new tensors, shaped like the update. It may write its states
-                in place, or return ``(tensors, {"name": new tensors})``.
+                tensors for each state. It returns a list of new tensors, shaped like the update. It may write its
+                states in place, or return ``(tensors, {"name": new tensors})``.
             *args: values and numbers.
             state: names of declared states, of whatever shape.
         """
@@ -374,7 +373,9 @@ class Context:
         """
         kind = {"element": Kind.ELEMENT, "tensor": Kind.TENSOR, "all": Kind.GLOBAL}[per]
         if kind is Kind.GLOBAL and any(isinstance(n, Number) and not n.whole for n in numbers):
-            raise TypeError("One random number for all parameters must not depend on settings of one group; use ctx.whole.")
+            raise TypeError(
+                "One random number for all parameters must not depend on settings of one group; use ctx.whole."
+            )
         return Value(self.trace, ops.RANDOM, numbers, kind, attr=Call(self.trace.key(), f"{distribution}_", self.rule))
 
 

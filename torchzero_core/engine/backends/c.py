@@ -1,8 +1,8 @@
 """The CPU backend: each pass becomes one C loop over all tensors.
 
-The source is generated from the plan, compiled once, and called with a table of pointers, so that nothing is flattened or
-copied and no schedule recompiles. The elements are split evenly among threads; sums are taken in blocks and added up in
-double precision, in the same order every time.
+The source is generated from the plan, compiled once, and called with a table of pointers, so that nothing is flattened
+or copied and no schedule recompiles. The elements are split evenly among threads; sums are taken in blocks and added
+up in double precision, in the same order every time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class Job(ctypes.Structure):
     """What the C code gets; see the prelude of its source."""
 
     _fields_ = [
-        *((name, INT64 if name == "nt" else POINTER) for name in ("P", "nt", "numel", "H", "T", "R", "Z", "O", "G", "S")),
+        *(
+            (name, INT64 if name == "nt" else POINTER)
+            for name in ("P", "nt", "numel", "H", "T", "R", "Z", "O", "G", "S")
+        ),
         ("begin", INT64),
         ("end", INT64),
         ("body", POINTER),
@@ -87,8 +90,14 @@ class CPURunner(Runner):
         self.P = (POINTER * max(1, len(source.rows) * nt))()
         self.T = (ctypes.c_double * max(1, len(source.columns) * nt))()
         self.H = (ctypes.c_double * max(1, self.nhost + len(source.globals)))()
-        self.kept = [(INT64 * nt)(*sizes), (ctypes.c_double * max(1, most * nt * self.threads))()]
-        addresses = dict(zip("P nt numel H T R".split(), [self.P, nt, self.kept[0], self.H, self.T, self.kept[1]], strict=True))
+        self.kept: list[Any] = [(INT64 * nt)(*sizes), (ctypes.c_double * max(1, most * nt * self.threads))()]
+        addresses = dict(
+            zip(
+                ["P", "nt", "numel", "H", "T", "R"],
+                [self.P, nt, self.kept[0], self.H, self.T, self.kept[1]],
+                strict=True,
+            )
+        )
         self.job = Job(**{k: v if k == "nt" else ctypes.addressof(v) for k, v in addresses.items()})
         if source.lists:
             self._make_slices(data)
@@ -99,7 +108,10 @@ class CPURunner(Runner):
             for k in range(len(plan.passes))
         ]
         self.write = self._function(lib, "commit")
-        self.fixed = [(s, row) for s, row in source.rows.items() if s.place is not Place.RESULT]
+        self.stores = number_stores(plan, Kind.GLOBAL)
+        #: Rows of states that are no elements.
+        self.more = [(s, row) for s, row in source.rows.items() if s.place is Place.STATE and s not in plan.storages]
+        self.foreign = [i for s, i in plan.storages.items() if s.place in (Place.UPDATE, Place.GRAD)]
 
     def _state_dtype(self, storage: Storage) -> torch.dtype:
         return self.bucket.slot(storage.rule, storage.name).dtype_for(self.bucket.data[0])
@@ -116,7 +128,8 @@ class CPURunner(Runner):
         if not all(t.is_contiguous() for t in data):
             raise Unsupported("slices of tensors that are not contiguous")
         counts = [
-            [math.prod(node.dims.reduced(t.shape)) if node.dims is not None else 0 for t in data] for node in source.lists
+            [math.prod(node.dims.reduced(t.shape)) if node.dims is not None else 0 for t in data]
+            for node in source.lists
         ]
         offsets: list[int] = []
         for row in counts:
@@ -139,23 +152,25 @@ class CPURunner(Runner):
         for node, column in self.source.columns.items():
             if node.op is SHAPE:
                 values = [float(node.attr(p.shape)) for p in self.bucket.whole]
-                self.T[column * self.nt : (column + 1) * self.nt] = values
+                self.T[column * self.nt : (column + 1) * self.nt] = values  # type: ignore[assignment]
 
     def _enter(self, row: int, tensors: list[Tensor]) -> None:
         """Enter a row of pointers."""
         self.P[row * self.nt : (row + 1) * self.nt] = [t.data_ptr() for t in tensors]
 
     # -- the step ----------------------------------------------------------------------------------------------------
-    def begin(self, given: Given, facts: Any) -> None:
+    def begin(self, given: Given) -> None:
         """Take what this step works on."""
-        bucket, program, lists = self.bucket, self.program, self.lists
-        self.hosts = self.H[: self.nhost] = program.host(bucket.settings, bucket.counts, facts)
-        for storage, row in self.fixed:
-            tensors = self.find(storage, given)
-            if storage.place in (Place.UPDATE, Place.GRAD):
-                tensors = bucket.conforming(tensors)
-            lists[storage] = tensors
-            self._enter(row, tensors)
+        bucket, program = self.bucket, self.program
+        self.hosts = bucket.hosts
+        self.H[: self.nhost] = self.hosts  # type: ignore[call-overload]
+        self.find(given)
+        for i in self.foreign:
+            self.lists[i] = bucket.conforming(self.lists[i])
+        for i, tensors in enumerate(self.lists):
+            self._enter(i, tensors)
+        for storage, row in self.more:
+            self._enter(row, bucket.states(storage.rule, storage.name))
         for node in program.number_loads:
             if node.kind is Kind.GLOBAL:
                 loss = node.attr.place is Place.LOSS
@@ -213,16 +228,13 @@ class CPURunner(Runner):
         """Write the states of one number."""
         if self.write is not None:
             self.write(self.job)
-        for storage, value in number_stores(self.plan, Kind.GLOBAL):
+        for storage, value in self.stores:
             if storage not in written:
                 written.add(storage)
                 self.bucket.global_state(storage.rule, storage.name).fill_(self.H[self.source.globals[value]])
         if self.program.moves:  # a graph built before the step must refuse to run after it
             increment_version(self.bucket.data)
-        self.results = {}
-        for storage, _ in self.fixed:
-            if storage.place in (Place.UPDATE, Place.GRAD):  # gradients belong to others
-                self.lists.pop(storage, None)
+        self.forget()
 
 
 runner = CPURunner

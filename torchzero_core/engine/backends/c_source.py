@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from ...lang.graph import Dims, Kind, Number, Place, Storage, Value
-from ...lang.number import PYTHON
-from ...lang.ops import AMAX, FILL, LOAD, SHAPE, Role
+from ...lang.ops import AMAX, FILL, LOAD, PYTHON, SHAPE, Role
 from ..numbers import literal
 from ..plan import Pass, Plan
 from ..runner import Unsupported
@@ -30,11 +29,12 @@ PRELUDE = """
 #define LERP(a, b, w) ((a) + (w) * ((b) - (a)))
 #define LERP_END(a, b, w) ((b) - (1 - (w)) * ((b) - (a)))
 #define SIGN(a) (((a) > 0) - ((a) < 0))
-static inline float REMAINDERf(float a, float b) { float r = fmodf(a, b); return r != 0 && (r < 0) != (b < 0) ? r + b : r; }
-static inline double REMAINDER(double a, double b) { double r = fmod(a, b); return r != 0 && (r < 0) != (b < 0) ? r + b : r; }
+#define WITH_SIGN_OF(b, r) ((r) != 0 && ((r) < 0) != ((b) < 0) ? (r) + (b) : (r))
+static inline float REMAINDERf(float a, float b) { float r = fmodf(a, b); return WITH_SIGN_OF(b, r); }
+static inline double REMAINDER(double a, double b) { double r = fmod(a, b); return WITH_SIGN_OF(b, r); }
 /* P: pointers by row and tensor. H: numbers of the host. T: numbers by column and tensor. R: what a thread has reduced.
-   Z: numbers per slice; O: where those of a column and tensor begin; G: the shape of slices. S: what a thread has reduced
-   to slices. */
+   Z: numbers per slice; O: where those of a column and tensor begin; G: the shape of slices. S: what a thread has
+   reduced to slices. */
 typedef struct Job Job;
 struct Job {
   void **P; int64_t nt; const int64_t *numel; const double *H; double *T; double *R;
@@ -62,8 +62,8 @@ static void start(double *x, int64_t n, int is_max) { for (int64_t i = 0; i < n;
 static void join(double *to, const double *x, int64_t n, int is_max) {
   for (int64_t i = 0; i < n; i++) to[i] = is_max ? OR_NAN(MAXIMUM(to[i], x[i]), x[i]) : to[i] + x[i];
 }
-static void run(Job *job, int64_t total, int threads, int64_t reductions, const char *is_max, int64_t lists, const char *z_max,
-                const int64_t *sizes) {
+static void run(Job *job, int64_t total, int threads, int64_t reductions, const char *is_max, int64_t lists,
+                const char *z_max, const int64_t *sizes) {
   Job jobs[64];
   pthread_t ids[64];
   char started[64];
@@ -147,6 +147,11 @@ class Source:
             raise Unsupported(f"a state of {dtype} is not supported")
         return TYPES[dtype]
 
+    def shape_of(self, x: Value) -> int:
+        """The number of the shape of a value per slice."""
+        assert x.dims is not None
+        return self.shapes[x.dims]
+
     def operand(self, x: Any, real: str) -> str:
         """The C name or literal of an operand."""
         if isinstance(x, Value):
@@ -175,7 +180,8 @@ class Source:
                 elif isinstance(x, Value) and x.kind is Kind.GLOBAL:
                     used[self.globals[x]] = x.mask
         return [
-            f"  const {'int' if mask else real} h{i} = ({real})j->H[{i}]{' != 0' if mask else ''};" for i, mask in used.items()
+            f"  const {'int' if mask else real} h{i} = ({real})j->H[{i}]{' != 0' if mask else ''};"
+            for i, mask in used.items()
         ]
 
     def _declare(self, x: Value, real: str, text: str) -> str:
@@ -204,7 +210,9 @@ class Source:
             for r, n in enumerate(whole)
         ]
         for z, n in enumerate(sliced):
-            finish.append(f"  for (int64_t i = 0; i < sizes[{z}]; i++) j->Z[FIRST({self.lists[n]}) + i] = j->S[from + i];")
+            finish.append(
+                f"  for (int64_t i = 0; i < sizes[{z}]; i++) j->Z[FIRST({self.lists[n]}) + i] = j->S[from + i];"
+            )
             finish.append(f"  from += sizes[{z}];")
         text, end = "\n".join(lines), "\n".join(finish)
         return f"""
@@ -230,16 +238,17 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
         for dims in shapes:
             d = self.shapes[dims]
             lines.append(
-                f"    const int64_t m{d} = j->G[{2 * d} * nt + t], i{d} = j->G[{2 * d + 1} * nt + t], row{d} = block / i{d};\n"
+                f"    const int64_t m{d} = j->G[{2 * d} * nt + t], i{d} = j->G[{2 * d + 1} * nt + t];\n"
+                f"    const int64_t row{d} = block / i{d};\n"
                 f"    const int64_t at{d} = row{d} / m{d} * i{d} + block % i{d};\n"
                 f"    {{ const int64_t stop = i{d} == 1 ? (block / m{d} + 1) * m{d} : (row{d} + 1) * i{d}; "
                 f"if (stop < end) end = stop; }}"
             )
         for x in used:
-            lines.append(f"    const double *z{self.ids[x]} = j->Z + AT({self.lists[x]}) + at{self.shapes[x.dims]};")
+            lines.append(f"    const double *z{self.ids[x]} = j->Z + AT({self.lists[x]}) + at{self.shape_of(x)};")
         earlier = "0"
         for s in sliced:
-            at = f"AT({self.lists[s]}) - FIRST({self.lists[s]}) + at{self.shapes[s.dims]}"
+            at = f"AT({self.lists[s]}) - FIRST({self.lists[s]}) + at{self.shape_of(s)}"
             lines.append(f"    double *s{self.ids[s]} = j->S + {earlier} + {at};")
             earlier += f" + ALL({self.lists[s]})"
         for r, node in enumerate(whole):
@@ -271,15 +280,18 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
             same: whether the block lies in one slice of each shape, or each of its elements in the next one.
         """
         ids, real = self.ids, self.type
-        lines, body, end, clauses = [], [], [], ""
+        lines: list[str] = []
+        body: list[str] = []
+        end: list[str] = []
+        clauses = ""
         for x in used:
             hoisted = x.dims is not None and same[x.dims]
             text = f"({real})z{ids[x]}[{'0' if hoisted else 'i - block'}]"
             (lines if hoisted else body).append(self._declare(x, real, text))
         for r, node in enumerate(whole):
             clauses += f" reduction(max:r{r}) reduction(+:nan{r})" if node.op is AMAX else f" reduction(+:r{r})"
-        for value, s in here.reads.items():
-            body.append(self._declare(value, real, f"p{self.rows[s]}[i]"))
+        for value, storage in here.reads.items():
+            body.append(self._declare(value, real, f"p{self.rows[storage]}[i]"))
         for node in here.elements:
             body.append(f"const {'int' if node.mask else real} n{ids[node]} = {self.expression(node, real)};")
         for r, node in enumerate(whole):
@@ -301,8 +313,8 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
                 end.append(f"{s}[0] += (double)x{ids[node]};")
             else:
                 body.append(f"{s}[i - block] += (double){a};")
-        for s, value in here.writes:
-            body.append(f"p{self.rows[s]}[i] = {self.operand(value, real)};")
+        for storage, value in here.writes:
+            body.append(f"p{self.rows[storage]}[i] = {self.operand(value, real)};")
         simd = not any(n.op is AMAX for n in sliced)
         head = [f"#pragma omp simd{clauses}"] if simd else []
         return [f"      {x}" for x in (*lines, *head, "for (int64_t i = block; i < end; i++) {", *body, "}", *end)]
@@ -310,7 +322,9 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
     # -- numbers -----------------------------------------------------------------------------------------------------
     def numbers(self, k: int, here: Pass) -> str:
         """The numbers per tensor of a pass."""
-        nodes = [n for n in here.numbers if n.kind is Kind.TENSOR and n.op is not SHAPE and n.op.role is not Role.OPAQUE]
+        nodes = [
+            n for n in here.numbers if n.kind is Kind.TENSOR and n.op is not SHAPE and n.op.role is not Role.OPAQUE
+        ]
         if not nodes:
             return ""
         lines = self._tensors(nodes, "double", besides=nodes)
@@ -414,4 +428,3 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
         text = f"H[{self.globals[x] if isinstance(x, Value) else self.plan.hosts[x]}]"
         text = text if kind == "python" else f"np.float64({text})"
         return f"({text} != 0)" if isinstance(x, Value) and x.mask else text
-

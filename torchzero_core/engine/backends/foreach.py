@@ -1,7 +1,7 @@
 """The default backend: each pass becomes a few ``torch._foreach`` calls over pieces that fit in the cache.
 
-Temporaries live for one piece only, so they are small and hot; an operation works in place where its operand is no longer
-needed, and a state is updated where it lies.
+Temporaries live for one piece only, so they are small and hot; an operation works in place where its operand is no
+longer needed, and a state is updated where it lies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...lang.ops import AMAX, FILL, SHAPE
 from ..bucket import Bucket
 from ..numbers import doubles, real, write_numbers
 from ..plan import Pass
-from ..program import Program, number_stores
+from ..program import Program
 from ..runner import Given, Runner
 from .foreach_source import Parts, write_slices, write_sweep
 
@@ -56,7 +56,9 @@ class NumbersRunner(Runner):
         data, plan, ids = bucket.data, self.plan, program.ids
         like = data[0]
         self.real = real(like.dtype)
-        self.zeros: Any = np.zeros(len(data)) if self.host else torch.zeros(len(data), dtype=self.real, device=like.device)
+        self.zeros: Any = (
+            np.zeros(len(data)) if self.host else torch.zeros(len(data), dtype=self.real, device=like.device)
+        )
         self.T: dict[int, Any] = {}
         self.Z: dict[int, list[Tensor]] = {}
         self.fixed: dict[int, Any] = {}  # numbers that depend on shapes alone
@@ -83,13 +85,12 @@ class NumbersRunner(Runner):
             return doubles(values)[()]
         return values if values.dtype is torch.bool else values.to(self.real)
 
-    def begin(self, given: Given, facts: Any) -> None:
+    def begin(self, given: Given) -> None:
         """Take what this step works on."""
         bucket, program = self.bucket, self.program
-        self.hosts = program.host(bucket.settings, bucket.counts, facts)
-        for storage in self.plan.storages:
-            self.lists[storage] = self.find(storage, given)
-        self.T, self.Z, self.results = dict(self.fixed), dict(self.blank), {}
+        self.hosts = bucket.hosts
+        self.find(given)
+        self.T, self.Z = dict(self.fixed), dict(self.blank)
         for node in program.number_loads:
             storage, i = node.attr, program.ids[node]
             if node.kind is Kind.SLICE:
@@ -143,10 +144,11 @@ class NumbersRunner(Runner):
     def commit(self, written: set[Storage]) -> None:
         """Write the states of one number."""
         bucket, ids = self.bucket, self.program.ids
-        for storage, value in number_stores(self.plan, Kind.SLICE):
-            torch._foreach_copy_(bucket.states(storage.rule, storage.name), self.Z[ids[value]])
         for storage, value in self.plan.number_stores:
-            if value.kind is Kind.SLICE or storage in written:
+            if value.kind is Kind.SLICE:
+                torch._foreach_copy_(bucket.states(storage.rule, storage.name), self.Z[ids[value]])
+                continue
+            if storage in written:
                 continue
             new = self.T[ids[value]]
             new = torch.from_numpy(np.asarray(new)) if self.host else new
@@ -156,10 +158,8 @@ class NumbersRunner(Runner):
             else:
                 vector = self.vectors.get(storage)
                 (bucket.vector(storage.rule, storage.name) if vector is None else vector).copy_(new)
-        self.T, self.Z, self.results, self.vectors = {}, {}, {}, {}
-        for storage in self.plan.storages:
-            if storage.place in (Place.UPDATE, Place.GRAD):
-                self.lists.pop(storage, None)
+        self.T, self.Z, self.vectors = {}, {}, {}
+        self.forget()
 
 
 class ForeachRunner(NumbersRunner):
@@ -194,7 +194,7 @@ class ForeachRunner(NumbersRunner):
         self._views: dict[Storage, tuple[list[Tensor], list[list[Tensor]]]] = {}
         self.dims = [self._dims(here) for here in plan.passes]
         self.per_tensor, self.per_slice = (
-            [[n for n in here.element_reductions if n.kind is kind] for here in plan.passes]
+            [{program.ids[n]: n for n in here.element_reductions if n.kind is kind} for here in plan.passes]
             for kind in (Kind.TENSOR, Kind.SLICE)
         )
 
@@ -230,33 +230,42 @@ class ForeachRunner(NumbersRunner):
 
     def sweep(self, k: int) -> None:
         """The numbers, then the elements, of pass ``k``."""
-        here, (numbers, slices, elements) = self.plan.passes[k], self.passes[k]
-        self.compute_numbers(numbers, slices)
-        if elements is not None:
-            found = [self._run_whole(k, elements)] if self.single else self._run_chunks(k, here, elements)
-            ids = self.program.ids
-            for r, node in enumerate(self.per_tensor[k]):
-                parts = [numbers[r] for numbers, _ in found]
-                self.T[ids[node]] = parts[0] if self.single else self._join(node, parts)
-            for r, node in enumerate(self.per_slice[k]):
-                self.Z[ids[node]] = [t for _, lists in found for t in lists[r]]
+        numbers, slices, elements = self.passes[k]
+        if numbers is not None or slices is not None:
+            self.compute_numbers(numbers, slices)
+        if elements is None:
+            pass
+        elif self.single:
+            results = {self.program.ids[v]: tensors for v, tensors in self.results.items()} if self.results else {}
+            found, lists = elements(self.lists, self.hosts, self.T, self.Z, self.dims[k], results)
+            for i, values in zip(self.per_tensor[k], found, strict=True):
+                self.T[i] = values
+            for i, tensors in zip(self.per_slice[k], lists, strict=True):
+                self.Z[i] = tensors
+        else:
+            self._sweep_chunks(k, elements)
         if self.program.slices:
-            self.fold(here)
+            self.fold(self.plan.passes[k])
 
-    def _run_whole(self, k: int, elements: Any) -> Any:
-        ids = self.program.ids
-        results = {ids[v]: tensors for v, tensors in self.results.items()}
-        return elements([self.lists[s] for s in self.plan.storages], self.hosts, self.T, self.Z, self.dims[k], results)
+    def _sweep_chunks(self, k: int, elements: Any) -> None:
+        here = self.plan.passes[k]
+        found = self._run_chunks(k, here, elements)
+        for r, (i, node) in enumerate(self.per_tensor[k].items()):
+            self.T[i] = self._join(node, [numbers[r] for numbers, _ in found])
+        for r, i in enumerate(self.per_slice[k]):
+            self.Z[i] = [t for _, lists in found for t in lists[r]]
 
     def _run_chunks(self, k: int, here: Pass, elements: Any) -> list[Any]:
         ids, lists = self.program.ids, self.lists
         used = set(here.reads.values()) | {s for s, _ in here.writes}
-        views = [self.pieces(s, lists[s]) if s in used or i == 0 else None for i, s in enumerate(self.plan.storages)]
+        views = [self.pieces(s, lists[i]) if s in used or i == 0 else None for s, i in self.plan.storages.items()]
         results = {ids[v]: self.pieces(s, self.results[v]) for v, s in here.reads.items() if s.place is Place.RESULT}
         wanted = [(ids[a], a.kind) for a in here.numbers_for_elements()]
         found = []
         for c, rows in enumerate(self.rows):
-            T = {i: self.T[i][rows] if kind is Kind.TENSOR else self.T[i] for i, kind in wanted if kind is not Kind.SLICE}
+            T = {
+                i: self.T[i][rows] if kind is Kind.TENSOR else self.T[i] for i, kind in wanted if kind is not Kind.SLICE
+            }
             members = [i for i, _ in self.chunks[c]]
             Z = {i: [self.Z[i][m] for m in members] for i, kind in wanted if kind is Kind.SLICE}
             D = {i: [along[m] for m in members] for i, along in self.dims[k].items()}

@@ -31,10 +31,12 @@ def _sum(x: Tensors) -> Parts:
 
 
 def _dot(x: Tensors, y: Tensors) -> Parts:
-    if x[0].device.type == "cpu" and x[0].dtype in (torch.float32, torch.float64) and x[0].numel() > DOT_ELEMENTS:
+    first = x[0]
+    full = first.dtype in (torch.float32, torch.float64)
+    if full and first.is_cpu and first.numel() > DOT_ELEMENTS:
         return [torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(x, y, strict=True)], False
     if x is y:  # one call for all tensors
-        return list(torch._foreach_norm(x, dtype=_wide(x[0]))), True
+        return list(torch._foreach_norm(x) if full else torch._foreach_norm(x, dtype=torch.float32)), True
     return _sum(list(torch._foreach_mul(x, y)))
 
 
@@ -179,8 +181,8 @@ def write_sweep(
 ) -> Callable[..., Any] | None:
     """The sweep of one pass: ``f(E, H, T, Z, D, F)`` with lists of pieces; returns the partial reductions.
 
-    ``E[i]`` belongs to the i-th storage of the plan; ``T`` has a node's numbers (one per piece, or one in all), ``Z`` those
-    per slice, ``D`` the dimensions of slices, and ``F`` what opaque calls returned.
+    ``E[i]`` belongs to the i-th storage of the plan; ``T`` has a node's numbers (one per piece, or one in all), ``Z``
+    those per slice, ``D`` the dimensions of slices, and ``F`` what opaque calls returned.
     """
     if not here.sweeps:
         return None
@@ -250,7 +252,8 @@ class Sweep(Writer):
             return
         self.now = i
         if node.op is ADAM:
-            base = self._adam(node)
+            self._adam(node)
+            base = None
         elif node.op is WRITTEN:  # by a kernel, where its first operand lay
             base = node.inputs[0]
             self.lines.append(f"{self.name(node)} = {self.name(base)}")
@@ -287,7 +290,9 @@ class Sweep(Writer):
 
     def _adam(self, node: Value) -> None:
         free = (
-            s for s in self.targets.get(node, ()) if s.place in (Place.WORK, Place.OUT) and s not in self.here.reads.values()
+            s
+            for s in self.targets.get(node, ())
+            if s.place in (Place.WORK, Place.OUT) and s not in self.here.reads.values()
         )
         home = next(free, None)
         like = self.name(node.inputs[1])  # laid out as its parameter

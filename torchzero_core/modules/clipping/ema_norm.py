@@ -23,20 +23,18 @@ class _ByEMA(Transform):
 
     def norms(self, u: Value, ctx: Context) -> tuple[Value, Value]:
         """N, floored at eps, and the norm of u: per tensor or over all."""
-        s = ctx.state
-        h = ctx.settings if ctx.settings.tensorwise else ctx.whole.settings
-        starts = h.ema_init == "update" and ctx.first
-        s.ema = average = u if starts else s.ema.lerp(u, 1 - h.beta)
-        if h.tensorwise:
-            n, norm, previous = average.norm(h.ord), u.norm(h.ord), s.prev_ema_norm
+        s, own = ctx.state, ctx.settings
+        s.ema = ema = u if own.ema_init == "update" and ctx.first else s.ema.lerp(u, 1 - own.beta)
+        if own.tensorwise:
+            h, n, norm, previous = own, ema.norm(own.ord), u.norm(own.ord), s.prev_ema_norm
         else:
-            n, norm = average.global_norm(h.ord), u.global_norm(h.ord)
-            previous = ctx.global_state.prev_total_norm
+            h = ctx.whole.settings
+            n, norm, previous = ema.global_norm(h.ord), u.global_norm(h.ord), ctx.global_state.prev_total_norm
         n = n.maximum(h.eps)
         if h.max_ema_growth is not None:
             # the previous norm is 0 before the first step, which has nothing to grow from
             n = (previous > 0).where(n.minimum(h.max_ema_growth * previous), n)
-            if h.tensorwise:
+            if own.tensorwise:
                 s.prev_ema_norm = n
             else:
                 ctx.global_state.prev_total_norm = n
