@@ -101,7 +101,7 @@ def default_values(modules: Sequence[Module]) -> tuple[dict[str, Any], bool]:
         modules: of the chain.
 
     Returns:
-        The lr, and momentum or betas where the chain has one value for them; and whether the lr is not that of a module.
+        The lr, and momentum or betas where the chain has one value for them; and whether the lr is no module's.
     """
 
     def common(name: str) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from ..engine import Home as EngineHome
 from ..engine import Segment
 from .all_params import AllParams
+from .watch import Watchers
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Home(EngineHome, Protocol):
     param_groups: list[dict[str, Any]]
     lr_scales_update: bool
     modules: tuple[Any, ...]
-    watchers: Mapping[int, Callable[[str, list[Tensor]], None]]
+    watchers: Watchers
 
     @property
     def all_params(self) -> AllParams:

@@ -22,7 +22,7 @@ from .home import StepInfo
 from .module import Chain, Module, Modules, as_module
 from .naming import adopt, check_free, child_path, release, unrolled
 from .route import Routes, RuleStage
-from .step import GuardedParams, WholeChain
+from .step import WholeChain
 from .transform import Transform
 from .var import Var
 from .watch import Watchers, WatchHandle
@@ -93,10 +93,9 @@ class Modular(Optimizer):
         try:
             adopt(self, self.chain)
             defaults, self.lr_scales_update = default_values(self.unrolled_modules)
-            given = list(params.named_parameters()) if isinstance(params, nn.Module) else params
-            if isinstance(given, Tensor):
+            if isinstance(params, Tensor):
                 raise TypeError("params must be an iterable of tensors or groups, not one tensor; put it in a list.")
-            given = list(given)
+            given: list[Any] = list(params.named_parameters() if isinstance(params, nn.Module) else params)
             if not given:
                 raise ValueError("Modular got an empty list of parameters.")
             super().__init__(given, defaults)
@@ -110,7 +109,7 @@ class Modular(Optimizer):
         self.settings_version = 0
         self.watchers: Watchers = {}
         self._warned: set[str] = set()
-        self._guarded = GuardedParams()
+        self._guarded: list[tuple[list[Tensor], list[Tensor]]] = []
         self._evaluations = Evaluations() if self.deterministic else None
         self._watched = False
         self._values: GroupValues | None = None
@@ -237,7 +236,8 @@ class Modular(Optimizer):
         except BaseException:
             for module in self.unrolled_modules:
                 module.rewind_generators()
-            self._guarded.restore()
+            for params, values in reversed(self._guarded):
+                torch._foreach_copy_(params, values)
             raise
         finally:
             self._guarded.clear()
@@ -291,7 +291,7 @@ class Modular(Optimizer):
 
     def guard_params(self, params: list[Tensor]) -> None:
         """Copy parameters that are about to be moved in the middle of a step: an exception later on puts them back."""
-        self._guarded.add(params)
+        self._guarded.append((params, [p.detach().clone() for p in params]))
 
     def warn_once(self, key: str, message: str) -> None:
         """A warning, once for each key."""

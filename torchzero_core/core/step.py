@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .home import Home
 from .module import Module
@@ -67,23 +66,3 @@ def move(var: Var, home: Home) -> None:
         if any(s != 1.0 for s in scales):
             torch._foreach_mul_(update, scales)
     torch._foreach_sub_(var.params, update)
-
-
-class GuardedParams:
-    """Copies of parameters that are moved in the middle of a step: an exception later on puts them back."""
-
-    def __init__(self) -> None:
-        self._copies: list[tuple[list[Tensor], list[Tensor]]] = []
-
-    def add(self, params: list[Tensor]) -> None:
-        """Copy parameters."""
-        self._copies.append((params, [p.detach().clone() for p in params]))
-
-    def restore(self) -> None:
-        """Put them back where they were when they were first copied."""
-        for params, values in reversed(self._copies):
-            torch._foreach_copy_(params, values)
-
-    def clear(self) -> None:
-        """Forget the copies."""
-        self._copies.clear()

@@ -33,13 +33,13 @@ class Var:
 
     def __init__(
         self,
-        params: list[Tensor],
+        params: Params,
         closure: Closure | None,
         model: nn.Module | None,
         current_step: int,
         modular: Home | None = None,
     ) -> None:
-        self.params: list[Tensor] = params
+        self.params = params
         self.model = model
         self.current_step = current_step
         self.modular = modular
@@ -205,13 +205,14 @@ class Var:
         return self._interned().scratch(name)
 
     def _interned(self) -> Params:
-        params = self.params
+        params: list[Tensor] = self.params
         if isinstance(params, Params):
             return params
+        # A module of a user has set another kind of list.
         return Params(params) if self.modular is None else self.modular.all_params.part(params)
 
     def fork(
-        self, params: list[Tensor], update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool
+        self, params: Params, update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool
     ) -> Var:
         """A context for a child that works on other tensors in the same step: with this loss, closure and outcome.
 
@@ -230,7 +231,7 @@ class Var:
         """Make another context that of a child: with what is known of the loss and with the same outcome."""
         other.info, other.loss, other.loss_approx, other.nested = self.info, self.loss, self.loss_approx, True
 
-    def clone(self, update: Sequence[Tensor] | None = None, *, params: list[Tensor] | None = None) -> Var:
+    def clone(self, update: Sequence[Tensor] | None = None, *, params: Params | None = None) -> Var:
         """A context for a child: shares everything but the update.
 
         Args:

@@ -11,8 +11,8 @@ from torch import Tensor
 from ...core import Chain, Module, Params, Var
 from ...core.all_params import StandIn
 from ...core.evaluate import uniform_settings
-from ...core.same_params import same_params
 from ...core.module import Modules
+from ...core.same_params import same_params
 
 Current: TypeAlias = Literal["params", "grads", "update"]
 
@@ -30,7 +30,7 @@ class ProjectedVar(Var):
     def __init__(
         self,
         outer: Var,
-        params: list[Tensor],
+        params: Params,
         closure: Callable[..., Any] | None,
         make_grad: Callable[[], list[Tensor]],
     ) -> None:
@@ -58,7 +58,7 @@ class ProjectedVar(Var):
         return self.grad
 
     def fork(
-        self, params: list[Tensor], update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool
+        self, params: Params, update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool
     ) -> Var:
         """A context for a child, in the same space."""
         other = ProjectedVar(self, params, self.own_closure, self.make_grad)

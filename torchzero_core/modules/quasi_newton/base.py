@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...core import Module, Var
 from ...core.evaluate import uniform_settings
-from ...core.same_params import same_params
 from ...core.module import Modules
+from ...core.same_params import same_params
 from ...linalg import flatten, unflatten, unflatten_as
 
 
