@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .module import Module
-from .settings import check_words, given, unknown_keys, validate
+from .settings import check_group, unknown_keys
 
 
 class GroupValues:
@@ -17,10 +17,20 @@ class GroupValues:
 
     Args:
         groups: the groups.
+        modules: of the chain.
+        before: the values at an earlier time; what has changed since is checked.
+
+    Raises:
+        ValueError: a value that a module does not take.
     """
 
-    def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        self._groups = [dict(group) for group in groups]
+    def __init__(
+        self, groups: Sequence[Mapping[str, Any]], modules: Sequence[Module], before: GroupValues | None
+    ) -> None:
+        known = before.groups if before is not None and len(before.groups) == len(groups) else [{} for _ in groups]
+        for group, old in zip(groups, known, strict=True):
+            check_group(group, modules, old)
+        self.groups: list[dict[str, Any]] = [dict(group) for group in groups]
         self._tensors = any(isinstance(v, Tensor) for group in groups for k, v in group.items() if k != "params")
 
     def same(self, groups: Sequence[Mapping[str, Any]]) -> bool:
@@ -28,21 +38,9 @@ class GroupValues:
         if self._tensors:
             return False
         try:
-            return self._groups == groups
+            return self.groups == groups
         except (RuntimeError, ValueError):  # a tensor or an array has no truth value
             return False
-
-
-def check_values(groups: Iterable[Mapping[str, Any]], modules: Sequence[Module]) -> None:
-    """Refuse words in groups that no module knows.
-
-    Raises:
-        ValueError: naming the setting, its value and what it may be.
-    """
-    for group in groups:
-        if any(isinstance(value, str) for value in group.values()):
-            for module in modules:
-                check_words(type(module), given(group, module), "a parameter group: ")
 
 
 def check_new_group(group: Mapping[str, Any], modules: Sequence[Module]) -> None:
@@ -61,9 +59,7 @@ def check_new_group(group: Mapping[str, Any], modules: Sequence[Module]) -> None
             + f"Known settings: {', '.join(names)}; address one module with its path, as in "
             f"'{modules[0].path}.{next(iter(modules[0].defaults), 'setting')}'."
         )
-    validate(Module, {k: v for k, v in group.items() if k == "lr"}, "a parameter group: ")
-    for module in modules:
-        validate(type(module), given(group, module), "a parameter group: ")
+    check_group(group, modules)
 
 
 def checked_params(params: Any, known: Iterable[Tensor]) -> list[Any]:

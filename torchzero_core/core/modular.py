@@ -18,7 +18,7 @@ from ..engine.params import Params
 from . import checkpoint, show
 from .all_params import AllParams
 from .closure import Closure, CountedClosure, Evaluations
-from .groups import GroupValues, check_new_group, check_values, checked_params, default_values
+from .groups import GroupValues, check_new_group, checked_params, default_values
 from .home import StepInfo
 from .module import Chain, Module, Modules, as_module
 from .naming import adopt, check_free, child_path, release, unrolled
@@ -270,8 +270,7 @@ class Modular(Optimizer):
         """Notice what has changed since the last step; what the chain runs now."""
         groups, watched = self.param_groups, bool(self.watchers)
         if self._values is None or not self._values.same(groups):
-            check_values(groups, self.unrolled_modules)
-            self._values = GroupValues(groups)
+            self._values = GroupValues(groups, self.unrolled_modules, self._values)
             self.settings_version += 1
         # A chain that is watched runs by other segments, and each counts steps in its buckets.
         if self._params is not None and (watched != self._watched or not self._params.unchanged(groups, self.state)):

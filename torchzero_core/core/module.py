@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
+from .declare import Check, Field, Role, declare, per_group
 from .home import Home
 from .overrides import Overrides
 from .route import Routes, only_rules, run_stages
-from .settings import Settings, validate
+from .settings import Settings
 from .state import GLOBAL, ScopedState, StateOf
+from .validate import validate
 from .var import Var
 
 
+@dataclass_transform(eq_default=False, field_specifiers=(per_group,))
 class Module:
     """Base class of everything that can stand in a chain.
 
@@ -25,16 +29,21 @@ class Module:
     live in the optimizer's ``state`` and are saved and loaded with it, so they hold only tensors, numbers, strings
     and lists or dicts of them.
 
+    Annotated class attributes are its settings: they make the constructor, can be overridden per parameter group and
+    are read through ``self.settings[p]``. Their type says what they may be, :data:`~torchzero_core.core.Beta` or a
+    ``Literal`` for example; one of type :data:`~torchzero_core.core.Child` is a module inside this one. An attribute
+    that is no setting has no annotation or is a ``ClassVar``. A method ``__post_init__`` runs after the constructor. A
+    constructor written by hand passes the settings on instead, ``super().__init__(dict(scale=scale))``, and may state
+    ranges as ``bounds = {"scale": (0, 1, "[)")}``.
+
     Args:
-        defaults: settings by name with the values that the constructor was given. They can be overridden per
-            parameter group and are read through ``self.settings[p]``.
+        defaults: settings by name with the values that the constructor was given.
 
     Example:
         >>> import torch
         >>> from torchzero_core.core import Modular, Module
         >>> class SignDescent(Module):
-        ...     def __init__(self, scale: float = 1.0):
-        ...         super().__init__(dict(scale=scale))
+        ...     scale: float = 1.0
         ...
         ...     def step(self, var):
         ...         for p, u in zip(var.params, var.get_update()):
@@ -48,13 +57,21 @@ class Module:
     """
 
     #: Whether the module calls the closure itself.
-    requires_closure: bool = False
+    requires_closure: ClassVar[bool] = False
     #: Whether the chain has to have the gradient before this module runs.
-    needs_gradient: bool = True
+    needs_gradient: ClassVar[bool] = True
     #: Whether the engine can trace it.
-    is_rule: bool = False
-    #: Settings whose range differs from the usual one of their name; see :mod:`torchzero_core.core.settings`.
-    bounds: ClassVar[dict[str, tuple[float, float, str]]] = {}
+    is_rule: ClassVar[bool] = False
+    #: The ranges of settings as (low, high, brackets); those of declared settings come from their types.
+    bounds: ClassVar[Mapping[str, tuple[float, float, str]]] = {}
+    #: What else their types say.
+    checks: ClassVar[Mapping[str, Check]] = {}
+    #: What the body of the class declares.
+    own_fields: ClassVar[Mapping[str, Field]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        declare(cls, Module)
 
     def __init__(self, defaults: Mapping[str, Any] | None = None) -> None:
         self.defaults: dict[str, Any] = dict(defaults or {})
@@ -66,7 +83,7 @@ class Module:
         self._detached: dict[Any, dict[str, Any]] = {}
         self.state = StateOf(self)
         self.settings = Settings(self)
-        validate(type(self), self.defaults, f"{type(self).__name__}(")
+        validate(self, self.defaults, f"{type(self).__name__}(")
 
     # -- what a module does ------------------------------------------------------------------------------------------
     def step(self, var: Var) -> Var:
@@ -79,6 +96,18 @@ class Module:
 
     def post_step(self, var: Var) -> None:
         """Called after the parameters have moved; does nothing unless overridden."""
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Refuse values that their types do not tell from good ones; does nothing unless overridden.
+
+        Called with what the constructor was given, and with what a group makes of it whenever a group sets something.
+
+        Args:
+            settings: all settings of the module by name.
+
+        Raises:
+            ValueError: settings that do not go together.
+        """
 
     # -- structure ---------------------------------------------------------------------------------------------------
     @property
@@ -114,7 +143,7 @@ class Module:
             if unknown:
                 known = ", ".join(map(repr, self.defaults)) or "none"
                 raise ValueError(f"{self.path} has no setting {unknown[0]!r}; it has {known}.")
-            validate(type(self), values, f"a parameter group of {self.path}: ")
+            validate(self, values, f"a parameter group of {self.path}: ")
             params = group["params"]
             overrides.append(([params] if isinstance(params, Tensor) else list(params), values))
         self.overrides = Overrides(overrides)
@@ -286,3 +315,7 @@ def as_module(module: Modules, where: str = "") -> Module:
 
 
 Modules: TypeAlias = Module | Sequence[Module]
+#: ``inner: Child | None = None`` declares a child that may be absent, ``modules: Child`` one that must be given.
+Child: TypeAlias = Annotated[Modules, Role.CHILD]
+#: ``other: Input`` declares an operand: a number, which is a setting, or a module, which is a child.
+Input: TypeAlias = Annotated[Modules | float, Role.PASSED]

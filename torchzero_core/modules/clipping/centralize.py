@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ...core import Context, Target, Transform
 from ...lang import Operand, Value
-from .slices import check_dims, dims_of, large_enough
+from .slices import OwnDim, dims_of, large_enough
 
 
 class Centralize(Transform):
@@ -32,15 +30,10 @@ class Centralize(Transform):
         tensor([ 2.,  1., -3.])
     """
 
-    def __init__(
-        self,
-        dim: int | Sequence[int] | None = None,
-        inverse_dims: bool = False,
-        min_size: int = 2,
-        target: Target = "update",
-    ) -> None:
-        check_dims("Centralize", dim, allow_global=False)
-        super().__init__(dict(dim=dim, inverse_dims=inverse_dims, min_size=min_size), target=target)
+    dim: OwnDim = None
+    inverse_dims: bool = False
+    min_size: int = 2
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         return large_enough(ctx, u, u - u.mean(dims_of(ctx)))

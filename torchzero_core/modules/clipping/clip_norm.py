@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar
-
-from ...core import Context, Target, Transform
+from ...core import Context, Positive, Target, Transform
 from ...lang import Operand, Value
-from .slices import Dim, check_dims, dims_of, large_enough
+from .slices import Dim, dims_of, large_enough
 
 
 class ClipNorm(Transform):
@@ -32,21 +29,12 @@ class ClipNorm(Transform):
                 [-0.3000, -0.4000]])
     """
 
-    bounds: ClassVar = {"max_norm": (0, math.inf, "()")}
-
-    def __init__(
-        self,
-        max_norm: float,
-        ord: float = 2,
-        dim: Dim = None,
-        inverse_dims: bool = False,
-        min_size: int = 1,
-        target: Target = "update",
-    ) -> None:
-        check_dims("ClipNorm", dim, allow_global=True)
-        super().__init__(
-            dict(max_norm=max_norm, ord=ord, dim=dim, inverse_dims=inverse_dims, min_size=min_size), target=target
-        )
+    max_norm: Positive
+    ord: float = 2
+    dim: Dim = None
+    inverse_dims: bool = False
+    min_size: int = 1
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings

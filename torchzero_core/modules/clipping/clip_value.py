@@ -22,8 +22,8 @@ class ClipValue(Transform):
         tensor([-1.0000,  0.5000,  1.0000])
     """
 
-    def __init__(self, value: float, target: Target = "update") -> None:
-        super().__init__(dict(value=value), target=target)
+    value: float
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         value = ctx.settings.value

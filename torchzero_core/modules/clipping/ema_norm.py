@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from ...core import Context, Slot, Transform
+from ...core import Beta, Context, NonNegative, Slot, Transform
 from ...lang import Operand, Value
 
 
 class _ByEMA(Transform):
     """What the two share: the average and its limited norm N."""
 
-    slots: ClassVar = {"ema": Slot(), "prev_ema_norm": Slot(scalar=True), "prev_total_norm": Slot(scalar=True)}
-
-    def __init__(
-        self,
-        beta: float = 0.99,
-        ord: float = 2,
-        eps: float = 1e-6,
-        tensorwise: bool = True,
-        max_ema_growth: float | None = 1.5,
-        ema_init: Literal["zeros", "update"] = "zeros",
-    ) -> None:
-        super().__init__(
-            dict(beta=beta, ord=ord, eps=eps, tensorwise=tensorwise, max_ema_growth=max_ema_growth, ema_init=ema_init)
-        )
+    beta: Beta = 0.99
+    ord: float = 2
+    eps: NonNegative = 1e-6
+    tensorwise: bool = True
+    max_ema_growth: float | None = 1.5
+    ema_init: Literal["zeros", "update"] = "zeros"
+    ema = Slot()
+    prev_ema_norm = Slot(scalar=True)
+    prev_total_norm = Slot(scalar=True)
 
     def norms(self, u: Value, ctx: Context) -> tuple[Value, Value]:
         """N, floored at eps, and the norm of u: per tensor or over all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...core import Context, Target, Transform
 from ...lang import Operand, Value
-from .slices import Dim, check_dims, dims_of, large_enough
+from .slices import Dim, dims_of, large_enough
 
 
 class Normalize(Transform):
@@ -28,19 +28,12 @@ class Normalize(Transform):
         tensor([-6., -8.])
     """
 
-    def __init__(
-        self,
-        norm_value: float = 1,
-        ord: float = 2,
-        dim: Dim = None,
-        inverse_dims: bool = False,
-        min_size: int = 1,
-        target: Target = "update",
-    ) -> None:
-        check_dims("Normalize", dim, allow_global=True)
-        super().__init__(
-            dict(norm_value=norm_value, ord=ord, dim=dim, inverse_dims=inverse_dims, min_size=min_size), target=target
-        )
+    norm_value: float = 1
+    ord: float = 2
+    dim: Dim = None
+    inverse_dims: bool = False
+    min_size: int = 1
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from ...core import Context
+from ...core import Check, Context
 from ...lang import Dims, Value, as_dims
 
-#: None: each whole tensor; "global": all tensors together; ints: slices that run along these dimensions.
-Dim: TypeAlias = int | Sequence[int] | Literal["global"] | None
+
+def dims_or(*words: str) -> Check:
+    """Refuses what is neither dimensions nor one of some words."""
+    allowed = ", ".join(["None", *(f'"{word}"' for word in words), "an int or a list of ints"])
+
+    def refuse(name: str, dim: Any) -> None:
+        if dim is None or isinstance(dim, int) or (isinstance(dim, str) and dim in words):
+            return
+        if isinstance(dim, str) or not isinstance(dim, Sequence) or not all(isinstance(d, int) for d in dim):
+            raise ValueError(f"{name}={dim!r} must be {allowed}.")
+
+    return Check(refuse)
+
+
+#: None: each whole tensor; ints: slices that run along these dimensions.
+OwnDim: TypeAlias = Annotated[int | Sequence[int] | None, dims_or()]
+#: The same, or "global": all tensors together.
+Dim: TypeAlias = Annotated[int | Sequence[int] | Literal["global"] | None, dims_or("global")]
 
 
 def dims_of(ctx: Context) -> Dims | None:
@@ -29,17 +45,3 @@ def large_enough(ctx: Context, u: Value, new: Value) -> Value:
         return new
     size = u.global_numel() if h.dim == "global" else u.numel() if dims is None else ctx.of_shape(dims.size)
     return (size >= h.min_size.maximum(1)).where(new, u)
-
-
-def check_dims(name: str, dim: Dim, *, allow_global: bool) -> None:
-    """Refuse what is no dimension.
-
-    Raises:
-        ValueError: naming the module and what it takes.
-    """
-    if dim is None or (dim == "global" and allow_global) or isinstance(dim, int):
-        return
-    if not isinstance(dim, str) and all(isinstance(d, int) for d in dim):
-        return
-    also = ', "global"' if allow_global else ""
-    raise ValueError(f"{name}(dim={dim!r}) must be None{also}, an int or a list of ints.")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
-from ...core import Context, Slot, Transform
-from ...core.module import Modules
+from ...core import Child, Context, Count, Slot, Transform
 from ...lang import Value
 
 
@@ -35,18 +33,11 @@ class ConjugateGradientBase(Transform):
         tensor([0.7733, 0.4265])
     """
 
-    slots = {"prev_dir": Slot(), "prev_grad": Slot()}
-    bounds = {"reset_interval": (1, math.inf, "[)")}
-
-    def __init__(
-        self,
-        clip_beta: bool = False,
-        reset_interval: int | Literal["auto"] | None = None,
-        inner: Modules | None = None,
-    ) -> None:
-        super().__init__(dict(clip_beta=clip_beta, reset_interval=reset_interval))
-        if inner is not None:
-            self.set_child("inner", inner)
+    clip_beta: bool = False
+    reset_interval: Count | Literal["auto"] | None = None
+    inner: Child | None = None
+    prev_dir = Slot()
+    prev_grad = Slot()
 
     def beta(self, g: Value, g0: Value, d0: Value) -> Value:
         """The factor of the previous direction, one number for all parameters.

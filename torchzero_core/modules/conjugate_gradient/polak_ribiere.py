@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from ...core.module import Modules
 from ...lang import Value
 from .base import ConjugateGradientBase
 
@@ -38,13 +35,7 @@ class PolakRibiere(ConjugateGradientBase):
         True
     """
 
-    def __init__(
-        self,
-        clip_beta: bool = True,
-        reset_interval: int | Literal["auto"] | None = None,
-        inner: Modules | None = None,
-    ) -> None:
-        super().__init__(clip_beta, reset_interval, inner)
+    clip_beta: bool = True
 
     def beta(self, g: Value, g0: Value, d0: Value) -> Value:
         """g'(g − g₀)/g₀'g₀."""

@@ -7,9 +7,9 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from ...core import Module, Var
+from ...core import Module, Passed, Var
 
-ApproximationTarget: TypeAlias = Literal["closure", "grad", "update"]
+ApproximationTarget: TypeAlias = Passed[Literal["closure", "grad", "update"]]
 
 
 class GradApproximator(Module):
@@ -25,8 +25,7 @@ class GradApproximator(Module):
     Example:
         >>> import torch, torchzero_core as tz
         >>> class Forward(tz.m.GradApproximator):
-        ...     def __init__(self, h: float = 1e-3, target="closure"):
-        ...         super().__init__(dict(h=h), target=target)
+        ...     h: float = 1e-3
         ...
         ...     def approximate(self, closure, params, loss, var):
         ...         loss = closure(False) if loss is None else loss

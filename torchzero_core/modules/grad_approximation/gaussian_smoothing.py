@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from .base import ApproximationTarget
+from ...core import Count, Positive
 from .directions import Distribution
-from .formulas import Formula
 from .randomized import RandomizedFDM
 
 
@@ -42,17 +41,7 @@ class GaussianSmoothing(RandomizedFDM):
         True
     """
 
+    h: Positive = 1e-2
+    n_samples: Count = 100
+    distribution: Distribution = "gaussian"
     regenerates = True
-
-    def __init__(
-        self,
-        h: float = 1e-2,
-        n_samples: int = 100,
-        formula: Formula = "central2",
-        distribution: Distribution = "gaussian",
-        beta: float = 0,
-        pre_generate: bool = True,
-        target: ApproximationTarget = "closure",
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(h, n_samples, formula, distribution, beta, pre_generate, target, seed)

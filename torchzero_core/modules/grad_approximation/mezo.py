@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from .base import ApproximationTarget
-from .directions import Distribution
-from .formulas import Formula
+from ...core import Beta, per_group
 from .randomized import RandomizedFDM
 
 
@@ -13,7 +11,8 @@ class MeZO(RandomizedFDM):
 
     g = mean of u·(f(x+hu) − f(x−hu))/2h. Beside the gradient itself, which is what the chain works on, it takes the
     memory of the largest tensor: the memory of the gradient holds a copy of the parameters while they are perturbed,
-    so that they come back bit for bit. The seeds of the last step, one for each sample, are kept in the state.
+    so that they come back bit for bit. The seeds of the last step, one for each sample, are kept in the state. Of the
+    other settings of :class:`RandomizedFDM`, a group can give ``beta`` and ``pre_generate``.
 
     Args:
         h: length of the finite differences.
@@ -40,15 +39,6 @@ class MeZO(RandomizedFDM):
         True
     """
 
+    beta: Beta = per_group(default=0)
+    pre_generate: bool = per_group(default=True)
     regenerates = True
-
-    def __init__(
-        self,
-        h: float = 1e-3,
-        n_samples: int = 1,
-        formula: Formula = "central2",
-        distribution: Distribution = "rademacher",
-        target: ApproximationTarget = "closure",
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(h, n_samples, formula, distribution, 0, True, target, seed)

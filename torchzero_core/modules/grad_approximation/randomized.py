@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core import Var
+from ...core import Beta, Count, Positive, Var
 from ...core.evaluate import uniform_settings
 from .base import ApproximationTarget, GradApproximator
 from .directions import Directions, Distribution, Kept, Seeded, draw_
@@ -51,36 +50,18 @@ class RandomizedFDM(GradApproximator):
         True
     """
 
-    bounds = {
-        "h": (0, math.inf, "()"),
-        "n_samples": (1, math.inf, "[)"),
-    }
+    h: Positive = 1e-3
+    n_samples: Count = 1
+    formula: Formula = "central2"
+    distribution: Distribution = "rademacher"
+    beta: Beta = 0
+    pre_generate: bool = True
+    target: ApproximationTarget = "closure"
+    seed: int | None = None
     #: Whether directions are drawn again from their seeds instead of being held.
     regenerates = False
 
-    def __init__(
-        self,
-        h: float = 1e-3,
-        n_samples: int = 1,
-        formula: Formula = "central2",
-        distribution: Distribution = "rademacher",
-        beta: float = 0,
-        pre_generate: bool = True,
-        target: ApproximationTarget = "closure",
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(
-            dict(
-                h=h,
-                n_samples=n_samples,
-                formula=formula,
-                distribution=distribution,
-                beta=beta,
-                pre_generate=pre_generate,
-                seed=seed,
-            ),
-            target=target,
-        )
+    def __post_init__(self) -> None:
         self._drawn: tuple[list[Tensor], Directions] | None = None
 
     def pre_step(self, var: Var) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from .base import ApproximationTarget
 from .directions import Distribution
-from .formulas import Formula
 from .randomized import RandomizedFDM
 
 
@@ -40,15 +38,4 @@ class RDSA(RandomizedFDM):
         True
     """
 
-    def __init__(
-        self,
-        h: float = 1e-3,
-        n_samples: int = 1,
-        formula: Formula = "central2",
-        distribution: Distribution = "gaussian",
-        beta: float = 0,
-        pre_generate: bool = True,
-        target: ApproximationTarget = "closure",
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(h, n_samples, formula, distribution, beta, pre_generate, target, seed)
+    distribution: Distribution = "gaussian"

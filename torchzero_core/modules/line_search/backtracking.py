@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 from torch import Tensor
 
-from ...core import Var
+from ...core import Beta, OpenFraction, Positive, Range, Var
 from .base import LineSearch
 from .scalar import backtrack
 
@@ -47,29 +48,13 @@ class Backtracking(LineSearch):
         (0.5, 3, 0.0)
     """
 
-    bounds = {"init": (0, math.inf, "()"), "beta": (0, 1, "()"), "c": (0, 1, "[)")}
-
-    def __init__(
-        self,
-        init: float = 1.0,
-        beta: float = 0.5,
-        c: float = 1e-4,
-        maxiter: int = 10,
-        min_alpha: float | None = None,
-        adaptive: bool = True,
-        try_negative: bool = False,
-    ) -> None:
-        super().__init__(
-            dict(
-                init=init,
-                beta=beta,
-                c=c,
-                maxiter=maxiter,
-                min_alpha=min_alpha,
-                adaptive=adaptive,
-                try_negative=try_negative,
-            )
-        )
+    init: Positive = 1.0
+    beta: OpenFraction = 0.5
+    c: Beta = 1e-4
+    maxiter: int = 10
+    min_alpha: float | None = None
+    adaptive: bool = True
+    try_negative: bool = False
 
     def search(self, update: list[Tensor], var: Var) -> float:
         """The first step size with a sufficient decrease."""
@@ -131,39 +116,15 @@ class AdaptiveBacktracking(LineSearch):
         [1.0, 2.0, 4.0, 8.0, 16.0]
     """
 
-    bounds = {
-        "init": (0, math.inf, "()"),
-        "beta": (0, 1, "()"),
-        "c": (0, 1, "[)"),
-        "nplus": (1, math.inf, "[)"),
-        "scale_beta": (0, 1, "[)"),
-    }
-
-    def __init__(
-        self,
-        init: float = 1.0,
-        beta: float = 0.5,
-        c: float = 1e-4,
-        maxiter: int = 20,
-        min_alpha: float | None = None,
-        target_iters: int = 1,
-        nplus: float = 2.0,
-        scale_beta: float = 0.0,
-        try_negative: bool = False,
-    ) -> None:
-        super().__init__(
-            dict(
-                init=init,
-                beta=beta,
-                c=c,
-                maxiter=maxiter,
-                min_alpha=min_alpha,
-                target_iters=target_iters,
-                nplus=nplus,
-                scale_beta=scale_beta,
-                try_negative=try_negative,
-            )
-        )
+    init: Positive = 1.0
+    beta: OpenFraction = 0.5
+    c: Beta = 1e-4
+    maxiter: int = 20
+    min_alpha: float | None = None
+    target_iters: int = 1
+    nplus: Annotated[float, Range(1, math.inf, "[)")] = 2.0
+    scale_beta: Beta = 0.0
+    try_negative: bool = False
 
     def search(self, update: list[Tensor], var: Var) -> float:
         """The first step size with a sufficient decrease."""

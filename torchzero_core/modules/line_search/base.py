@@ -141,9 +141,10 @@ class LineSearch(Module):
 
     Example:
         >>> import torch, torchzero_core as tz
+        >>> from torchzero_core.core import Passed
         >>> class Halving(tz.m.LineSearch):
-        ...     def __init__(self, init: float = 1.0):
-        ...         super().__init__(dict(init=init), maxiter=20)
+        ...     init: float = 1.0
+        ...     maxiter: Passed[int] = 20
         ...
         ...     def search(self, update, var):
         ...         phi = self.make_objective(var)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...core import Var
+from ...core import Count, Var
 from .base import LineSearch
 from .scalar import NO_DECREASE
 
@@ -35,10 +35,9 @@ class GridLineSearch(LineSearch):
         0.5
     """
 
-    bounds = {"num": (1, float("inf"), "[)")}
-
-    def __init__(self, start: float, end: float, num: int) -> None:
-        super().__init__(dict(start=start, end=end, num=num))
+    start: float
+    end: float
+    num: Count
 
     def search(self, update: list[Tensor], var: Var) -> float:
         """The best step size of the grid; 0 where all are worse than staying."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from torch import Tensor
 
-from ...core import Var
+from ...core import OpenFraction, Positive, Range, Var
 from .base import LineSearch
 from .scalar import Found, Point, backtrack, strong_wolfe
 
@@ -52,38 +54,18 @@ class StrongWolfe(LineSearch):
         True
     """
 
-    bounds = {
-        "init": (0, math.inf, "()"),
-        "c1": (0, 1, "()"),
-        "c2": (0, 1, "()"),
-        "expand": (1, math.inf, "()"),
-    }
+    init: Positive = 1.0
+    c1: OpenFraction = 1e-4
+    c2: OpenFraction = 0.9
+    maxiter: int = 25
+    maxzoom: int = 10
+    expand: Annotated[float, Range(1, math.inf, "()")] = 2.0
+    adaptive: bool = True
+    fallback: bool = False
+    plus_minus: bool = False
 
-    def __init__(
-        self,
-        init: float = 1.0,
-        c1: float = 1e-4,
-        c2: float = 0.9,
-        maxiter: int = 25,
-        maxzoom: int = 10,
-        expand: float = 2.0,
-        adaptive: bool = True,
-        fallback: bool = False,
-        plus_minus: bool = False,
-    ) -> None:
-        super().__init__(
-            dict(
-                init=init,
-                c1=c1,
-                c2=c2,
-                maxiter=maxiter,
-                maxzoom=maxzoom,
-                expand=expand,
-                adaptive=adaptive,
-                fallback=fallback,
-                plus_minus=plus_minus,
-            )
-        )
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        c1, c2 = settings["c1"], settings["c2"]
         if c1 >= c2:
             raise ValueError(f"StrongWolfe needs c1 < c2, or no step size may do; got c1={c1} and c2={c2}.")
 

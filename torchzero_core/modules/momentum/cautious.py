@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ...core import Context, Target, Transform
+from ...core import Context, NonNegative, Target, Transform
 from ...lang import Value
 
 
@@ -35,14 +35,10 @@ class Cautious(Transform):
         tensor([-1.0000, -2.9000])
     """
 
-    def __init__(
-        self,
-        normalize: bool = False,
-        eps: float = 1e-6,
-        mode: Literal["zero", "grad", "backtrack"] = "zero",
-        target: Target = "update",
-    ) -> None:
-        super().__init__(dict(normalize=normalize, eps=eps, mode=mode), target=target)
+    normalize: bool = False
+    eps: NonNegative = 1e-6
+    mode: Literal["zero", "grad", "backtrack"] = "zero"
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Value:
         h, g = ctx.settings, ctx.grads

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from ...core import Context, Target, Transform
+from ...core import Beta, Context, Target, Transform
 from ...lang import Operand, Value
 
 
@@ -29,17 +27,11 @@ class Debias(Transform):
         -1.0
     """
 
-    bounds: ClassVar = {"beta1": (0, 1, "[)"), "beta2": (0, 1, "[)")}
-
-    def __init__(
-        self,
-        beta1: float | None = None,
-        beta2: float | None = None,
-        alpha: float = 1,
-        pow: float = 2,
-        target: Target = "update",
-    ) -> None:
-        super().__init__(dict(beta1=beta1, beta2=beta2, alpha=alpha, pow=pow), target=target)
+    beta1: Beta | None = None
+    beta2: Beta | None = None
+    alpha: float = 1
+    pow: float = 2
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings
@@ -70,8 +62,9 @@ class Debias2(Transform):
         -2.0
     """
 
-    def __init__(self, beta: float = 0.999, pow: float = 2, target: Target = "update") -> None:
-        super().__init__(dict(beta=beta, pow=pow), target=target)
+    beta: Beta = 0.999
+    pow: float = 2
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from ...core import Context, Slot, Target, Transform
+from ...core import Context, Fraction, Slot, Target, Transform
 from ...lang import Value
 
 
@@ -32,21 +32,13 @@ class EMA(Transform):
         -1.25
     """
 
-    slots: ClassVar = {"exp_avg": Slot()}
-
-    def __init__(
-        self,
-        momentum: float = 0.9,
-        dampening: float = 0,
-        debiased: bool = False,
-        lerp: bool = True,
-        ema_init: Literal["zeros", "update"] = "zeros",
-        target: Target = "update",
-    ) -> None:
-        super().__init__(
-            dict(momentum=momentum, dampening=dampening, debiased=debiased, lerp=lerp, ema_init=ema_init),
-            target=target,
-        )
+    momentum: Fraction = 0.9
+    dampening: float = 0
+    debiased: bool = False
+    lerp: bool = True
+    ema_init: Literal["zeros", "update"] = "zeros"
+    target: Target = "update"
+    exp_avg = Slot()
 
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings
@@ -87,16 +79,7 @@ class HeavyBall(EMA):
         -2.5
     """
 
-    kernel: ClassVar = "heavyball"
-    kernel_needs: ClassVar = {"debiased": False, "lerp": False, "ema_init": "update"}
-
-    def __init__(
-        self,
-        momentum: float = 0.9,
-        dampening: float = 0,
-        debiased: bool = False,
-        lerp: bool = False,
-        ema_init: Literal["zeros", "update"] = "update",
-        target: Target = "update",
-    ) -> None:
-        super().__init__(momentum, dampening, debiased, lerp, ema_init, target)
+    lerp: bool = False
+    ema_init: Literal["zeros", "update"] = "update"
+    kernel = "heavyball"
+    kernel_needs = {"debiased": False, "lerp": False, "ema_init": "update"}

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from ...core import Context, Slot, Target, Transform
+from ...core import Beta, Context, Slot, Target, Transform
 from ...lang import Value
 
 
-class EMASquared(Transform):
+class _AverageOfPowers(Transform):
+    """What the two share."""
+
+    beta: Beta = 0.999
+    amsgrad: bool = False
+    exp_avg_sq = Slot()
+    max_exp_avg_sq = Slot()
+
+    def rule(self, u: Value, ctx: Context) -> Value:
+        s, h = ctx.state, ctx.settings
+        s.exp_avg_sq = v = s.exp_avg_sq.lerp(u.abs() ** h.pow, 1 - h.beta)
+        if h.amsgrad:
+            s.max_exp_avg_sq = v = s.max_exp_avg_sq.maximum(v)
+        return v
+
+
+class EMASquared(_AverageOfPowers):
     r"""Exponential moving average of powers of the update.
 
     .. math:: v_t = β v_{t-1} + (1-β) |u_t|^{pow}, \quad v_0 = 0
@@ -28,20 +42,11 @@ class EMASquared(Transform):
         -8.0
     """
 
-    slots: ClassVar = {"exp_avg_sq": Slot(), "max_exp_avg_sq": Slot()}
-
-    def __init__(self, beta: float = 0.999, amsgrad: bool = False, pow: float = 2, target: Target = "update") -> None:
-        super().__init__(dict(beta=beta, amsgrad=amsgrad, pow=pow), target=target)
-
-    def rule(self, u: Value, ctx: Context) -> Value:
-        s, h = ctx.state, ctx.settings
-        s.exp_avg_sq = v = s.exp_avg_sq.lerp(u.abs() ** h.pow, 1 - h.beta)
-        if h.amsgrad:
-            s.max_exp_avg_sq = v = s.max_exp_avg_sq.maximum(v)
-        return v
+    pow: float = 2
+    target: Target = "update"
 
 
-class SqrtEMASquared(EMASquared):
+class SqrtEMASquared(_AverageOfPowers):
     r"""Root of an exponential moving average of powers of the update.
 
     .. math:: u ← (v_t / (1-β^t))^{1/pow}, \quad v_t = β v_{t-1} + (1-β) |u_t|^{pow}, \quad v_0 = 0
@@ -62,16 +67,9 @@ class SqrtEMASquared(EMASquared):
         -4.0
     """
 
-    def __init__(
-        self,
-        beta: float = 0.999,
-        amsgrad: bool = False,
-        debiased: bool = False,
-        pow: float = 2,
-        target: Target = "update",
-    ) -> None:
-        super().__init__(beta, amsgrad, pow, target)
-        self.defaults["debiased"] = debiased
+    debiased: bool = False
+    pow: float = 2
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Value:
         h = ctx.settings

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from ...core import Context, Slot, Target, Transform
+from ...core import Context, Fraction, Slot, Target, Transform
 from ...lang import Value
 
 
@@ -34,14 +32,13 @@ class NAG(Transform):
         -1.5
     """
 
-    slots: ClassVar = {"velocity": Slot()}
-    kernel: ClassVar = "nag"
-    kernel_needs: ClassVar = {"lerp": False}
-
-    def __init__(
-        self, momentum: float = 0.9, dampening: float = 0, lerp: bool = False, target: Target = "update"
-    ) -> None:
-        super().__init__(dict(momentum=momentum, dampening=dampening, lerp=lerp), target=target)
+    momentum: Fraction = 0.9
+    dampening: float = 0
+    lerp: bool = False
+    target: Target = "update"
+    velocity = Slot()
+    kernel = "nag"
+    kernel_needs = {"lerp": False}
 
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings

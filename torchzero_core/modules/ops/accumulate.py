@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from ...core import Context, Slot, Target, Transform
+from ...core import Context, Fraction, Slot, Target, Transform
 from ...lang import Operand, Value
 
 
@@ -26,11 +24,9 @@ class AccumulateMaximum(Transform):
         -7.0
     """
 
-    slots: ClassVar = {"buffer": Slot()}
-    bounds: ClassVar = {"decay": (0, 1, "[]")}
-
-    def __init__(self, decay: float = 0, target: Target = "update") -> None:
-        super().__init__(dict(decay=decay), target=target)
+    decay: Fraction = 0
+    target: Target = "update"
+    buffer = Slot()
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         s, decay = ctx.state, ctx.settings.decay

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
-from ...core import Context, Transform
-from ...core.module import Module, Modules
+from ...core import Context, Input, Module, Transform
 from ...lang import Operand, Value
-
-#: An operand: a number, a module, or a list of modules, which becomes a chain.
-Input: TypeAlias = Modules | float
 
 
 class _Operation(Transform):
@@ -32,7 +28,7 @@ class _Operation(Transform):
 class BinaryOperation(_Operation):
     """Base of operations between the update and other operands.
 
-    A subclass passes its operands to the constructor and defines :meth:`transform`.
+    A subclass declares its operands, as ``other: Input``, and defines :meth:`transform`.
 
     Args:
         defaults: settings that are no operands.
@@ -40,9 +36,9 @@ class BinaryOperation(_Operation):
 
     Example:
         >>> import torch, torchzero_core as tz
+        >>> from torchzero_core.core import Input
         >>> class Hypot(tz.m.BinaryOperation):
-        ...     def __init__(self, other):
-        ...         super().__init__({}, other=other)
+        ...     other: Input
         ...
         ...     def transform(self, ctx, update, other):
         ...         return (update**2 + other**2) ** 0.5
@@ -73,7 +69,7 @@ class BinaryOperation(_Operation):
 class MultiOperation(_Operation):
     """Base of operations between several modules.
 
-    A subclass passes its operands to the constructor and defines :meth:`transform`.
+    A subclass declares its operands, as ``other: Input``, and defines :meth:`transform`.
 
     Args:
         defaults: settings that are no operands.
@@ -81,9 +77,10 @@ class MultiOperation(_Operation):
 
     Example:
         >>> import torch, torchzero_core as tz
+        >>> from torchzero_core.core import Input
         >>> class Middle(tz.m.MultiOperation):
-        ...     def __init__(self, first, second):
-        ...         super().__init__({}, first=first, second=second)
+        ...     first: Input
+        ...     second: Input
         ...
         ...     def transform(self, ctx, first, second):
         ...         return 0.5 * (first + second)

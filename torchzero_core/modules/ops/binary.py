@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...core import Context
+from ...core import Context, Input
 from ...lang import Operand, Value
-from .base import BinaryOperation, Input
+from .base import BinaryOperation
 
 
 class Add(BinaryOperation):
@@ -25,8 +25,8 @@ class Add(BinaryOperation):
         -3.5
     """
 
-    def __init__(self, other: Input, alpha: float = 1) -> None:
-        super().__init__(dict(alpha=alpha), other=other)
+    other: Input
+    alpha: float = 1
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         alpha = ctx.settings.alpha
@@ -49,8 +49,8 @@ class Sub(BinaryOperation):
         -2.0
     """
 
-    def __init__(self, other: Input, alpha: float = 1) -> None:
-        super().__init__(dict(alpha=alpha), other=other)
+    other: Input
+    alpha: float = 1
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         alpha = ctx.settings.alpha
@@ -72,8 +72,7 @@ class Mul(BinaryOperation):
         -6.0
     """
 
-    def __init__(self, other: Input) -> None:
-        super().__init__({}, other=other)
+    other: Input
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         return update * other
@@ -94,8 +93,7 @@ class Div(BinaryOperation):
         -1.5
     """
 
-    def __init__(self, other: Input) -> None:
-        super().__init__({}, other=other)
+    other: Input
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         return update / other
@@ -116,8 +114,7 @@ class Pow(BinaryOperation):
         -9.0
     """
 
-    def __init__(self, exponent: Input) -> None:
-        super().__init__({}, exponent=exponent)
+    exponent: Input
 
     def transform(self, ctx: Context, update: Value, exponent: Any) -> Operand:  # type: ignore[override]
         return update**exponent

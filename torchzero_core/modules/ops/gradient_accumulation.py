@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar
-
 import torch
 
-from ...core import Module, Var
+from ...core import Child, Count, Module, Var
 from ...core.evaluate import uniform_settings
-from ...core.module import Modules
 
 
 class GradientAccumulation(Module):
@@ -39,11 +35,10 @@ class GradientAccumulation(Module):
         -3.0
     """
 
-    bounds: ClassVar = {"n": (1, math.inf, "[)")}
-
-    def __init__(self, modules: Modules, n: int, mean: bool = True, stop: bool = True) -> None:
-        super().__init__(dict(n=n, mean=mean, stop=stop))
-        self.set_child("modules", modules)
+    modules: Child
+    n: Count
+    mean: bool = True
+    stop: bool = True
 
     def step(self, var: Var) -> Var:
         update = var.peek_update()

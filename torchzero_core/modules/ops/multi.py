@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...core import Context
-from ...core.module import Modules
+from ...core import Context, Input, Modules, NonNegative, Passed
 from ...lang import Operand, Value
-from .base import Input, MultiOperation, ReduceOperation
+from .base import MultiOperation, ReduceOperation
 
 
 class DivModules(MultiOperation):
@@ -26,8 +25,8 @@ class DivModules(MultiOperation):
         -0.5
     """
 
-    def __init__(self, input: Input, other: Input) -> None:
-        super().__init__({}, input=input, other=other)
+    input: Input
+    other: Input
 
     def transform(self, ctx: Context, input: Any, other: Any) -> Operand:  # type: ignore[override]
         return input / other
@@ -58,18 +57,12 @@ class GraftModules(MultiOperation):
         tensor([-8.,  6.])
     """
 
-    def __init__(
-        self,
-        direction: Modules,
-        magnitude: Modules,
-        tensorwise: bool = True,
-        ord: float = 2,
-        eps: float = 1e-6,
-        strength: float = 1,
-    ) -> None:
-        super().__init__(
-            dict(tensorwise=tensorwise, ord=ord, eps=eps, strength=strength), direction=direction, magnitude=magnitude
-        )
+    direction: Passed[Modules]
+    magnitude: Passed[Modules]
+    tensorwise: bool = True
+    ord: float = 2
+    eps: NonNegative = 1e-6
+    strength: float = 1
 
     def transform(self, ctx: Context, direction: Value, magnitude: Value) -> Operand:  # type: ignore[override]
         h = ctx.settings

@@ -21,8 +21,7 @@ class Sqrt(Transform):
         -3.0
     """
 
-    def __init__(self, target: Target = "update") -> None:
-        super().__init__(target=target)
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         return u.sqrt()
@@ -43,8 +42,7 @@ class Sign(Transform):
         1.0
     """
 
-    def __init__(self, target: Target = "update") -> None:
-        super().__init__(target=target)
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         return u.sign()

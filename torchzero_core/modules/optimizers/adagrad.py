@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from ...core import Context, Slot, Transform
-from ...core.module import Modules
+from ...core import Child, Context, NonNegative, Slot, Transform
 from ...lang import Operand, Value
 
 
@@ -41,32 +38,16 @@ class Adagrad(Transform):
         tensor([-1.,  1.])
     """
 
-    slots: ClassVar = {"sq_sum": Slot(init="initial_accumulator_value")}
-    kernel: ClassVar = "adagrad"
-    kernel_needs: ClassVar = {"alpha": 1, "pow": 2, "use_sqrt": True}
-
-    def __init__(
-        self,
-        lr_decay: float = 0,
-        initial_accumulator_value: float = 0,
-        eps: float = 1e-10,
-        alpha: float = 1,
-        pow: float = 2,
-        use_sqrt: bool = True,
-        inner: Modules | None = None,
-    ) -> None:
-        super().__init__(
-            dict(
-                lr_decay=lr_decay,
-                initial_accumulator_value=initial_accumulator_value,
-                eps=eps,
-                alpha=alpha,
-                pow=pow,
-                use_sqrt=use_sqrt,
-            )
-        )
-        if inner is not None:
-            self.set_child("inner", inner)
+    lr_decay: float = 0
+    initial_accumulator_value: float = 0
+    eps: NonNegative = 1e-10
+    alpha: float = 1
+    pow: float = 2
+    use_sqrt: bool = True
+    inner: Child | None = None
+    sq_sum = Slot(init="initial_accumulator_value")
+    kernel = "adagrad"
+    kernel_needs = {"alpha": 1, "pow": 2, "use_sqrt": True}
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         s, h, t = ctx.state, ctx.settings, ctx.step

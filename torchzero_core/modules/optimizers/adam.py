@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from ...core import Context, Slot, Transform
+from ...core import Beta, Context, NonNegative, Slot, Transform
 from ...lang import Value
 
 
@@ -39,23 +37,18 @@ class Adam(Transform):
         tensor([0.9000, 1.1000])
     """
 
-    slots: ClassVar = {"exp_avg": Slot(), "exp_avg_sq": Slot(), "max_exp_avg_sq": Slot()}
-    kernel: ClassVar = "adam"
-    kernel_needs: ClassVar = {"alpha": 1, "pow": 2, "debiased": True}
-
-    def __init__(
-        self,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
-        amsgrad: bool = False,
-        alpha: float = 1.0,
-        pow: float = 2,
-        debiased: bool = True,
-    ) -> None:
-        super().__init__(
-            dict(beta1=beta1, beta2=beta2, eps=eps, amsgrad=amsgrad, alpha=alpha, pow=pow, debiased=debiased)
-        )
+    beta1: Beta = 0.9
+    beta2: Beta = 0.999
+    eps: NonNegative = 1e-8
+    amsgrad: bool = False
+    alpha: float = 1.0
+    pow: float = 2
+    debiased: bool = True
+    exp_avg = Slot()
+    exp_avg_sq = Slot()
+    max_exp_avg_sq = Slot()
+    kernel = "adam"
+    kernel_needs = {"alpha": 1, "pow": 2, "debiased": True}
 
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings

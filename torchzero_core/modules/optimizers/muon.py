@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from ...core import Context, Slot, Target, Transform
+from ...core import Beta, Context, Count, Slot, Target, Transform, per_group
 from ...lang import Value
-from .orthogonalize import as_dtype, orthogonal_factor
+from .orthogonalize import Dtype, orthogonal_factor
 
 
 class Muon(Transform):
@@ -20,7 +18,8 @@ class Muon(Transform):
 
     It is meant for weights of two and more dimensions other than embeddings and the head. Send the others elsewhere
     with one line, ``Split("hidden_matrices", Muon(), Adam())``; parameters of fewer than two dimensions that come here
-    nevertheless get the momentum alone, and a warning names them.
+    nevertheless get the momentum alone, and a warning names them. So do, without one, those of a group with
+    ``orthogonalize=False``.
 
     Args:
         momentum: decay μ of the average, in [0, 1).
@@ -46,33 +45,16 @@ class Muon(Transform):
                 [-0.1000,  0.0000]])
     """
 
-    slots: ClassVar = {"exp_avg": Slot()}
-    bounds: ClassVar = {"ns_steps": (1, math.inf, "[)"), "momentum": (0, 1, "[)")}
-
-    def __init__(
-        self,
-        momentum: float = 0.95,
-        nesterov: bool = True,
-        ns_steps: int = 5,
-        adjust_lr: bool = False,
-        dual_norm_correction: bool = False,
-        method: Literal["newton-schulz", "svd"] = "newton-schulz",
-        ns_dtype: torch.dtype | str | None = None,
-        target: Target = "update",
-    ) -> None:
-        super().__init__(
-            dict(
-                momentum=momentum,
-                nesterov=nesterov,
-                ns_steps=ns_steps,
-                adjust_lr=adjust_lr,
-                dual_norm_correction=dual_norm_correction,
-                method=method,
-                ns_dtype=as_dtype(ns_dtype),
-                orthogonalize=True,
-            ),
-            target=target,
-        )
+    momentum: Beta = 0.95
+    nesterov: bool = True
+    ns_steps: Count = 5
+    adjust_lr: bool = False
+    dual_norm_correction: bool = False
+    method: Literal["newton-schulz", "svd"] = "newton-schulz"
+    ns_dtype: Dtype = None
+    target: Target = "update"
+    orthogonalize: bool = per_group(default=True)
+    exp_avg = Slot()
 
     @staticmethod
     def takes(param: Tensor) -> bool:

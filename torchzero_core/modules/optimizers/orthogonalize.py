@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ...core import Context, Target, Transform
+from ...core import Check, Context, Count, Target, Transform, per_group
 from ...lang import Value
 from ...linalg import newton_schulz, polar
 
@@ -39,6 +39,28 @@ def orthogonalized(
         for i, matrix in zip(places, stack, strict=True):
             out[i] = matrix.reshape(tensors[i].shape)
     return out
+
+
+def as_dtype(name: str, dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A dtype from its name, as YAML spells it.
+
+    Args:
+        name: of the setting.
+        dtype: its value.
+
+    Raises:
+        ValueError: there is no floating point dtype of that name.
+    """
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if (found is not None and not (isinstance(found, torch.dtype) and found.is_floating_point)) or (
+        found is None and dtype is not None
+    ):
+        raise ValueError(f"{name}={dtype!r} is not the name of a floating point dtype, such as 'bfloat16'.")
+    return found
+
+
+#: A floating point dtype, or its name.
+Dtype: TypeAlias = Annotated[torch.dtype | str | None, Check(as_dtype)]
 
 
 class Orthogonalize(Transform):
@@ -72,28 +94,13 @@ class Orthogonalize(Transform):
                 [-1.,  0.]])
     """
 
-    bounds: ClassVar = {"ns_steps": (1, math.inf, "[)")}
-
-    def __init__(
-        self,
-        ns_steps: int = 5,
-        adjust_lr: bool = False,
-        dual_norm_correction: bool = False,
-        method: Literal["newton-schulz", "svd"] = "newton-schulz",
-        ns_dtype: torch.dtype | str | None = None,
-        target: Target = "update",
-    ) -> None:
-        super().__init__(
-            dict(
-                ns_steps=ns_steps,
-                adjust_lr=adjust_lr,
-                dual_norm_correction=dual_norm_correction,
-                method=method,
-                ns_dtype=as_dtype(ns_dtype),
-                orthogonalize=True,
-            ),
-            target=target,
-        )
+    ns_steps: Count = 5
+    adjust_lr: bool = False
+    dual_norm_correction: bool = False
+    method: Literal["newton-schulz", "svd"] = "newton-schulz"
+    ns_dtype: Dtype = None
+    target: Target = "update"
+    orthogonalize: bool = per_group(default=True)
 
     def rule(self, u: Value, ctx: Context) -> Value:
         return orthogonal_factor(u, ctx)
@@ -105,22 +112,8 @@ def orthogonal_factor(u: Value, ctx: Context) -> Value:
     if not h.orthogonalize:
         return u
     options: dict[str, Any] = dict(
-        steps=int(h.ns_steps), method=h.method, dtype=as_dtype(h.ns_dtype), adjust_lr=bool(h.adjust_lr)
+        steps=int(h.ns_steps), method=h.method, dtype=as_dtype("ns_dtype", h.ns_dtype), adjust_lr=bool(h.adjust_lr)
     )
     if h.dual_norm_correction:
         return ctx.call(lambda us, gs: orthogonalized(us, dual=gs, **options), u, ctx.grads)
     return ctx.call(lambda us: orthogonalized(us, dual=[], **options), u)
-
-
-def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """A dtype from its name, as YAML spells it.
-
-    Raises:
-        ValueError: there is no floating point dtype of that name.
-    """
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if (found is not None and not (isinstance(found, torch.dtype) and found.is_floating_point)) or (
-        found is None and dtype is not None
-    ):
-        raise ValueError(f"ns_dtype={dtype!r} is not the name of a floating point dtype, such as 'bfloat16'.")
-    return found

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...core import Var
-from ...core.module import Modules
+from ...core import Modules, Passed, Var
 from ...linalg import flatten, unflatten_as
 from .base import Current, Projection
 
@@ -31,14 +30,10 @@ class VectorProjection(Projection):
         (tensor([-0.6000]), tensor([-0.8000]))
     """
 
-    def __init__(
-        self,
-        modules: Modules,
-        project_update: bool = True,
-        project_params: bool = False,
-        project_grad: bool = False,
-    ) -> None:
-        super().__init__(modules, project_update, project_params, project_grad)
+    modules: Passed[Modules]
+    project_update: Passed[bool] = True
+    project_params: Passed[bool] = False
+    project_grad: Passed[bool] = False
 
     def project(self, tensors: list[Tensor], var: Var, current: Current) -> list[Tensor]:
         """Join."""

@@ -20,6 +20,7 @@ class _FullMatrix(Module):
     """What the methods on H (the inverse Hessian) and on B (the Hessian) share."""
 
     bounds = {
+        "beta": (0, 1, "[)"),
         "tol": (0, math.inf, "[)"),
         "update_freq": (1, math.inf, "[)"),
     }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from ...core import Context, Transform
+from ...core import Context, NonNegative, Transform
 from ...lang import Operand, Value
 
 
@@ -26,10 +24,8 @@ class LR(Transform):
         (-0.5, 0.5)
     """
 
-    kernel: ClassVar = "lr"
-
-    def __init__(self, lr: float) -> None:
-        super().__init__(dict(lr=lr))
+    lr: NonNegative
+    kernel = "lr"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         return ctx.settings.lr * u

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar
-
-from ...core import Context, Transform
+from ...core import Context, Count, Transform
 from ...lang import Number, Operand, Value
 
 
@@ -30,10 +27,9 @@ class Warmup(Transform):
         -2.5
     """
 
-    bounds: ClassVar = {"steps": (1, math.inf, "[)")}
-
-    def __init__(self, start_lr: float = 1e-5, end_lr: float = 1, steps: int = 100) -> None:
-        super().__init__(dict(start_lr=start_lr, end_lr=end_lr, steps=steps))
+    start_lr: float = 1e-5
+    end_lr: float = 1
+    steps: Count = 100
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from ...core import Context, Target, Transform
 from ...lang import Operand, Value
 
@@ -30,10 +28,10 @@ class WeightDecay(Transform):
         0.8
     """
 
-    kernel: ClassVar = "weight_decay"
-
-    def __init__(self, weight_decay: float, ord: float = 2, target: Target = "update") -> None:
-        super().__init__(dict(weight_decay=weight_decay, ord=ord), target=target)
+    weight_decay: float
+    ord: float = 2
+    target: Target = "update"
+    kernel = "weight_decay"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h, p = ctx.settings, ctx.params
