@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,23 +12,19 @@ from torch.autograd import profiler
 from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..distributed import Reductions
-from ..engine import Segment
 from ..engine.params import Params
 from . import checkpoint, show
-from .all_params import AllParams
 from .closure import Closure, CountedClosure, Evaluations
-from .groups import GroupValues, check_new_group, checked_params, default_values
+from .groups import check_new_group, checked_params, default_values
 from .home import StepInfo
 from .module import Chain, Module, Modules, as_module
-from .naming import adopt, check_free, child_path, release, unrolled
-from .route import Routes, RuleStage
-from .step import WholeChain
-from .transform import Transform
+from .module_home import ModuleHome
+from .naming import adopt, check_free, release
 from .var import Var
-from .watch import Watchers, WatchHandle
+from .watch import WatchHandle
 
 
-class Modular(Optimizer):
+class Modular(ModuleHome, Optimizer):
     """An optimizer made of modules.
 
     The first module gets the gradient, each later one the update of the one before, and in the end the parameters
@@ -87,7 +82,8 @@ class Modular(Optimizer):
         self.last_step = StepInfo()
         self.distributed = Reductions()
         self.modules: tuple[Module, ...] = tuple(as_module(m, "Modular") for m in modules)
-        self._begin()
+        self._evaluations = Evaluations() if deterministic else None
+        self.begin()
         check_free(self.modules)
         self.chain = Chain(*self.modules)
         self.chain.path = ""
@@ -105,61 +101,11 @@ class Modular(Optimizer):
             raise
         self.current_step = 0
 
-    def _begin(self) -> None:
-        """Nothing is derived from anything yet."""
-        self.settings_version = 0
-        self.watchers: Watchers = {}
-        self._warned: set[str] = set()
-        self._guarded: list[tuple[list[Tensor], list[Tensor]]] = []
-        self._evaluations = Evaluations() if self.deterministic else None
-        self._watched = False
-        self._values: GroupValues | None = None
-        self.invalidate()
-
     # -- structure ---------------------------------------------------------------------------------------------------
     @property
     def requires_closure(self) -> bool:
         """Whether ``step`` has to be given a closure."""
         return any(m.requires_closure for m in self.unrolled_modules)
-
-    @property
-    def unrolled_modules(self) -> list[Module]:
-        """Every module of the chain and every child, depth first."""
-        return [m for m in unrolled(self.chain) if not isinstance(m, Chain)]
-
-    def adopt(self, child: Module, parent: Module, name: str) -> None:
-        """Put a module into one that is part of this optimizer; see :meth:`Module.set_child`.
-
-        Raises:
-            ValueError: the module belongs to another optimizer.
-        """
-        check_free([child], self)
-        old = parent.children.get(name)
-        if old is not None and old is not child:
-            release(old)
-        parent.children[name] = child
-        child.path = child_path(parent, name, child)
-        adopt(self, child)
-        self.invalidate()
-
-    def invalidate(self) -> None:
-        """Forget everything that was derived: modules, parameters, groups or state have changed."""
-        self._routes = Routes(self)
-        self._whole: dict[bool, WholeChain] = {}
-        self.drop_params()
-
-    def drop_params(self) -> None:
-        """Forget what was derived from the parameters, their groups and their state."""
-        self._params: AllParams | None = None
-        self.settings_version += 1
-
-    def stages(self, chain: Module) -> list[Any]:
-        """What a chain runs in turn."""
-        return self._routes.stages(chain, moves=chain is self.chain)
-
-    def segment(self, rule: Module) -> Segment:
-        """What runs a rule alone."""
-        return self._routes.segment(rule)
 
     # -- parameters --------------------------------------------------------------------------------------------------
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -172,37 +118,6 @@ class Modular(Optimizer):
         known = [p for group in getattr(self, "param_groups", []) for p in group["params"]]
         super().add_param_group({**param_group, "params": checked_params(param_group["params"], known)})
         self.drop_params()
-
-    @property
-    def all_params(self) -> AllParams:
-        """The parameters of all groups, and all that is derived from them."""
-        if self._params is None:
-            self._params = AllParams(self.param_groups, self.state)
-        return self._params
-
-    def locate(self, param: Tensor) -> tuple[dict[str, Any], str]:
-        """Where the state of a parameter or stand-in is kept: a dict and a prefix."""
-        real, prefix = self.all_params.place(param)
-        return self.state[real], prefix
-
-    def first_state(self) -> dict[str, Any]:
-        """The dict that module-wide state is kept in: that of the first parameter."""
-        params = self.all_params
-        if params.first_store is None:
-            params.first_store = self.state[params[0]]
-        return params.first_store
-
-    def state_dicts(self) -> list[dict[str, Any]]:
-        """The dicts that the state of all parameters is kept in."""
-        return list(self.state.values())
-
-    def group_number(self, param: Tensor) -> int:
-        """The group of a parameter where its lr scales the update."""
-        return self.all_params.group_index(param) if self.lr_scales_update else 0
-
-    def final_scale(self, param: Tensor) -> float:
-        """The lr of a parameter's group where no LR module applies it."""
-        return float(self.param_groups[self.all_params.group_index(param)]["lr"]) if self.lr_scales_update else 1.0
 
     # -- the step ----------------------------------------------------------------------------------------------------
     def step(self, closure: Callable[..., Any] | None = None) -> Any:
@@ -240,16 +155,15 @@ class Modular(Optimizer):
         except BaseException:
             for module in self.unrolled_modules:
                 module.rewind_generators()
-            for params, values in reversed(self._guarded):
-                torch._foreach_copy_(params, values)
+            self.restore_params()
             raise
         finally:
             self._guarded.clear()
             torch._C._set_grad_enabled(grad_mode)
 
     def _step_without_grad(self, closure: Closure | None) -> Any:
-        whole = self._refresh()
-        params: AllParams | Params = self.all_params
+        whole = self.refresh()
+        params: Params = self.all_params
         if closure is None:
             var = Var(params, None, self.model, self.current_step, self)
             if whole.needy is None:
@@ -265,43 +179,6 @@ class Modular(Optimizer):
         if params:
             self.first_state()["Modular.step"] = self.current_step
         return None if closure is None else self.last_step.loss
-
-    def _refresh(self) -> WholeChain:
-        """Notice what has changed since the last step; what the chain runs now."""
-        groups, watched = self.param_groups, bool(self.watchers)
-        if self._values is None or not self._values.same(groups):
-            self._values = GroupValues(groups, self.unrolled_modules, self._values)
-            self.settings_version += 1
-        # A chain that is watched runs by other segments, and each counts steps in its buckets.
-        if self._params is not None and (watched != self._watched or not self._params.unchanged(groups, self.state)):
-            self.drop_params()
-        self._watched = watched
-        whole = self._whole.get(watched)
-        if whole is None:
-            whole = self._whole[watched] = WholeChain(self.stages(self.chain), self.unrolled_modules)
-            if self.compile:
-                self._warn_uncompiled(whole.stages)
-        return whole
-
-    def _warn_uncompiled(self, stages: Sequence[Any]) -> None:
-        """One warning that names the modules of the chain that are no rules, so that there is nothing to compile."""
-        names = [s.path for s in stages if not isinstance(s, (RuleStage, Transform))]
-        if names:
-            self.warn_once(
-                "compile:modules",
-                f"compile=True has no effect on {', '.join(names)}: only rules can be compiled. The rules of the chain "
-                "are, also those inside other modules.",
-            )
-
-    def guard_params(self, params: list[Tensor]) -> None:
-        """Copy parameters that are about to be moved in the middle of a step: an exception later on puts them back."""
-        self._guarded.append((params, [p.detach().clone() for p in params]))
-
-    def warn_once(self, key: str, message: str) -> None:
-        """A warning, once for each key."""
-        if key not in self._warned:
-            self._warned.add(key)
-            warnings.warn(message, UserWarning, stacklevel=3)
 
     # -- state -------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -349,7 +226,8 @@ class Modular(Optimizer):
                 shared = {id(p): p for m in self.unrolled_modules for params, _ in m.overrides.groups for p in params}
                 self.chain = copy.deepcopy(self.chain, shared)
                 self.modules = tuple(self.chain.children.values())
-            self._begin()
+            self._evaluations = Evaluations() if self.deterministic else None
+            self.begin()
             adopt(self, self.chain)
         self.drop_params()
 

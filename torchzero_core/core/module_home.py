@@ -1,0 +1,171 @@
+"""What an optimizer is to the modules in it: where they live, with everything that is derived."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..distributed import Reductions
+from ..engine import Segment
+from .all_params import AllParams
+from .groups import GroupValues
+from .module import Chain, Module
+from .naming import adopt, check_free, child_path, release, unrolled
+from .route import Routes, RuleStage
+from .step import WholeChain
+from .transform import Transform
+from .watch import Watchers
+
+
+class ModuleHome:
+    """The part of an optimizer that its modules know; see :class:`~torchzero_core.core.home.Home`.
+
+    All that is derived hangs on one of two objects: what follows from the chain on its routes, what follows from the
+    parameters on :class:`~torchzero_core.core.all_params.AllParams`. Either is thrown away as a whole.
+
+    Attributes:
+        chain: the modules.
+        modules: those of the chain itself.
+        compile: whether rules run as generated kernels.
+        distributed: the reductions over ranks.
+        lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
+        watchers: functions that look at the update after each module.
+        settings_version: counts the changes of settings.
+    """
+
+    chain: Module
+    modules: tuple[Module, ...]
+    compile: bool
+    distributed: Reductions
+    lr_scales_update: bool
+    param_groups: list[dict[str, Any]]
+    state: Any
+
+    def begin(self) -> None:
+        """Start with nothing derived from anything."""
+        self.settings_version = 0
+        self.watchers: Watchers = {}
+        self._warned: set[str] = set()
+        self._guarded: list[tuple[list[Tensor], list[Tensor]]] = []
+        self._watched = False
+        self._values: GroupValues | None = None
+        self.invalidate()
+
+    # -- modules -----------------------------------------------------------------------------------------------------
+    @property
+    def unrolled_modules(self) -> list[Module]:
+        """Every module of the chain and every child, depth first."""
+        return [m for m in unrolled(self.chain) if not isinstance(m, Chain)]
+
+    def adopt(self, child: Module, parent: Module, name: str) -> None:
+        """Put a module into one that is part of this optimizer; see :meth:`Module.set_child`.
+
+        Raises:
+            ValueError: the module belongs to another optimizer.
+        """
+        check_free([child], self)
+        old = parent.children.get(name)
+        if old is not None and old is not child:
+            release(old)
+        parent.children[name] = child
+        child.path = child_path(parent, name, child)
+        adopt(self, child)
+        self.invalidate()
+
+    def invalidate(self) -> None:
+        """Forget everything that was derived: modules, parameters, groups or state have changed."""
+        self._routes = Routes(self)
+        self._whole: dict[bool, WholeChain] = {}
+        self.drop_params()
+
+    def drop_params(self) -> None:
+        """Forget what was derived from the parameters, their groups and their state."""
+        self._params: AllParams | None = None
+        self.settings_version += 1
+
+    def stages(self, chain: Module) -> list[Any]:
+        """What a chain runs in turn."""
+        return self._routes.stages(chain, moves=chain is self.chain)
+
+    def segment(self, rule: Module) -> Segment:
+        """What runs a rule alone."""
+        return self._routes.segment(rule)
+
+    # -- parameters and their state ---------------------------------------------------------------------------------
+    @property
+    def all_params(self) -> AllParams:
+        """The parameters of all groups, and all that is derived from them."""
+        if self._params is None:
+            self._params = AllParams(self.param_groups, self.state)
+        return self._params
+
+    def locate(self, param: Tensor) -> tuple[dict[str, Any], str]:
+        """Where the state of a parameter or stand-in is kept: a dict and a prefix."""
+        real, prefix = self.all_params.place(param)
+        return self.state[real], prefix
+
+    def first_state(self) -> dict[str, Any]:
+        """The dict that module-wide state is kept in: that of the first parameter."""
+        params = self.all_params
+        if params.first_store is None:
+            params.first_store = self.state[params[0]]
+        return params.first_store
+
+    def state_dicts(self) -> list[dict[str, Any]]:
+        """The dicts that the state of all parameters is kept in."""
+        return list(self.state.values())
+
+    def group_number(self, param: Tensor) -> int:
+        """The group of a parameter where its lr scales the update."""
+        return self.all_params.group_index(param) if self.lr_scales_update else 0
+
+    def final_scale(self, param: Tensor) -> float:
+        """The lr of a parameter's group where no LR module applies it."""
+        return float(self.param_groups[self.all_params.group_index(param)]["lr"]) if self.lr_scales_update else 1.0
+
+    # -- while a step is made ----------------------------------------------------------------------------------------
+    def refresh(self) -> WholeChain:
+        """Notice what has changed since the last step; what the chain runs now."""
+        groups, watched = self.param_groups, bool(self.watchers)
+        if self._values is None or not self._values.same(groups):
+            self._values = GroupValues(groups, self.unrolled_modules, self._values)
+            self.settings_version += 1
+        # A chain that is watched runs by other segments, and each counts steps in its buckets.
+        if self._params is not None and (watched != self._watched or not self._params.unchanged(groups, self.state)):
+            self.drop_params()
+        self._watched = watched
+        whole = self._whole.get(watched)
+        if whole is None:
+            whole = self._whole[watched] = WholeChain(self.stages(self.chain), self.unrolled_modules)
+            if self.compile:
+                self._warn_uncompiled(whole.stages)
+        return whole
+
+    def _warn_uncompiled(self, stages: Sequence[Any]) -> None:
+        """One warning that names the modules of the chain that are no rules, so that there is nothing to compile."""
+        names = [s.path for s in stages if not isinstance(s, (RuleStage, Transform))]
+        if names:
+            self.warn_once(
+                "compile:modules",
+                f"compile=True has no effect on {', '.join(names)}: only rules can be compiled. The rules of the chain "
+                "are, also those inside other modules.",
+            )
+
+    def guard_params(self, params: list[Tensor]) -> None:
+        """Copy parameters that are about to be moved in the middle of a step: an exception later on puts them back."""
+        self._guarded.append((params, [p.detach().clone() for p in params]))
+
+    def restore_params(self) -> None:
+        """Put back the parameters that were copied."""
+        for params, values in reversed(self._guarded):
+            torch._foreach_copy_(params, values)
+
+    def warn_once(self, key: str, message: str) -> None:
+        """A warning, once for each key."""
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(message, UserWarning, stacklevel=3)
