@@ -508,6 +508,16 @@ def test_select_and_absorb_parts():
     assert torch.equal(params[2], start[2] - 0.5)
 
 
+def test_what_one_part_has_evaluated_the_next_one_knows():
+    params = make_params()
+    ask = [Probe(lambda var: var.get_loss()) for _ in range(2)]
+    optimizer = tz.Modular(params, tz.m.SPSA(seed=0, target="grad"), tz.m.Split(lambda p: p.ndim > 1, *ask))
+    optimizer.step(closure_of(params))
+    alone = tz.Modular(make_params(), tz.m.SPSA(seed=0, target="grad"), Probe(lambda var: var.get_loss()))
+    alone.step(closure_of(list(alone.all_params)))
+    assert optimizer.last_step.evaluations == alone.last_step.evaluations
+
+
 def test_a_part_that_nobody_took_is_not_the_gradient_itself():
     params = make_params([(2,), (3,)])
 

@@ -114,7 +114,8 @@ def test_a_child_has_one_owner_too():
     with pytest.raises(ValueError, match="already belongs to another Modular"):
         tz.Modular(make_params(), tz.m.RMSprop(inner=inner))
     module = tz.m.RMSprop()
-    tz.Modular(make_params(), module)
+    second = tz.Modular(make_params(), module)
+    assert module.home is second
     with pytest.raises(ValueError, match="already belongs to another Modular"):
         module.set_child("inner", inner)
 

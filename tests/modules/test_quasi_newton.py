@@ -454,7 +454,8 @@ def test_bfgs_on_the_hessian_is_dual_to_bfgs_on_its_inverse(settings):
 def test_a_formula_of_ones_own_is_that_of_scipy():
     params = split(start())
     module = SymmetricRankOne(init_scale=0.5)
-    xs, gs = trajectory(params, tz.Modular(params, module, tz.m.LR(0.2)), smooth, 15)
+    optimizer = tz.Modular(params, module, tz.m.LR(0.2))
+    xs, gs = trajectory(params, optimizer, smooth, 15)
     other = scipy.optimize.SR1(min_denominator=1e-10, init_scale=0.5)
     other.initialize(7, "inv_hess")
     for k in range(1, 15):
@@ -466,14 +467,16 @@ def test_symmetric_rank_one_has_the_hessian_of_a_quadratic_after_n_steps():
     a = spd(6, 10.0)
     p = start(6).clone().requires_grad_()
     module = SymmetricRankOne(init_scale=0.5)  # "auto" makes the first pair one that the formula skips
-    trajectory([p], tz.Modular([p], module, tz.m.LR(0.3)), lambda ps: ps[0] @ a @ ps[0] / 2, 7)
+    optimizer = tz.Modular([p], module, tz.m.LR(0.3))
+    trajectory([p], optimizer, lambda ps: ps[0] @ a @ ps[0] / 2, 7)
     np.testing.assert_allclose(module.global_state["H"].numpy(), np.linalg.inv(a.numpy()), rtol=1e-6, atol=1e-8)
 
 
 def test_a_formula_gets_what_it_asks_for():
     p = start().clone().requires_grad_()
     module = Witness()
-    xs, gs = trajectory([p], tz.Modular([p], module, tz.m.LR(0.1)), smooth, 4)
+    optimizer = tz.Modular([p], module, tz.m.LR(0.1))
+    xs, gs = trajectory([p], optimizer, smooth, 4)
     np.testing.assert_array_equal(module.global_state["seen"].numpy(), [xs[3], gs[3]])
 
 

@@ -46,7 +46,7 @@ class Modular(ModuleHome, Optimizer):
     Attributes:
         model: the model, where one was given.
         last_step: the outcome of the last step; see :class:`~torchzero_core.core.StepInfo`.
-        distributed: the reductions over ranks; see :mod:`torchzero_core.core.distributed`.
+        distributed: the reductions over ranks; see :mod:`torchzero_core.distributed`.
 
     Raises:
         ValueError: an empty chain, a duplicate parameter, a group key that no module knows, a value out of range, a

@@ -128,6 +128,11 @@ class ModuleHome:
         return float(self.param_groups[self.all_params.group_index(param)]["lr"]) if self.lr_scales_update else 1.0
 
     # -- while a step is made ----------------------------------------------------------------------------------------
+    @property
+    def watched(self) -> bool:
+        """Whether somebody looks at the update of each module."""
+        return bool(self.watchers)
+
     def refresh(self) -> WholeChain:
         """Notice what has changed since the last step; what the chain runs now."""
         groups, watched = self.param_groups, bool(self.watchers)

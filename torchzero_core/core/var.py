@@ -281,7 +281,8 @@ class Var:
         Parameters that a child has moved, or that it leaves where they are, do not take part in the step any more.
 
         Args:
-            children: the contexts that they have returned, and the positions of their parameters.
+            children: the contexts that they have returned, and the positions of their parameters. Where this is a
+                generator, a child knows which loss those before it have evaluated.
         """
         update = list(self.peek_update())
         writable = [self.writable] * len(update)

@@ -72,8 +72,7 @@ class Split(Module):
     def step(self, var: Var) -> Var:
         """Run each child on its parameters."""
         routes = {self.children[name]: at for name, at in self.routes(var).items() if at and name in self.children}
-        parts = [(child, var.select(places), places) for child, places in routes.items()]
-        var.absorb_parts((child.step(inner), places) for child, inner, places in parts)
+        var.absorb_parts((child.step(var.select(places)), places) for child, places in routes.items())
         return var
 
     def extra_repr(self) -> str:
