@@ -10,6 +10,7 @@ from torch import nn
 
 import torchzero_core as tz
 from tests.problems import backward, bits, closure_of, make_params, run, same, segments
+from torchzero_core.core import Params
 from torchzero_core.core import all_params as all_params_file
 
 COMPILE = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
@@ -30,6 +31,36 @@ def push(optimizer, params, value=1.0):
 
 def scalar():
     return torch.zeros(1, dtype=torch.float64, requires_grad=True)
+
+
+# -- lists of parameters -----------------------------------------------------------------------------------------------
+def test_the_same_parameters_are_the_same_list():
+    root = Params(make_params([(2,), (3,), (4,)]))
+    part = root.part(root[:2])
+    assert root.part([root[0], root[1]]) is part
+    assert part.part([root[0]]) is root.part([root[0]])
+    assert root.part(part) is part and part.part(list(root)) is root
+    assert root.part([root[1], root[0]]) is not part
+    assert part.scratch("x")[0] is root.scratch("x")[0]
+    assert [t.shape for t in root.scratch("x")] == [p.shape for p in root]
+    other = Params(root)
+    assert other.part(part) is not part
+
+
+def test_lists_are_forgotten_when_there_are_many():
+    root = Params(make_params([(1,)] * 12))
+    first = weakref.ref(root.part(root[:3]))
+    for i in range(1, 1 << 8):
+        root.part([p for j, p in enumerate(root) if i >> j & 1])
+    assert first() is None
+
+
+def test_a_part_outlives_the_whole():
+    root = Params(make_params([(2,), (3,)]))
+    part, ref = root.part(root[:1]), weakref.ref(root)
+    del root
+    assert ref() is None
+    assert part.part([part[0]]) is part and part.scratch("x")[0].shape == (2,)
 
 
 # -- modules -----------------------------------------------------------------------------------------------------------

@@ -57,14 +57,6 @@ def _same_lists(now: list[list[Tensor]], before: list[list[Tensor]]) -> bool:
     )
 
 
-def _equal_lists(now: list[list[Tensor]], before: list[list[Tensor]]) -> bool:
-    """The same for a fifth of the time: objects are asked whether they are equal only where they are not the same."""
-    try:
-        return now == before
-    except RuntimeError:  # tensors of more than one element have no truth value
-        return False
-
-
 class AllParams(Params):
     """The parameters of all groups. Everything that is derived from them hangs here.
 
@@ -85,7 +77,7 @@ class AllParams(Params):
         "_known_facts",
         "_layouts_hold",
         "_lists",
-        "_same_lists",
+        "_small",
         "_stand_ins",
         "_stores",
         "first_store",
@@ -98,11 +90,10 @@ class AllParams(Params):
         self.first_store: dict[str, Any] | None = None
         self._facts: Callable[[Tensor], Any] = _facts
         self._layouts_hold: Callable[..., bool] = _no_objection
-        self._same_lists = _same_lists
+        self._small = any(p.numel() < 2 for p in self)  # these may be equal to others
         if TensorGuards is not None and all(map(_is_plain, self)):
             # The same facts for a fifth of the time: the address, and the rest compared in one call.
             self._facts = Tensor.data_ptr
-            self._same_lists = _same_lists if any(p.numel() == 1 for p in self) else _equal_lists
             self._layouts_hold = TensorGuards(*self, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
         self._known_facts = list(map(self._facts, self))
         self._group_of = {id(p): i for i, params in enumerate(self._lists) for p in params}
@@ -113,7 +104,11 @@ class AllParams(Params):
         stores = self._stores
         if len(state) < len(stores) or not all(map(is_, state.values(), stores)):
             return False
-        if not self._same_lists([group["params"] for group in groups], self._lists):
+        lists = [group["params"] for group in groups]
+        try:  # equality is asked for only where objects are not the same, and costs a fifth of asking for identity
+            if lists != self._lists or (self._small and not _same_lists(lists, self._lists)):
+                return False
+        except RuntimeError:  # tensors of more than one element have no truth value
             return False
         if len(state) > len(stores):
             self._stores = list(state.values())

@@ -56,7 +56,7 @@ class Transform(Module):
     #: The state the rule may read and write, which attributes such as ``velocity = Slot()`` are gathered in. A slot
     #: that it never touches takes no memory.
     slots: ClassVar[Mapping[str, Slot]] = {}
-    #: What the module is to a fused kernel, and the settings which that needs; see ``torchzero_core/engine/kernels.py``.
+    #: What the module is to a fused kernel, and the settings which that needs; see ``engine/kernels.py``.
     kernel: ClassVar[str | None] = None
     kernel_needs: ClassVar[Mapping[str, Any]] = {}
 

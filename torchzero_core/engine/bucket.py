@@ -150,9 +150,12 @@ class Bucket:
         """Whether the state still says which step each counted rule makes next."""
         for rule in () if self.program is None else self.program.graph.counted:
             t = self.counts[rule] - 1
-            for store, key in self.places(rule, "step"):
-                if store.get(key) != t:
-                    return False
+            try:
+                for store, key in self.places(rule, "step"):
+                    if store[key] != t:
+                        return False
+            except KeyError:
+                return False
         return True
 
     def count(self) -> None:
