@@ -10,7 +10,7 @@ from torch import nn
 
 import torchzero_core as tz
 from tests.problems import backward, bits, closure_of, make_params, run, same, segments
-from torchzero_core.core import Params
+from torchzero_core.core import Params, Slot
 from torchzero_core.core import all_params as all_params_file
 
 COMPILE = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
@@ -365,7 +365,7 @@ FORGET = {
 
 
 @COMPILE
-@pytest.mark.parametrize("chain", ["kernel", "rules", "modules", "gathered"])
+@EVERY_CHAIN
 @pytest.mark.parametrize("forget", FORGET)
 @pytest.mark.filterwarnings("ignore:compile=True has no effect")
 def test_state_that_was_thrown_away(chain, compile, forget):
@@ -385,10 +385,11 @@ def test_state_that_was_thrown_away(chain, compile, forget):
     assert all(k == "Modular.step" or same([ours[k]], [theirs[k]]) or ours[k] == theirs[k] for k in ours)
 
 
+@EVERY_CHAIN
 @COMPILE
 @pytest.mark.filterwarnings("ignore:compile=True has no effect")
-def test_state_that_was_replaced_by_a_copy(compile):
-    (params, optimizer), (theirs, expected) = pair(CHAINS["rules"], compile=compile)
+def test_state_that_was_replaced_by_a_copy(chain, compile):
+    (params, optimizer), (theirs, expected) = pair(CHAINS[chain], compile=compile)
     for i in range(4):
         run(optimizer, params, 1)
         run(expected, theirs, 1)
@@ -397,6 +398,36 @@ def test_state_that_was_replaced_by_a_copy(compile):
                 optimizer.state[p] = copy.deepcopy(optimizer.state[p])
     assert same(bits(params), bits(theirs))
     assert same(optimizer.state_dict()["state"], expected.state_dict()["state"])
+
+
+@EVERY_CHAIN
+@COMPILE
+@pytest.mark.filterwarnings("ignore:compile=True has no effect")
+def test_state_that_was_edited(chain, compile):
+    """Every tensor and every count becomes what it was a step ago: the step is made again."""
+    (params, optimizer), (theirs, expected) = pair(CHAINS[chain], compile=compile)
+    for ps, o in ((params, optimizer), (theirs, expected)):
+        run(o, ps, 2)
+    before = [(p.detach().clone(), copy.deepcopy(optimizer.state[p])) for p in params]
+    run(optimizer, params, 1)
+    for p, (value, state) in zip(params, before, strict=True):
+        with torch.no_grad():
+            p.copy_(value)
+        for key, kept in state.items():
+            optimizer.state[p][key] = kept
+    for ps, o in ((params, optimizer), (theirs, expected)):
+        run(o, ps, 2)
+    assert same(bits(params), bits(theirs))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_step_under_autocast_is_like_any_other(compile):
+    (params, optimizer), (theirs, expected) = pair(CHAINS["rules"], compile=compile)
+    for i in range(4):
+        with torch.autocast("cpu", enabled=i % 2 == 1):
+            run(optimizer, params, 1)
+        run(expected, theirs, 1)
+    assert same(bits(params), bits(theirs))
 
 
 def test_the_slow_way_of_noticing_sees_the_same(monkeypatch):
@@ -411,6 +442,47 @@ def test_the_slow_way_of_noticing_sees_the_same(monkeypatch):
         assert known.unchanged(optimizer.param_groups, optimizer.state)
         p.grad, p.data = None, change(p.data)
         assert not known.unchanged(optimizer.param_groups, optimizer.state)
+
+
+class Shapes(tz.Transform):
+    """States of every shape that can be declared."""
+
+    slots = {
+        "each": Slot(),
+        "one": Slot(scalar=True),
+        "rows": Slot(dims=-1),
+        "square": Slot(shape=lambda p: (p.numel(), p.numel())),
+        "past": Slot(history=3),
+    }
+
+    def rule(self, u, ctx):
+        s = ctx.state
+        s.each, s.one, s.rows = s.each + u, s.one + u.mean(), s.rows + u.mean(-1)
+        s.past[ctx.step % 3] = u
+
+        def mixed(us, square):
+            for x, t in zip(us, square, strict=True):
+                t += x.flatten().outer(x.flatten())
+            return [(t @ x.flatten()).view_as(x) for x, t in zip(us, square, strict=True)]
+
+        return ctx.call(mixed, u, state=("square",)) + s.each + s.one + s.rows
+
+
+def test_states_of_every_shape_are_loaded_and_those_of_others_refused():
+    (params, optimizer), (theirs, expected) = pair(lambda: [Shapes(), tz.m.LR(0.01)], shapes=((3, 2), (2, 4)))
+    run(optimizer, params, 2)
+    programs = [len(s.programs) for s in segments(optimizer)]
+    run(expected, theirs, 2)
+    optimizer.load_state_dict(expected.state_dict())
+    for ps, o in ((params, optimizer), (theirs, expected)):
+        run(o, ps, 1)
+    assert same(bits(params), bits(theirs))
+    assert [len(s.programs) for s in segments(optimizer)] == programs
+    for name in Shapes.slots:
+        saved = copy.deepcopy(expected.state_dict())
+        saved["state"][0][f"Shapes.{name}"] = torch.zeros(3, 7)
+        with pytest.raises(ValueError, match=rf"The state 'Shapes.{name}' has shape \(3, 7\)"):
+            optimizer.load_state_dict(saved)
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .transform import Transform
@@ -63,7 +62,7 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     optimizer.current_step = int(first.get("Modular.step", 0))
     for module in optimizer.unrolled_modules:
         module.generators.clear()
-    optimizer.invalidate()
+    optimizer.drop_params()
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():
         post(optimizer)
 
@@ -112,8 +111,8 @@ def _check_shapes(optimizer: Any, index: Mapping[Any, Tensor], state: Mapping[An
             slot = slots.get(name)
             if slot is None:
                 continue
-            shape = torch.Size() if slot.scalar else param.shape
-            if not isinstance(value, Tensor) or value.shape != shape:
+            places = len(value) if slot.history is not None and isinstance(value, Tensor) and value.ndim else 0
+            if not isinstance(value, Tensor) or tuple(value.shape) != slot.shape_for(param, places):
                 raise ValueError(
                     f"The state {name!r} has shape {tuple(getattr(value, 'shape', ()))}, its parameter here "
                     f"{tuple(param.shape)}: the state dict belongs to another model."

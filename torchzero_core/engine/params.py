@@ -75,6 +75,9 @@ class Params(list[Tensor]):
         """All that :meth:`scratch` holds, for this list and those of the same root."""
         return list(self._buffers.values())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)  # a copy is of other parameters, and nothing is derived from them yet
+
     def _buffer(self, name: str, param: Tensor) -> Tensor:
         key = name, id(param)
         if key not in self._buffers:

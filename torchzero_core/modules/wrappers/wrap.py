@@ -125,7 +125,7 @@ class _Inner:
 
     def serves(self, var: Var) -> bool:
         """Whether this is up to date."""
-        if any(id(p) not in self.twins for p in var.params):
+        if any(id(p) not in self.twins for p in var.params) or not all(map(self._has_state, self.params)):
             return False
         assert var.modular is not None
         if self.settings_version != var.modular.settings_version:
@@ -137,6 +137,11 @@ class _Inner:
                         group[name] = given[name] = value
             self.settings_version = var.modular.settings_version
         return True
+
+    def _has_state(self, param: Tensor) -> bool:
+        """Whether the wrapped optimizer works on the state that is kept: anybody may edit that."""
+        state = self.module.state[param]
+        return all(state.get(k) is v for k, v in self.optimizer.state.get(self.twins[id(param)], {}).items())
 
     def step(self, var: Var, update: Iterable[Tensor]) -> None:
         """Let the optimizer move the parameters, and keep its state."""
