@@ -661,6 +661,33 @@ def test_run_inner_leaves_the_update_alone_and_knows_the_loss():
     assert seen[0] is loss
 
 
+def waiting():
+    return tz.m.Split(lambda p: p.ndim > 1, tz.m.GradientAccumulation(tz.m.Adam(), 2), tz.m.Adam())
+
+
+@pytest.mark.parametrize("module", [lambda: tz.m.Add(waiting()), lambda: tz.m.LBFGS(inner=waiting())])
+def test_an_update_of_some_parameters_is_no_operand(module):
+    params = make_params([(2, 2), (3,)])
+    optimizer = tz.Modular(params, module(), tz.m.LR(0.1))
+    start = bits(params)
+    with pytest.raises(
+        RuntimeError, match=r"Split gives an update for 1 of 2 parameters.*GradientAccumulation.*stop=F"
+    ):
+        run(optimizer, params, 1)
+    assert same(bits(params), start)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [tz.m.StrongWolfe, tz.m.SPSA, tz.m.NewtonCG, lambda: [tz.m.LBFGS(), tz.m.Wrap(torch.optim.LBFGS)]],
+)
+def test_what_needs_the_closure_in_a_projection_says_so(module):
+    params = make_params()
+    optimizer = tz.Modular(params, tz.m.VectorProjection(module()))
+    with pytest.raises(RuntimeError, match=r"in the projected space: give VectorProjection project_params=True"):
+        run(optimizer, params, 1)
+
+
 def test_an_estimate_of_the_loss_is_known_outside_too():
     params = make_params()
     optimizer = tz.Modular(params, tz.m.Split(lambda p: True, [tz.m.SPSA(seed=0, target="grad")], None), tz.m.LR(1e-3))

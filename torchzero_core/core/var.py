@@ -308,6 +308,7 @@ class Var:
             module: a child of the module that asks; what it evaluates is known from now on.
         """
         child = module.step(self.clone())
+        _check_complete(child, module, len(self.params))
         self.absorb(child)
         return child.get_update()
 
@@ -325,5 +326,21 @@ class Var:
         child.stop, child.skip_update = self.stop, self.skip_update
         if not self.stop:  # one before it has ended the step, and the result is not used
             child = module.step(child)
+            _check_complete(child, module, len(places))
         self.absorb(child, None if whole else places)
         return dict(zip(places, child.peek_update(), strict=True))
+
+
+def _check_complete(child: Var, module: Any, number: int) -> None:
+    """Refuse a result that lacks the update of parameters for which the step has ended.
+
+    Raises:
+        RuntimeError: naming the module.
+    """
+    if len(child.params) != number:
+        raise RuntimeError(
+            f"{module.path} gives an update for {len(child.params)} of {number} parameters: for the others something "
+            "in it has ended the step, such as a GradientAccumulation that waits or an optimizer that moves parameters "
+            "itself. Nothing can be computed with that. Put it into the chain itself, or give GradientAccumulation "
+            "stop=False."
+        )

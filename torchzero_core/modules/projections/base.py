@@ -12,6 +12,7 @@ from ...core import Chain, Module, Params, Var
 from ...core.all_params import StandIn
 from ...core.evaluate import uniform_settings
 from ...core.module import Modules
+from ...core.naming import unrolled
 from ...core.same_params import same_params
 
 Current: TypeAlias = Literal["params", "grads", "update"]
@@ -161,6 +162,8 @@ class Projection(Module):
     # -- the step ----------------------------------------------------------------------------------------------------
     def step(self, var: Var) -> Var:
         """Project, run the modules, bring their update back."""
+        if not self.project_params:
+            self._check_closures()
         source: list[Tensor] | None = None
         if self.needs_gradient or (self.project_update and var.update is not None):
             source = var.peek_update() if self.project_update else var.get_grad()
@@ -233,6 +236,15 @@ class Projection(Module):
             pending += module.children.values()
             if not isinstance(module, Chain):
                 uniform_settings(module, params)
+
+    def _check_closures(self) -> None:
+        """Refuse modules that would evaluate the loss at other points, where that is only possible outside."""
+        needy = next((m for m in unrolled(self.children["modules"]) if m.requires_closure), None)
+        if needy is not None:
+            raise RuntimeError(
+                f"{needy.path} has to evaluate the loss in the projected space: give {type(self).__name__} "
+                "project_params=True."
+            )
 
     def _closure(self, var: Var, fakes: list[Tensor]) -> Callable[..., Any]:
         exact = var.closure
