@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..distributed import local
 from ..engine.params import Params
+from .stand_ins import real_param
 
 try:
     from torch._C._dynamo.guards import TensorGuards
 except ImportError:  # it is no public name
     TensorGuards = None  # type: ignore[assignment,misc]
-
-
-class StandIn(NamedTuple):
-    """A tensor that stands in for parameters in a projection.
-
-    Attributes:
-        tensor: the tensor.
-        keeper: the parameter (or outer stand-in) with which its state is kept, and whose group it is in.
-        prefix: what sets its state apart there.
-    """
-
-    tensor: Tensor
-    keeper: Tensor
-    prefix: str
 
 
 def _facts(param: Tensor) -> tuple[Any, ...]:
@@ -78,7 +64,6 @@ class AllParams(Params):
         "_layouts_hold",
         "_lists",
         "_small",
-        "_stand_ins",
         "_stores",
         "first_store",
     )
@@ -97,7 +82,6 @@ class AllParams(Params):
             self._layouts_hold = TensorGuards(*self, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
         self._known_facts = list(map(self._facts, self))
         self._group_of = {id(p): i for i, params in enumerate(self._lists) for p in params}
-        self._stand_ins: dict[int, StandIn] = {}
 
     def unchanged(self, groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether these are still the parameters, where they were and as they were, with the same dicts of state."""
@@ -114,44 +98,7 @@ class AllParams(Params):
             self._stores = list(state.values())
         return list(map(self._facts, self)) == self._known_facts and self._layouts_hold(*self)
 
-    # -- groups and stand-ins ----------------------------------------------------------------------------------------
+    # -- groups ----------------------------------------------------------------------------------------------------
     def group_index(self, param: Tensor) -> int:
         """The number of the group that a parameter, or what it stands in for, is in."""
-        return self._group_of[id(self.real_param(param))]
-
-    def real_param(self, param: Tensor) -> Tensor:
-        """The parameter with which the state of a stand-in is kept; a parameter itself."""
-        return self.place(param)[0] if self._stand_ins else param
-
-    def place(self, param: Tensor) -> tuple[Tensor, str]:
-        """The parameter with which the state of another tensor is kept, and what sets it apart there."""
-        found = self._stand_ins.get(id(param)) if self._stand_ins else None
-        if found is None:
-            return param, ""
-        real, prefix = self.place(found.keeper)
-        return real, prefix + found.prefix
-
-    def stand_in(self, owner: Any, source: Params, stand_ins: Sequence[StandIn]) -> Params:
-        """Let tensors stand in for parameters, in place of those that their owner had before.
-
-        Args:
-            owner: the projection.
-            source: what they stand in for.
-            stand_ins: the tensors.
-        """
-        for tensor in self.derived[owner][1] if owner in self.derived else ():
-            self._stand_ins.pop(id(tensor), None)
-        self._stand_ins.update({id(s.tensor): s for s in stand_ins})
-        params = Params(s.tensor for s in stand_ins)
-        self.derived[owner] = weakref.ref(source), params
-        return params
-
-    def stand_ins(self, owner: Any, source: Params) -> Params | None:
-        """The tensors of an owner, if they were made for these parameters.
-
-        Args:
-            owner: the projection.
-            source: what they stand in for.
-        """
-        made_for, params = self.derived.get(owner, (None, None))
-        return params if made_for is not None and made_for() is source else None
+        return self._group_of[id(real_param(param))]

@@ -16,6 +16,7 @@ from .groups import GroupValues
 from .module import Chain, Module
 from .naming import adopt, check_free, child_path, release, unrolled
 from .route import Routes, RuleStage
+from .stand_ins import real_place
 from .step import WholeChain
 from .transform import Transform
 from .watch import Watchers
@@ -37,6 +38,7 @@ class ModuleHome:
         settings_version: counts the changes of settings.
     """
 
+    _params: AllParams | None = None
     chain: Module
     modules: tuple[Module, ...]
     compile: bool
@@ -84,7 +86,9 @@ class ModuleHome:
 
     def drop_params(self) -> None:
         """Forget what was derived from the parameters, their groups and their state."""
-        self._params: AllParams | None = None
+        if self._params is not None:
+            self._params.forget()
+            self._params = None
         self.settings_version += 1
 
     def stages(self, chain: Module) -> list[Any]:
@@ -105,7 +109,7 @@ class ModuleHome:
 
     def locate(self, param: Tensor) -> tuple[dict[str, Any], str]:
         """Where the state of a parameter or stand-in is kept: a dict and a prefix."""
-        real, prefix = self.all_params.place(param)
+        real, prefix = real_place(param)
         return self.state[real], prefix
 
     def first_state(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .home import Home
 from .overrides import Overrides
+from .stand_ins import real_param
 from .validate import LR_RANGE, Checked, check_range, validate
 
 
@@ -81,7 +82,7 @@ class Settings:
             self._cache.clear()
             self._version = home.settings_version
         params = home.all_params
-        real = params.real_param(param)
+        real = real_param(param)
         group = params.group_index(real)
         key = (group, module.overrides.places(real)) if module.overrides else group
         if key not in self._cache:

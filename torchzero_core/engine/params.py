@@ -64,6 +64,14 @@ class Params(list[Tensor]):
             known = root._parts[key] = Params(params, root)
         return known
 
+    def forget(self) -> None:
+        """Throw away what was derived from the list and its parts, also where one of them is in use."""
+        for params in (self, *self._parts.values()):
+            for value in params.derived.values():
+                if isinstance(value, Params):
+                    value.forget()
+            params.derived.clear()
+
     def scratch(self, name: str) -> list[Tensor]:
         """Tensors like the parameters; they keep their memory, not their content, from step to step."""
         known = self.derived.get(name)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...core import Module, Params, Var
 from ...core.module import Modules
+from ...core.stand_ins import real_param
 from .filters import hidden_matrices
 
 
@@ -63,8 +64,7 @@ class Split(Module):
                 accepts = hidden_matrices(var.model)
             known = {"true": [], "false": []}
             for i, p in enumerate(params):
-                real = p if var.modular is None else var.modular.all_params.real_param(p)
-                known["true" if accepts(real) else "false"].append(i)
+                known["true" if accepts(real_param(p)) else "false"].append(i)
             if isinstance(params, Params):
                 params.derived[self] = known
         return known

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ...core import Chain, Module, Params, Var
-from ...core.all_params import StandIn
 from ...core.evaluate import uniform_settings
 from ...core.module import Modules
 from ...core.naming import unrolled
 from ...core.same_params import same_params
+from ...core.stand_ins import stand_for
 
 Current: TypeAlias = Literal["params", "grads", "update"]
 
@@ -202,19 +202,19 @@ class Projection(Module):
     def _stand_ins(self, var: Var) -> Params:
         """Tensors that hold the projected parameters and under which the modules keep their state."""
         assert self.home is not None
-        every, source = self.home.all_params, var.part(range(len(var.params)))
+        source = var.part(range(len(var.params)))
         values = self.project([p.detach() for p in var.params], var, "params")
-        known = every.stand_ins(self, source)
+        known: Params | None = source.derived.get(self)
         if known is not None and len(known) == len(values) and all(map(_alike, known, values)):
             torch._foreach_copy_(known, values)
             for tensor in known:
                 tensor.grad = None
             return known
-        made = [
-            StandIn(v.detach().clone().requires_grad_(), self.keeper(i, var, every[0]), f"{self.path}.{i}/")
-            for i, v in enumerate(values)
-        ]
-        return every.stand_in(self, source, made)
+        made = source.derived[self] = Params(v.detach().clone().requires_grad_() for v in values)
+        first = self.home.all_params[0]
+        for i, tensor in enumerate(made):
+            stand_for(tensor, self.keeper(i, var, first), f"{self.path}.{i}/")
+        return made
 
     def keeper(self, index: int, var: Var, default: Tensor) -> Tensor:
         """The parameter with which the state of a stand-in is kept, and whose group it is in.
