@@ -192,6 +192,19 @@ def test_a_module_that_is_reset_within_a_step_starts_anew_in_it(modules, project
     assert torch.allclose(after, updates((3.0, 4.0), restart=False), rtol=0, atol=1e-14)
 
 
+def test_a_module_deep_inside_that_moves_its_parameters_itself():
+    """Gradients are gathered for the first; in the first step it takes no part, and the others do."""
+    params = [vector(0.0) for _ in range(3)]
+    p, _, r = params
+    gathers = tz.m.GradientAccumulation(tz.m.Mul(1.0), 2)
+    inner = tz.m.Split(lambda x: x is p, gathers, tz.m.Mul(3.0))
+    optimizer = tz.Modular(params, tz.m.Split(lambda x: x is not r, inner, tz.m.Mul(2.0)))
+    push(optimizer, params, [1.0] * 3)
+    assert [x.item() for x in params] == [0, -3, -2]
+    push(optimizer, params, [1.0] * 3)
+    assert [x.item() for x in params] == [-1, -6, -4]
+
+
 # -- what others do to parameters and state between two steps ----------------------------------------------------------
 CHAINS = {
     "SGD": (lambda ps: torch.optim.SGD(ps, 0.1), lambda: [tz.m.ClipValue(1e9), tz.m.LR(0.1)]),

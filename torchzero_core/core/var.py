@@ -291,9 +291,14 @@ class Var:
             self.absorb(child, places)
             if child.settled:
                 moved.update(places)
-            else:
-                for i, u in zip(places, child.peek_update(), strict=True):
-                    update[i], writable[i] = u, child.writable
+                continue
+            stayed = places
+            if len(child.params) < len(places):  # a module inside it has moved the others
+                left = set(map(id, child.params))
+                stayed = [i for i in places if id(self.params[i]) in left]
+                moved.update(set(places).difference(stayed))
+            for i, u in zip(stayed, child.peek_update(), strict=True):
+                update[i], writable[i] = u, child.writable
         if moved:
             rest = [i for i in range(len(update)) if i not in moved]
             self.params = self.part(rest)
