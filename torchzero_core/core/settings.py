@@ -121,16 +121,14 @@ def check_group(
     """
     new = group
     if before is not None:
-        all_new = not before.keys() <= group.keys()  # what is gone may uncover a value
-        new = {
-            k: v
-            for k, v in group.items()
-            if k != "params" and not isinstance(v, Tensor) and (all_new or k not in before or before[k] is not v)
-        }
+        known = before if before.keys() <= group.keys() else {}  # what is gone may uncover a value
+        changed = [k for k, v in group.items() if k != "params" and (k not in known or known[k] is not v)]
+        new = {k: group[k] for k in changed if not isinstance(group[k], Tensor)}
     if "lr" in new:
         check_range("lr", new["lr"], LR_RANGE, WHERE)
+    names = {key.rsplit(".", 1)[-1] for key in new} | ({"beta1", "beta2"} if "betas" in new else set())
     for module in modules:
-        if found := given(new, module):
+        if not names.isdisjoint(module.defaults) and (found := given(new, module)):
             validate(module, found, WHERE, found if new is group else given(group, module))
 
 
