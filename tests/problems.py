@@ -112,7 +112,7 @@ def tensors_in(value):
 
 def segments(optimizer):
     """The runs of rules that an optimizer has made a step with."""
-    return [stage.segment for stage in optimizer._parts if hasattr(stage, "segment")]
+    return [stage.segment for stage in optimizer.stages(optimizer.chain) if hasattr(stage, "segment")]
 
 
 def buckets(optimizer):

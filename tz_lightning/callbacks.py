@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from torchzero_core.core import Modular
-from torchzero_core.core.modular import WatchHandle
+from torchzero_core.core.watch import WatchHandle
 
 from . import compat
 

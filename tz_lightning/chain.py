@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchzero_core.core import Modular, Module
-from torchzero_core.core.var import Closure
+from torchzero_core.core.closure import Closure
 
 from .compat import is_lightning_closure
 

@@ -361,8 +361,8 @@ def test_copies(duplicate):
 def test_a_setting_for_groups_alone():
     a, b = make_params([(2,), (3,)])
     module = Average(0.5)
-    tz.Modular([{"params": [a]}, {"params": [b], "hidden": False}], module)
-    assert [module.settings[p]["hidden"] for p in (a, b)] == [True, False]
+    optimizer = tz.Modular([{"params": [a]}, {"params": [b], "hidden": False}], module)
+    assert [module.settings[p]["hidden"] for p in optimizer.all_params] == [True, False]
     assert "orthogonalize" not in inspect.signature(tz.m.Muon).parameters
     assert tz.m.Muon().defaults["orthogonalize"] is True
 

@@ -27,6 +27,13 @@ from torchzero_core.core import Slot, Transform
 from torchzero_core.engine import backends as compiler
 from torchzero_core.engine.backends import foreach as eager
 from torchzero_core.engine.backends import triton as gpu
+from torchzero_core.engine.backends.triton_build import kernels
+from torchzero_core.engine.backends.triton_source import TYPES, Source
+from torchzero_core.engine.numbers import real
+from torchzero_core.engine.runner import Unsupported
+from torchzero_core.engine.segment import Segment
+from torchzero_core.lang import Kind, as_dims
+from torchzero_core.lang.ops import OPERATIONS, Operation
 
 ROOT = Path(__file__).parents[2]
 CHAINS = {
@@ -76,47 +83,59 @@ def programs(modules, dtype=torch.float32):
 
     def note(bucket, program):
         found.append((bucket, program))
+        raise Unsupported("noted")
 
     params = make_params(dtype=dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "compiled_runner", note)
-        patch.setattr(tz.Modular, "_warn_uncompiled", lambda self: None)
+        patch.setitem(compiler.COMPILING, "cpu", types.SimpleNamespace(refusal=lambda dtype: None, runner=note))
+        patch.setattr(Segment, "_warn_uncompiled", lambda self, why: None)
         run(tz.Modular(params, *modules(), compile=True), params, 1)
     return found
 
 
+def make_source(bucket, program, dtype):
+    """The source for another dtype than that of the parameters."""
+    param = torch.empty(0, dtype=dtype)
+    return Source(program.plan, program.ids, dtype, lambda s: bucket.slot(s.rule, s.name).dtype_for(param))
+
+
 @compiling
 def test_source_is_python(entry):
-    for _, program in programs(entry.build, torch.float64):
-        for dtype in gpu.TYPES:
-            source = gpu.Source(program.plan, program.ids, dtype)
+    for bucket, program in programs(entry.build, torch.float64):
+        for dtype in set(TYPES) - {torch.bool}:
+            source = make_source(bucket, program, dtype)
             names = {node.name for node in ast.walk(ast.parse(source.text())) if isinstance(node, ast.FunctionDef)}
-            for k, level in enumerate(program.plan.levels):
-                assert (f"finish{k}" in names) == bool(level.reductions)
-                assert (f"sweep{k}" in names) == bool(level.reductions or level.writes)
+            for k, here in enumerate(program.plan.passes):
+                whole = [n for n in here.element_reductions if n.kind is not Kind.SLICE]
+                sliced = len(here.element_reductions) - len(whole)
+                assert (f"finish{k}" in names) == bool(whole)
+                assert (f"sweep{k}" in names) == bool(source.sweeps[k].runs)
+                assert len(here.writes) <= len(source.sweeps[k].writes) <= len(here.writes) + sliced
+                assert source.sweeps[k].runs or not (whole or here.writes)
 
 
 def test_no_setting_is_in_the_source():
     texts = set()
     for lr in (0.1, 0.2):
-        [(_, program)] = programs(lambda lr=lr: [tz.m.Adam(beta1=lr), tz.m.LR(lr)])
-        texts.add(gpu.Source(program.plan, program.ids, torch.float32).text())
+        [(bucket, program)] = programs(lambda lr=lr: [tz.m.Adam(beta1=lr), tz.m.LR(lr)])
+        texts.add(make_source(bucket, program, torch.float32).text())
     assert len(texts) == 1
 
 
 def test_without_triton_there_is_a_reason(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    gpu.kernels.cache_clear()
+    kernels.cache_clear()
     [(bucket, program)] = programs(CHAINS["Adam"])
-    with pytest.raises(gpu.Unsupported, match="the CUDA backend needs Triton"):
+    assert gpu.refusal(torch.float32).startswith("the CUDA backend needs Triton")
+    with pytest.raises(Unsupported, match="the CUDA backend needs Triton"):
         gpu.GPURunner(bucket, program)
 
 
 def test_unknown_operations_are_refused():
-    [(_, program)] = programs(CHAINS["Adam"])
-    program.plan.levels[0].elements[-1].op = "erf"
-    with pytest.raises(gpu.Unsupported, match="the CUDA backend has no operation 'erf'"):
-        gpu.Source(program.plan, program.ids, torch.float32).text()
+    [(bucket, program)] = programs(CHAINS["Adam"])
+    object.__setattr__(program.plan.passes[0].elements[-1], "op", Operation("erf"))
+    with pytest.raises(Unsupported, match="the CUDA backend has no operation 'erf'"):
+        make_source(bucket, program, torch.float32).text()
 
 
 # -- in Triton's interpreter -------------------------------------------------------------------------------------------
@@ -129,6 +148,16 @@ def test_in_the_interpreter():
     )
     assert out.returncode == 0, out.stdout[-5000:] + out.stderr[-2000:]
     assert int(re.findall(r"(\d+) passed", out.stdout)[-1]) > len(CHAINS)
+
+
+#: What numpy calls otherwise than the GPU's library.
+NUMPY = {"pow": "power", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2"}
+
+
+def libdevice_names():
+    """The functions of the GPU's library that operations are spelled with."""
+    texts = [text for op in OPERATIONS.values() for text in (op.triton, op.triton_single or "")]
+    return sorted({name for text in texts for name in re.findall(r"libdevice\.(\w+)", text)})
 
 
 @pytest.fixture
@@ -147,8 +176,8 @@ def runners(monkeypatch):
         return call
 
     # The interpreter has no libdevice, which is a library of the GPU.
-    functions = {name: interpreted(getattr(np, name)) for name in ("exp", "log", "copysign")}
-    libdevice = types.SimpleNamespace(**functions, pow=interpreted(np.power))
+    functions = {name: interpreted(getattr(np, NUMPY.get(name, name))) for name in libdevice_names()}
+    libdevice = types.SimpleNamespace(**functions)
     monkeypatch.setitem(sys.modules, "triton.language.extra.libdevice", libdevice)
     monkeypatch.setattr(gpu, "BLOCK", 16)
     monkeypatch.setitem(gpu.OPTIONS, "BLOCK", 16)
@@ -159,7 +188,7 @@ def runners(monkeypatch):
         made.append(gpu.GPURunner(bucket, program))
         return made[-1]
 
-    monkeypatch.setattr(compiler, "compiled_runner", runner)
+    monkeypatch.setitem(compiler.COMPILING, "cpu", types.SimpleNamespace(refusal=gpu.refusal, runner=runner))
     assert triton.knobs.runtime.interpret if hasattr(triton, "knobs") else os.environ["TRITON_INTERPRET"] == "1"
     with np.errstate(all="ignore"):
         yield made
@@ -255,6 +284,275 @@ def interpreted_every_operation(dtype, runners):
     assert len(runners) == 1
 
 
+class WholeTable(Transform):
+    """Each row of the table of operations, on elements and on numbers per tensor."""
+
+    def __init__(self, x=0.3):
+        super().__init__(dict(x=x))
+
+    def rule(self, u, ctx):
+        few = u > 0
+        a = (u.abs() + 0.3) / (u.abs().amax() + 0.7)  # between 0 and 1, where every function is defined
+        total = u
+        for x in (a, a.amax()):
+            for name, op in OPERATIONS.items():
+                operands = [x, 0.5 * x, ctx.settings.x * x][: len(set(re.findall(r"\{(\d)\}", op.torch)))]
+                if op.logical or name == "where":
+                    operands[0] = few
+                if op.logical:
+                    operands = [o if o is few else few | (o > 0.6) for o in operands]
+                total = total + getattr(operands[0], name)(*operands[1:]).float()
+        return total
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def interpreted_the_table_of_operations(dtype, runners):
+    shapes = [(), (5,), (17,), (6, 7)]
+    plain, fast, _, _ = both(lambda: [WholeTable(), tz.m.LR(0.01)], lambda: make_params(shapes, dtype=dtype), steps=2)
+    close(fast, plain, ulps=256)
+    assert len(runners) == 1
+
+
+# -- rings, truth values, slices, dice ---------------------------------------------------------------------------------
+class History(Transform):
+    """The update, unless most of the last ones were positive, and the mean of these, by two rings."""
+
+    slots = {"past": Slot(history="n"), "signs": Slot(history=3, mask=True)}
+
+    def __init__(self, n=3):
+        super().__init__(dict(n=n))
+
+    def rule(self, u, ctx):
+        n, past, signs = int(ctx.settings.n), ctx.state.past, ctx.state.signs
+        total = sum(past[k] for k in range(n))
+        few = (signs[0].float() + signs[1].float() + signs[2].float()) > 1.5
+        past[(ctx.step - 1) % n] = u
+        signs[(ctx.step - 1) % 3] = u > 0
+        return total / n + few.where(0.5, u)
+
+
+def interpreted_rings(runners):
+    shapes = [(), (5,), (17,), (6, 7)]
+    plain, fast, one, other = both(lambda: [History(), tz.m.LR(0.1)], lambda: make_params(shapes), steps=7)
+    close(fast, plain)
+    [runner] = runners  # no place is another program, and none makes the others' loads narrow
+    assert runner.aligned
+    by_hand, past = make_params(shapes), [[torch.zeros(shape, dtype=torch.float64)] * 3 for shape in shapes]
+    for _ in range(7):
+        backward(by_hand)
+        for p, old in zip(by_hand, past, strict=True):
+            u, few = p.grad, sum((v > 0).double() for v in old) > 1.5
+            p.data -= 0.1 * (sum(old) / 3 + torch.where(few, 0.5, u))
+            old[:] = [*old[1:], u]
+    close(fast, by_hand)
+    names = ("History.past", "History.signs")
+    for mine, theirs in zip(*(o.state_dict()["state"].values() for o in (one, other)), strict=True):
+        assert [theirs[n].shape[0] for n in names] == [3, 3] and theirs[names[1]].dtype is torch.bool
+        close([theirs[names[0]]], [mine[names[0]]])
+        assert torch.equal(theirs[names[1]], mine[names[1]])
+
+
+class Truth(Transform):
+    """Truth values of elements, slices and tensors as state, one byte each."""
+
+    slots = {
+        "was": Slot(mask=True),
+        "rows": Slot(mask=True, dims=-1),
+        "number": Slot(mask=True, scalar=True),
+    }
+
+    def rule(self, u, ctx):
+        s = ctx.state
+        out = s.was.where(u, 0.5) + s.rows.where(2.0, u) + s.number.where(u, 0.25)
+        s.was = ~s.was | (u > 0.5)
+        s.rows, s.number = u.mean(-1) > 0, u.sum() > 0
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def interpreted_truth_values_are_bytes(dtype, runners):
+    params = make_params([(), (5,), (6, 7)], dtype=dtype)
+    optimizer = tz.Modular(params, Truth(), tz.m.LR(1.0), compile=True)
+    was = [torch.zeros_like(p, dtype=torch.bool) for p in params]
+    rows, number = [torch.zeros(p.shape[:-1] + (1,) * min(p.ndim, 1)).bool() for p in params], [torch.tensor(False)] * 3
+    for step in range(4):
+        backward(params)
+        for p in params:
+            p.grad *= (-1) ** step
+        start = [p.detach().clone() for p in params]
+        optimizer.step()
+        for i, (p, old) in enumerate(zip(params, start, strict=True)):
+            u = p.grad.float()
+            update = torch.where(was[i], u, 0.5) + torch.where(rows[i], 2.0, u) + torch.where(number[i], u, 0.25)
+            close([p], [(old.float() - update).to(dtype)], ulps=4)
+            was[i], number[i] = ~was[i] | (u > 0.5), u.sum() > 0
+            rows[i] = (u.mean(-1, keepdim=True) if u.ndim else u) > 0
+            for name, want in (("was", was), ("rows", rows), ("number", number)):
+                found = optimizer.state[p][f"Truth.{name}"]
+                assert found.dtype is torch.bool and torch.equal(found, want[i])
+    assert len(runners) == 1
+
+
+class Sliced(Transform):
+    """Reductions along dimensions, and what may be done with their results."""
+
+    slots = {"rows": Slot(1.0, dims=-1), "columns": Slot(dims=0)}
+
+    def __init__(self, dims=0, inverse=False):
+        super().__init__(dict(dims=dims, inverse=inverse))
+
+    def rule(self, u, ctx):
+        s, h = ctx.state, ctx.settings
+        dims = as_dims(h.dims)._replace(inverse=bool(h.inverse))
+        mean, largest = u.mean(dims), (u * 2.0).amax(dims)
+        s.rows = s.rows.lerp(u.square().mean(-1), 0.25)
+        s.columns = s.columns.maximum(u.abs().amax(0))
+        scale = (mean > 0).where(largest, u.abs().sum(dims))
+        v = (u - mean) / (scale.abs() + 1.0) + scale.sum() * u - scale.amax()
+        return v / (s.rows.sqrt() + s.columns + 1e-3) + v.mean(dims) + v.sum(-1)
+
+
+DIMS = [
+    dict(dims=0),
+    dict(dims=-1),
+    dict(dims=(1, 2)),
+    dict(dims=0, inverse=True),
+    dict(dims=(0, 1, 2, 3)),
+    dict(dims=7),
+]
+
+
+SLICED_SHAPES = [(), (5,), (0, 3), (19, 16), (3, 5, 7), (2, 3, 4, 5), (40, 1, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dims", DIMS, ids=str)
+def interpreted_slices(dims, dtype, runners):
+    chain = lambda: [Sliced(**dims), tz.m.LR(0.01)]  # noqa: E731
+    plain, fast, one, other = both(chain, lambda: make_params(SLICED_SHAPES, dtype=dtype), steps=3)
+    assert len(runners) == 1
+    for got, want in zip(fast, plain, strict=True):
+        largest = float(want.detach().abs().max()) if want.numel() else 0.0
+        close([got], [want], ulps=256 * max(1.0, largest))
+    for mine, theirs in zip(*(o.state_dict()["state"].values() for o in (one, other)), strict=True):
+        for name in ("Sliced.rows", "Sliced.columns"):
+            close([theirs[name]], [mine[name]])
+
+
+def interpreted_slices_in_half_precision(runners):
+    chain = lambda: [Sliced(), tz.m.LR(0.01)]  # noqa: E731
+    _, fast, _, other = both(chain, lambda: make_params(SLICED_SHAPES, dtype=torch.bfloat16), steps=1)
+    exact, _, one, _ = both(chain, lambda: make_params(SLICED_SHAPES, dtype=torch.float64), steps=1)
+    for got, want in zip(fast, exact, strict=True):
+        assert got.numel() == 0 or (got - want).abs().max() < 2.0**-6 * want.abs().max()
+    for mine, theirs in zip(*(o.state_dict()["state"].values() for o in (one, other)), strict=True):
+        for name in ("Sliced.rows", "Sliced.columns"):
+            assert theirs[name].dtype is torch.float32
+            torch.testing.assert_close(theirs[name].double(), mine[name], rtol=2.0**-6, atol=1e-3)
+
+
+class Centered(Transform):
+    """Less the mean of slices, whose operand lies in memory already."""
+
+    def __init__(self, dims=(0,)):
+        super().__init__(dict(dims=dims))
+
+    def rule(self, u, ctx):
+        return u - u.mean(ctx.settings.dims)
+
+
+@pytest.mark.parametrize(
+    ("dims", "transpose", "why"),
+    [((0, 2), False, "the dimensions of slices do not follow one another"), ((0,), True, "not contiguous")],
+)
+def interpreted_slices_that_are_no_run_are_refused(dims, transpose, why, runners):
+    def params():
+        [p] = make_params([(4, 3, 5)])
+        return [p.detach().transpose(0, 2).requires_grad_() if transpose else p]
+
+    p, other = params(), params()
+    optimizer = tz.Modular(p, Centered(dims), tz.m.LR(1.0), compile=True)
+    backward(p), backward(other)
+    want = other[0] - (other[0].grad - other[0].grad.mean(dims, keepdim=True))
+    with pytest.warns(UserWarning, match=why):
+        optimizer.step()
+    close(p, [want])
+    assert not runners
+
+
+def interpreted_slices_of_what_lies_in_memory_need_no_workspace(runners):
+    plain, fast, _, _ = both(lambda: [Centered(), tz.m.LR(0.1)], lambda: make_params([(5, 6)]))
+    close(fast, plain)
+    assert not runners[0].source.scratch and not runners[0].source.sweeps[0].runs
+
+
+class Dice(Transform):
+    """Random values of each kind."""
+
+    def rule(self, u, ctx):
+        keep = ctx.random("bernoulli", 0.5)
+        return (
+            u * keep + ctx.random("normal", 0.0, 0.1, per="tensor") * u.norm() + ctx.random("uniform", 1, 2, per="all")
+        )
+
+
+def interpreted_random_values(runners):
+    params = lambda: make_params([(5,), (40,), ()])  # noqa: E731
+    plain, fast, _, _ = both(lambda: [Dice(), tz.m.LR(0.1)], params, steps=3)
+    close(fast, plain)
+    assert len(runners) == 1
+    start = params()
+    assert all((a - b).abs().max() > 0 for a, b in zip(fast, start, strict=True))
+
+
+class Exchange(Transform):
+    """States that take one another's old values."""
+
+    slots = {
+        **{name: Slot(float(i)) for i, name in enumerate("ab")},
+        **{name: Slot(float(i), scalar=True) for i, name in enumerate("xy")},
+        **{name: Slot(float(i), dims=0) for i, name in enumerate("rs")},
+    }
+
+    def rule(self, u, ctx):
+        s = ctx.state
+        s.a, s.b = s.b, s.a
+        s.x, s.y = s.y, s.x
+        s.r, s.s = s.s, s.r
+        return u * 1.0
+
+
+def interpreted_states_are_exchanged(runners):
+    [p] = make_params([(3, 4)])
+    optimizer = tz.Modular([p], Exchange(), compile=True)
+    for step in range(3):
+        backward([p])
+        optimizer.step()
+        state = optimizer.state_dict()["state"][0]
+        for first, second in ("ab", "xy", "rs"):
+            assert set(state[f"Exchange.{first}"].flatten().tolist()) == {(step + 1) % 2}
+            assert set(state[f"Exchange.{second}"].flatten().tolist()) == {step % 2}
+    assert len(runners) == 1
+
+
+def interpreted_memory_that_moved_is_found(runners):
+    plain, fast = make_params([(5,), (20,)]), make_params([(5,), (20,)])
+    found = []
+    for ps, compile in ((plain, False), (fast, True)):
+        optimizer = tz.Modular(ps, *CHAINS["Adam"](), compile=compile)
+        for step in range(4):
+            backward(ps)
+            optimizer.step()
+            if step == 1:  # the same tensor objects in other memory
+                for state in optimizer.state.values():
+                    for value in state.values():
+                        if isinstance(value, torch.Tensor):
+                            value.data = value.data.clone()
+        found.append(optimizer)
+    close(fast, plain)
+    assert len(runners) == 1
+
+
 def interpreted_infinities_and_nans_travel(runners):
     def spoilt(ps):
         backward(ps)
@@ -288,7 +586,7 @@ class Opaque(Transform):
     """Calls a function of whole tensors."""
 
     def rule(self, u, ctx):
-        v = ctx.apply(lambda us, k: [k * t.flip(0) if t.ndim else k * t for t in us], u * 2, 3.0)
+        v = ctx.call(lambda us, k: [k * t.flip(0) if t.ndim else k * t for t in us], u * 2, 3.0)
         return v * v.norm()
 
 
@@ -317,8 +615,8 @@ def interpreted_nothing_compiles_twice(runners):
         backward(params)
         optimizer.step()
         if i == 1:
-            misses = gpu.kernels.cache_info().misses
-    assert gpu.kernels.cache_info().misses == misses
+            misses = kernels.cache_info().misses
+    assert kernels.cache_info().misses == misses
     assert len(runners) == 1
 
 
@@ -350,18 +648,18 @@ def interpreted_a_graph_from_before_the_step_refuses_to_run(runners):
 
 
 # -- in Triton's compiler, which needs no GPU --------------------------------------------------------------------------
-def to_gpu_code(text, plan, source, real, capability):
+def to_gpu_code(text, source, real, capability):
     """Compile all kernels for a kind of GPU; their machine-independent code."""
     triton = importlib.import_module("triton")
     target = importlib.import_module("triton.backends.compiler").GPUTarget("cuda", capability, 32)
-    loaded = gpu.kernels(text)
+    loaded = kernels(text)
     names = {torch.float32: "*fp32", torch.float64: "*fp64"}
     table = {"P": "*i64", "H": "*fp64", "TENSOR": "*i32", "INDEX": "*i32", "NUMEL": "*i64", "FIRST": "*i32"}
     found = {}
     for name, kernel in loaded.items():
         if not re.fullmatch(r"(sweep|finish)\d+", name):
             continue
-        masks = {f"s{source.ids[v]}" for level in plan.levels for v in source.numbers(level) if v.mask}
+        masks = {f"s{source.ids[v]}" for sweep in source.sweeps for v in sweep.numbers if v.mask}
         signature = {a: table.get(a, "i32" if a in ("nt", "nb") else names[real]) for a in kernel.arg_names}
         signature.update(dict.fromkeys(masks & set(signature), "*i1"))
         constants = {a: v for a, v in {"ALIGNED": True, "BLOCK": gpu.BLOCK}.items() if a in signature}
@@ -378,15 +676,36 @@ def to_gpu_code(text, plan, source, real, capability):
 @pytest.mark.parametrize("chain", [*CHAINS.values(), lambda: [Everything(), tz.m.LR(0.1)]], ids=[*CHAINS, "everything"])
 def test_kernels_compile(chain, dtype, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    gpu.kernels.cache_clear()
-    for _, program in programs(chain):
-        source = gpu.Source(program.plan, program.ids, dtype)
-        real = torch.float64 if dtype == torch.float64 else torch.float32
-        found = to_gpu_code(source.text(), program.plan, source, real, 90)
+    kernels.cache_clear()
+    for bucket, program in programs(chain):
+        source = make_source(bucket, program, dtype)
+        found = to_gpu_code(source.text(), source, real(dtype), 90)
         assert all(".target sm_90" in text for text in found.values())
         sweep = found["sweep0"]
         assert re.search(r"ld\.global\.v[24]\.b", sweep), "full blocks are read with the widest loads"
         assert "fma.rn.f32" not in sweep or "libdevice" in source.text()
+
+
+NEW = {
+    "operations": (WholeTable, (torch.float32, torch.float64)),
+    "rings": (History, (torch.float32,)),
+    "truth values": (Truth, (torch.float32, torch.bfloat16)),
+    "slices": (lambda: Sliced((1, 2)), (torch.float32, torch.float64, torch.bfloat16)),
+    "dice": (Dice, (torch.float32,)),
+}
+
+
+@needs_triton
+@pytest.mark.parametrize(("rule", "dtype"), [(r, d) for r, ds in NEW.values() for d in ds])
+def test_kernels_of_new_rules_compile(rule, dtype, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernels.cache_clear()
+    for bucket, program in programs(lambda: [rule(), tz.m.LR(0.1)]):
+        source = make_source(bucket, program, dtype)
+        found = to_gpu_code(source.text(), source, real(dtype), 90)
+        assert any(name.startswith("sweep") for name in found)
+        for text in found.values():
+            assert "div.full" not in text, "a division that is not rounded correctly"
 
 
 # -- on a GPU ----------------------------------------------------------------------------------------------------------

@@ -102,14 +102,15 @@ def test_a_module_has_one_owner():
     first = tz.Modular(make_params(), module, tz.m.LR(0.1))
     with pytest.raises(ValueError, match=r"Adam\(.*already belongs to another Modular; make a new instance"):
         tz.Modular(make_params(), module, tz.m.LR(0.1))
-    assert module._modular is first
+    assert module.home is first
     params = first.param_groups[0]["params"]
     run(first, params, 1)  # the first owner is unharmed
 
 
 def test_a_child_has_one_owner_too():
     inner = tz.m.EMA(0.9)
-    tz.Modular(make_params(), tz.m.RMSprop(inner=inner), tz.m.LR(0.1))
+    first = tz.Modular(make_params(), tz.m.RMSprop(inner=inner), tz.m.LR(0.1))
+    assert inner.home is first
     with pytest.raises(ValueError, match="already belongs to another Modular"):
         tz.Modular(make_params(), tz.m.RMSprop(inner=inner))
     module = tz.m.RMSprop()
@@ -159,7 +160,7 @@ class Twice(Module):
     def step(self, var):
         inner = self.children["child"].step(var.clone())
         torch._foreach_add_(var.get_update(), inner.get_update())
-        var.take(inner)
+        var.absorb(inner)
         return var
 
 

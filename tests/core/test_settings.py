@@ -89,8 +89,8 @@ def test_paths_of_children_may_be_shortened_at_the_front():
         {"params": [q], "RMSprop.inner.EMA.momentum": 0.5},
         {"params": [r], "inner.EMA.momentum": 0.75, "EMA.momentum": 0.1},  # the longer one counts
     ]
-    tz.Modular(groups, module, tz.m.LR(0.1))
-    ema = module.children["inner"]
+    optimizer = tz.Modular(groups, module, tz.m.LR(0.1))
+    ema = optimizer.modules[0].children["inner"]
     assert [ema.settings[x]["momentum"] for x in (p, q, r)] == [0.25, 0.5, 0.75]
     with pytest.raises(ValueError, match=r"inner\.RMSprop\.momentum"):
         tz.Modular(

@@ -333,7 +333,7 @@ def test_a_module_that_moved_the_parameters_itself_may_stand_before_a_rule(compi
     assert p.item() == 5
 
 
-def test_clone_and_take():
+def test_clone_and_absorb():
     params = make_params()
     results = []
 
@@ -344,7 +344,7 @@ def test_clone_and_take():
             u.fill_(7)
         other.skip_update = True
         results.append((bits(var.get_update()), var.skip_update))
-        var.take(other)
+        var.absorb(other)
         assert var.skip_update
         var.skip_update = False
         fresh = var.clone([torch.ones_like(p) for p in var.params])

@@ -1,12 +1,14 @@
 """The machinery: optimizer, modules, rules and what runs them."""
 
 from ..distributed import Reductions
+from ..engine.params import Params
 from ..lang import Context, Slot
 from .declare import Beta, Check, Count, Fraction, NonNegative, OpenFraction, Passed, Positive, Range, per_group
+from .home import StepInfo
 from .modular import Modular
 from .module import Chain, Child, Input, Module, Modules
 from .transform import Target, Transform
-from .var import StepInfo, Var
+from .var import Var
 
 __all__ = [
     "Beta",
@@ -22,6 +24,7 @@ __all__ = [
     "Modules",
     "NonNegative",
     "OpenFraction",
+    "Params",
     "Passed",
     "Positive",
     "Range",

@@ -30,8 +30,8 @@ def uniform_settings(module: Module, params: Sequence[Tensor], names: Sequence[s
         {'c': 0.0001}
     """
     first = module.settings[params[0]]
-    modular = module._modular
-    if modular is not None and len(modular.param_groups) == 1 and not module._overrides:
+    home = module.home
+    if home is not None and len(home.param_groups) == 1 and not module.overrides:
         return first
     for p in params[1:]:
         other = module.settings[p]

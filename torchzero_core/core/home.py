@@ -1,58 +1,76 @@
-"""Where the modules of one optimizer live: what they may ask of it."""
+"""What the parts of an optimizer may ask of it, and the outcome of its steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..engine import Home as EngineHome
+from ..engine import Segment
+from .all_params import AllParams
+from .watch import Watchers
+
+
+@dataclass
+class StepInfo:
+    """The outcome of a step, readable as ``optimizer.last_step``.
+
+    Attributes:
+        evaluations: how often the closure was called.
+        backward_evaluations: how many of these calls computed gradients.
+        step_size: the step size that a line search or trust region chose; None without one.
+        status: "ok", or what went wrong in a word or two (a search that failed, a loss that was not finite).
+        loss: the loss at the start of the step; None without a closure.
+    """
+
+    evaluations: int = 0
+    backward_evaluations: int = 0
+    step_size: float | Tensor | None = None
+    status: str = "ok"
+    loss: Tensor | None = None
 
 
 class Home(EngineHome, Protocol):
-    """The optimizer, as its modules and a step see it."""
+    """The optimizer, as its modules and a step see it.
+
+    Attributes:
+        param_groups: its groups.
+        lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
+        modules: the chain.
+        watchers: functions that look at the update after each module.
+    """
 
     param_groups: list[dict[str, Any]]
     lr_scales_update: bool
     modules: tuple[Any, ...]
-    _watchers: dict[int, Callable[[str, list[Tensor]], None]]
-    _evaluations: Any
+    watchers: Watchers
 
     @property
-    def all_params(self) -> list[Tensor]:
-        """The parameters of all groups."""
-
-    @property
-    def watched(self) -> bool:
-        """Whether somebody looks at the update of each module."""
-
-    def group_index(self, param: Tensor) -> int:
-        """The number of the group a parameter is in."""
-
-    def host_param(self, param: Tensor) -> Tensor:
-        """The parameter that a stand-in stands for; a parameter itself."""
-
-    def alias(self, fake: Tensor, real: Tensor, prefix: str) -> None:
-        """Let a stand-in keep its state with a real parameter, under a prefix."""
+    def all_params(self) -> AllParams:
+        """The parameters of all groups, and all that is derived from them."""
 
     def locate(self, param: Tensor) -> tuple[dict[str, Any], str]:
         """Where the state of a parameter or stand-in is kept: a dict and a prefix."""
 
-    def first_param(self, module: Any) -> Tensor:
-        """The parameter with which module-wide state is kept."""
+    def first_state(self) -> dict[str, Any]:
+        """The dict that module-wide state is kept in: that of the first parameter."""
 
-    def stores(self) -> list[dict[str, Any]]:
-        """The state dicts of all parameters."""
+    def state_dicts(self) -> list[dict[str, Any]]:
+        """The dicts that the state of all parameters is kept in."""
 
-    def same_list(self, params: list[Tensor]) -> list[Tensor]:
-        """The same list object for the same parameters."""
+    def stages(self, chain: Any) -> list[Any]:
+        """What a chain runs in turn."""
 
-    def keep(self, params: list[Tensor]) -> None:
+    def segment(self, rule: Any) -> Segment:
+        """What runs a rule alone."""
+
+    def guard_params(self, params: list[Tensor]) -> None:
         """Copy parameters that are about to be moved in the middle of a step."""
 
-    def adopt(self, module: Any, parent: Any, name: str) -> None:
+    def adopt(self, child: Any, parent: Any, name: str) -> None:
         """Make a module and its children part of this optimizer."""
 
-    def invalidate(self) -> None:
-        """Forget what was resolved."""
+    def drop_params(self) -> None:
+        """Forget what was derived from the parameters."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
@@ -11,57 +12,12 @@ from typing_extensions import dataclass_transform
 
 from .declare import Check, Field, Role, declare, per_group
 from .home import Home
+from .overrides import Overrides
+from .route import Routes, only_rules, run_stages
 from .settings import Settings
-from .step import only_rules, run_stages, stages
+from .state import GLOBAL, ScopedState, StateOf
 from .validate import validate
 from .var import Var
-
-#: What sets the names of module-wide state apart from those of the first parameter's own state.
-GLOBAL = "global."
-
-
-class ScopedState(MutableMapping[str, Any]):
-    """One module's part of the state of one parameter: a view of ``optimizer.state[p]`` under a prefix."""
-
-    __slots__ = ("_prefix", "_store")
-
-    def __init__(self, store: dict[str, Any], prefix: str) -> None:
-        self._store, self._prefix = store, prefix
-
-    def __getitem__(self, key: str) -> Any:
-        return self._store[self._prefix + key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._store[self._prefix + key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self._store[self._prefix + key]
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._prefix + key in self._store
-
-    def __iter__(self) -> Iterator[str]:
-        n = len(self._prefix)
-        return iter([k[n:] for k in self._store if k.startswith(self._prefix)])
-
-    def __len__(self) -> int:
-        return sum(k.startswith(self._prefix) for k in self._store)
-
-    def __repr__(self) -> str:
-        return repr(dict(self))
-
-
-class StateOf:
-    """``module.state``: maps a parameter to the module's state for it."""
-
-    __slots__ = ("_module",)
-
-    def __init__(self, module: Module) -> None:
-        self._module = module
-
-    def __getitem__(self, param: Tensor) -> ScopedState:
-        store, prefix = self._module.locate(param)
-        return ScopedState(store, prefix)
 
 
 @dataclass_transform(eq_default=False, field_specifiers=(per_group,))
@@ -121,10 +77,10 @@ class Module:
         self.defaults: dict[str, Any] = dict(defaults or {})
         self.children: dict[str, Module] = {}
         self.path: str = type(self).__name__
-        self._modular: Home | None = None
+        self.overrides = Overrides()
+        self.generators: dict[str, torch.Generator] = {}
+        self._home: weakref.ref[Home] | None = None
         self._detached: dict[Any, dict[str, Any]] = {}
-        self._overrides: list[tuple[set[int], dict[str, Any]]] = []
-        self._generators: dict[str, torch.Generator] = {}
         self.state = StateOf(self)
         self.settings = Settings(self)
         validate(self, self.defaults, f"{type(self).__name__}(")
@@ -154,12 +110,22 @@ class Module:
         """
 
     # -- structure ---------------------------------------------------------------------------------------------------
+    @property
+    def home(self) -> Home | None:
+        """The optimizer that the module is part of; None while there is none."""
+        return None if self._home is None else self._home()
+
+    @home.setter
+    def home(self, value: Home | None) -> None:
+        self._home = None if value is None else weakref.ref(value)
+
     def set_child(self, name: str, module: Modules) -> None:
         """Make ``module`` (or a list of modules, which becomes a chain) a child under ``name``."""
-        child = as_module(module, f"{type(self).__name__}.{name}")
-        self.children[name] = child
-        if self._modular is not None:
-            self._modular.adopt(child, self, name)
+        child, home = as_module(module, f"{type(self).__name__}.{name}"), self.home
+        if home is None:
+            self.children[name] = child
+        else:
+            home.adopt(child, self, name)
 
     def set_param_groups(self, groups: Iterable[Mapping[str, Any]]) -> None:
         """Override settings of this module for some parameters; stronger than the optimizer's own groups.
@@ -179,26 +145,25 @@ class Module:
                 raise ValueError(f"{self.path} has no setting {unknown[0]!r}; it has {known}.")
             validate(self, values, f"a parameter group of {self.path}: ")
             params = group["params"]
-            members = [params] if isinstance(params, Tensor) else list(params)
-            overrides.append(({id(p) for p in members}, values))
-            self._keep = [*getattr(self, "_keep", []), *members]  # ids stay valid while the tensors live
-        self._overrides = overrides
+            overrides.append(([params] if isinstance(params, Tensor) else list(params), values))
+        self.overrides = Overrides(overrides)
         self.settings.forget()
-        if self._modular is not None:
-            self._modular.invalidate()
+        home = self.home
+        if home is not None:
+            home.drop_params()
 
     def reset(self) -> None:
         """Forget everything: the state of this module and of its children, as if no step had been made."""
         for child in self.children.values():
             child.reset()
-        stores = self._modular.stores() if self._modular is not None else list(self._detached.values())
-        for store in stores:
+        home = self.home
+        for store in self._detached.values() if home is None else home.state_dicts():
             # A projection keeps its children's state under a longer prefix; the path is unique either way.
             for key in [k for k in store if k.startswith(self.prefix) or f"/{self.prefix}" in k]:
                 del store[key]
-        self._generators.clear()
-        if self._modular is not None:
-            self._modular.invalidate()
+        self.generators.clear()
+        if home is not None:
+            home.drop_params()
 
     # -- state -------------------------------------------------------------------------------------------------------
     @property
@@ -208,18 +173,18 @@ class Module:
 
     def locate(self, param: Tensor) -> tuple[dict[str, Any], str]:
         """The dict that holds the state of ``param`` and the prefix of this module's part of it."""
-        if self._modular is None:
+        home = self.home
+        if home is None:
             return self._detached.setdefault(param, {}), self.prefix
-        store, outer = self._modular.locate(param)
+        store, outer = home.locate(param)
         return store, outer + self.prefix
 
     @property
     def global_state(self) -> ScopedState:
         """What the module remembers as a whole; it sits with the first parameter."""
-        if self._modular is None:
-            return ScopedState(self._detached.setdefault(None, {}), f"{self.prefix}{GLOBAL}")
-        store, outer = self._modular.locate(self._modular.first_param(self))
-        return ScopedState(store, f"{outer}{self.prefix}{GLOBAL}")
+        home = self.home
+        store = self._detached.setdefault(None, {}) if home is None else home.first_state()
+        return ScopedState(store, f"{self.prefix}{GLOBAL}")
 
     def get_state(
         self, params: Sequence[Tensor], name: str, init: Callable[[Tensor], Tensor] = torch.zeros_like
@@ -244,7 +209,7 @@ class Module:
         and copied with the optimizer. Call :meth:`save_generator` after drawing (the chain does so after each step).
         """
         key = str(torch.device(device))
-        if key not in self._generators:
+        if key not in self.generators:
             generator = torch.Generator(device)
             saved = self.global_state.get(f"generator:{key}")
             if saved is not None:
@@ -252,17 +217,17 @@ class Module:
             else:
                 seed = self.defaults.get("seed")
                 generator.manual_seed(int(torch.randint(2**62, ()).item()) if seed is None else int(seed))
-            self._generators[key] = generator
-        return self._generators[key]
+            self.generators[key] = generator
+        return self.generators[key]
 
     def save_generators(self) -> None:
         """Write the position of this module's generators into its state."""
-        for key, generator in self._generators.items():
+        for key, generator in self.generators.items():
             self.global_state[f"generator:{key}"] = generator.get_state()
 
     def rewind_generators(self) -> None:
         """Put this module's generators back to where the last finished step left them."""
-        for key, generator in self._generators.items():
+        for key, generator in self.generators.items():
             saved = self.global_state.get(f"generator:{key}")
             if saved is None:
                 generator.manual_seed(generator.initial_seed())
@@ -270,20 +235,12 @@ class Module:
                 generator.set_state(saved.cpu())
 
     def __getstate__(self) -> dict[str, Any]:
-        hidden = {"state", "settings", "_generators", "_segment"}
-        state = {k: v for k, v in self.__dict__.items() if k not in hidden}
-        # ids of tensors mean nothing in a copy
-        state["_overrides"] = [
-            ([p for p in getattr(self, "_keep", []) if id(p) in ids], values) for ids, values in self._overrides
-        ]
-        return state
+        return {k: v for k, v in self.__dict__.items() if k not in ("state", "settings", "generators", "_home")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._overrides = [({id(p) for p in params}, values) for params, values in state["_overrides"]]
-        self.state = StateOf(self)
-        self.settings = Settings(self)
-        self._generators = {}
+        self._home, self.generators = None, {}
+        self.state, self.settings = StateOf(self), Settings(self)
 
     def extra_repr(self) -> str:
         """The settings as they are shown in the tree."""
@@ -309,7 +266,6 @@ class Chain(Module):
         super().__init__()
         for i, module in enumerate(modules):
             self.set_child(str(i), module)
-        self._parts: list[Any] | None = None
 
     @property
     def requires_closure(self) -> bool:  # type: ignore[override]
@@ -337,12 +293,8 @@ class Chain(Module):
 
     def step(self, var: Var) -> Var:
         """Run the modules in turn."""
-        if self._parts is None or var.modular is not self._modular:
-            self._parts = stages(self.children.values(), self._modular, moves=False)
-        return run_stages(self._parts, var)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**super().__getstate__(), "_parts": None}
+        home = self.home
+        return run_stages(Routes(None).stages(self) if home is None else home.stages(self), var)
 
     def __repr__(self) -> str:
         return f"[{', '.join(map(repr, self.children.values()))}]"

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from .home import Home
+from .overrides import Overrides
 from .validate import LR_RANGE, Checked, check_range, validate
 
 
@@ -15,8 +16,12 @@ class Configured(Checked, Protocol):
     """What has settings."""
 
     path: str
-    _modular: Home | None
-    _overrides: list[tuple[set[int], dict[str, Any]]]
+    defaults: dict[str, Any]
+    overrides: Overrides
+
+    @property
+    def home(self) -> Home | None:
+        """The optimizer that it is part of."""
 
 
 #: Keys that torch, its schedulers and Lightning put into groups; they are no module's settings.
@@ -38,11 +43,8 @@ def find(group: Mapping[str, Any], module: Configured, name: str) -> Any:
             best, length = value, len(key)
     if best is not MISSING:
         return best
-    if (
-        name in group
-        and name != "params"
-        and not (name == "lr" and module._modular is not None and module._modular.lr_scales_update)
-    ):
+    home = module.home
+    if name in group and name != "params" and not (name == "lr" and home is not None and home.lr_scales_update):
         return group[name]
     place = BETAS.get(name)
     if place is not None and module.defaults[name] is not None and place < len(group.get("betas", ())):
@@ -74,28 +76,25 @@ class Settings:
 
     def __getitem__(self, param: Tensor) -> dict[str, Any]:
         module = self._module
-        modular = module._modular
-        if modular is None:
+        home = module.home
+        if home is None:
             return self._resolve(param, {})
-        if self._version != modular.settings_version:
+        if self._version != home.settings_version:
             self._cache.clear()
-            self._version = modular.settings_version
-        host = modular.host_param(param)
-        key: Any = modular.group_index(host)
-        if module._overrides:
-            key = (key, tuple(i for i, (ids, _) in enumerate(module._overrides) if id(host) in ids))
+            self._version = home.settings_version
+        params = home.all_params
+        real = params.real_param(param)
+        group = params.group_index(real)
+        key = (group, module.overrides.places(real)) if module.overrides else group
         if key not in self._cache:
-            self._cache[key] = self._resolve(host, modular.param_groups[modular.group_index(host)])
+            self._cache[key] = self._resolve(real, home.param_groups[group])
         return self._cache[key]
 
     def _resolve(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         module = self._module
         values = dict(module.defaults)
         values.update(given(group, module))
-        for ids, override in module._overrides:
-            if id(param) in ids:
-                values.update(override)
-        return values
+        return values | module.overrides.values(param)
 
 
 def given(group: Mapping[str, Any], module: Configured) -> dict[str, Any]:

@@ -1,98 +1,68 @@
-"""The way of a step: the modules of a chain in turn, each run of rules as one stage."""
+"""The way of a step of a whole chain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
-from ..engine import Segment
+import torch
+
 from .home import Home
+from .module import Module
+from .route import run_stages
 from .var import Var
 
 
-class Stage(Protocol):
-    """What runs in turn."""
+class WholeChain:
+    """A chain from the gradients to the parameters: what it runs, and what has to be done after it.
 
-    path: str
+    Args:
+        stages: what runs in turn.
+        modules: every module in it, depth first.
+    """
 
-    @property
-    def needs_gradient(self) -> bool:
-        """Whether the gradient has to be there before it runs."""
+    def __init__(self, stages: Sequence[Any], modules: Sequence[Module]) -> None:
+        self.stages, self.modules = stages, modules
+        self.needy = next((m for m in modules if m.requires_closure), None)
+        self.finishers = [m for m in modules if type(m).post_step is not Module.post_step]
 
-    def step(self, var: Var) -> Var:
-        """Run."""
+    def run(self, var: Var, home: Home) -> Var:
+        """Make a step.
 
+        Args:
+            var: its context.
+            home: the optimizer.
 
-class RuleStage:
-    """A run of rules, which moves the parameters too if it ends the chain."""
-
-    needs_gradient = True
-
-    def __init__(self, rules: Sequence[Any], home: Home | None, *, inner: bool) -> None:
-        self.segment = Segment(rules, home, inner=inner)
-        self.path, self.moves = self.segment.path, False
-
-    def step(self, var: Var) -> Var:
-        """Run on the step's update."""
-        update, segment = var.peek_update(), self.segment
-        if self.moves and not var.skip_update:  # else a module before has moved the parameters itself
-            segment.run(var, update, writable=var.owned, moves=True)
-            var.skip_update = True
-        else:
-            out = segment.run(var, update, writable=var.owned)
-            owned = var.owned or out is not update
-            var.update = out
-            var.owned = owned
+        Raises:
+            RuntimeError: a module needs a closure, and there is none.
+        """
+        if self.needy is not None and var.closure is None:
+            raise RuntimeError(
+                f"{self.needy.path} has to evaluate the loss: call optimizer.step(closure) with closure(backward=True)."
+            )
+        first, var = var, run_stages(self.stages, var)
+        if not var.skip_update:
+            if var.closure is not None and var.loss is None and var.loss_approx is None:
+                var.get_loss()  # nobody has needed it, but step returns it
+            if not var.settled:
+                move(var, home)
+        for module in self.finishers:
+            module.post_step(var)
+        for module in self.modules:
+            if module.generators:
+                module.save_generators()
+        var.info.loss = var.loss if var.loss is not None else var.loss_approx
+        first.closure = var.closure = None  # which may hold the context in turn, and the batch
         return var
 
 
-def stages(modules: Iterable[Any], home: Home | None, *, moves: bool) -> list[Any]:
-    """The modules, with each run of rules gathered.
-
-    Args:
-        modules: of a chain.
-        home: their optimizer.
-        moves: let rules that end the chain move the parameters too.
-    """
-    out: list[Any] = []
-    run: list[Any] = []
-    watched = home is not None and home.watched
-
-    def close() -> None:
-        if run:
-            out.append(RuleStage(run.copy(), home, inner=not moves))
-            run.clear()
-
-    for module in modules:
-        if module.is_rule:
-            run.append(module)
-            if watched or not only_rules(module):
-                close()
-        else:
-            close()
-            out.append(module)
-    close()
-    last = out[-1] if out else None
-    if moves and isinstance(last, RuleStage) and not watched and only_rules(last.segment.modules[-1]):
-        last.moves = True
-    return out
-
-
-def run_stages(parts: Sequence[Stage], var: Var) -> Var:
-    """Run modules in turn on one step's context."""
-    watch = var.modular._watchers if var.modular is not None else {}
-    for part in parts:
-        if var.stop:
-            break
-        if part.needs_gradient and var.update is None:
-            var.get_grad()
-        var = part.step(var)
-        if watch and not var.nested:
-            for fn in tuple(watch.values()):
-                fn(part.path, list(var.peek_update()))
-    return var
-
-
-def only_rules(module: Any) -> bool:
-    """Whether a module and all inside it are rules: then nothing in it can end the step or move the parameters."""
-    return module.is_rule and all(map(only_rules, module.children.values()))
+def move(var: Var, home: Home) -> None:
+    """p ← p − u, scaled by the group's lr where no LR module does it."""
+    update = var.get_update()
+    if not update:
+        return
+    if home.lr_scales_update:
+        scales = [home.final_scale(p) for p in var.params]
+        if any(s != 1.0 for s in scales):
+            torch._foreach_mul_(update, scales)
+    torch._foreach_sub_(var.params, update)

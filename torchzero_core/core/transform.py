@@ -92,57 +92,54 @@ class Transform(Module):
             params: the parameters.
         """
 
-    def apply_rule(self, var: Var, tensors: list[Tensor], *, owned: bool) -> list[Tensor]:
+    def apply_rule(self, var: Var, tensors: list[Tensor], *, writable: bool = False) -> list[Tensor]:
         """Run the rule alone on given tensors.
 
         Args:
             var: the step's context.
             tensors: one per parameter.
-            owned: whether the result may overwrite them.
+            writable: whether the result may overwrite them.
         """
-        segment = self.__dict__.get("_segment")
-        if segment is None or segment.home is not var.modular:
-            segment = self.__dict__["_segment"] = Segment([self], var.modular, inner=True)
-        return segment.run(var, tensors, writable=owned)
+        home = self.home
+        segment = Segment([self], None, inner=True) if home is None else home.segment(self)
+        return segment.run(var, tensors, writable=writable)
 
     def step(self, var: Var) -> Var:
         """Apply the rule to its target."""
         target = self.target
         if target == "update":
-            var.update = self.apply_rule(var, var.peek_update(), owned=var.owned)
+            var.update = self.apply_rule(var, var.peek_update(), writable=var.writable)
         elif target == "grad":
-            var.grad = self.apply_rule(var, var.get_grad(), owned=False)
+            var.grad = self.apply_rule(var, var.get_grad())
         elif target == "params_direct":
-            new = self.apply_rule(var, [p.detach() for p in var.params], owned=False)
+            new = self.apply_rule(var, [p.detach() for p in var.params])
             if var.closure is not None and var.modular is not None:
-                var.modular.keep(var.params)  # a later evaluation may fail
+                var.modular.guard_params(var.params)  # a later evaluation may fail
             torch._foreach_copy_(var.params, new)
         elif target == "params_difference":
-            new = self.apply_rule(var, [p.detach() for p in var.params], owned=False)
+            new = self.apply_rule(var, [p.detach() for p in var.params])
             var.update = list(torch._foreach_sub([p.detach() for p in var.params], new))
         elif target == "update_difference":
             old = var.peek_update()
-            var.update = list(torch._foreach_sub(old, self.apply_rule(var, old, owned=False)))
+            var.update = list(torch._foreach_sub(old, self.apply_rule(var, old)))
         else:
             if var.grad is not None or var.closure is None:  # what the closure has computed already
-                var.grad = self.apply_rule(var, var.get_grad(), owned=False)
+                var.grad = self.apply_rule(var, var.get_grad())
             if var.closure is not None:
                 self._wrap_closure(var)
         return var
 
     def _wrap_closure(self, var: Var) -> None:
-        inner, outer = var.closure, var
+        inner, outer = var.closure, var.clone()  # with the closure as it was, so that none refers to itself
         assert inner is not None
 
         def closure(backward: bool = True) -> Any:
             loss = inner(backward)
             if backward:
-                seen = outer.clone()
-                seen.params = [p for p in outer.params if p.grad is not None]
-                seen.params = outer.modular.same_list(seen.params) if outer.modular is not None else seen.params
+                seen = outer.select([i for i, p in enumerate(outer.params) if p.grad is not None])
                 grads = [p.grad for p in seen.params if p.grad is not None]
                 seen.grad = grads
-                for p, g in zip(seen.params, self.apply_rule(seen, grads, owned=False), strict=True):
+                for p, g in zip(seen.params, self.apply_rule(seen, grads), strict=True):
                     p.grad = g
             return loss
 

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..distributed import Reductions
-from .home import Home
-
-Closure = Callable[..., Any]
-
-
-@dataclass
-class StepInfo:
-    """The outcome of a step, readable as ``optimizer.last_step``.
-
-    Attributes:
-        evaluations: how often the closure was called.
-        backward_evaluations: how many of these calls computed gradients.
-        step_size: the step size that a line search or trust region chose; None without one.
-        status: "ok", or what went wrong in a word or two (a search that failed, a loss that was not finite).
-        loss: the loss at the start of the step; None without a closure.
-    """
-
-    evaluations: int = 0
-    backward_evaluations: int = 0
-    step_size: float | Tensor | None = None
-    status: str = "ok"
-    loss: Tensor | None = None
+from ..engine.params import Params
+from .closure import Closure, detached
+from .home import Home, StepInfo
 
 
 class Var:
@@ -46,6 +23,9 @@ class Var:
         current_step: number of the step, 0 at the first.
         modular: the optimizer.
         info: the outcome so far; see :class:`StepInfo`.
+        loss: the loss at the start of the step, where it was evaluated.
+        loss_approx: an estimate of it, where only that is known.
+        writable: whether the update may be overwritten.
         stop: a module sets it to end the chain here.
         skip_update: a module sets it when it has moved the parameters itself.
         nested: whether this is the context of a child.
@@ -53,7 +33,7 @@ class Var:
 
     def __init__(
         self,
-        params: list[Tensor],
+        params: Params,
         closure: Closure | None,
         model: nn.Module | None,
         current_step: int,
@@ -66,9 +46,10 @@ class Var:
         self.closure = closure
         self.info = StepInfo()
         self.loss: Tensor | None = None
+        self.loss_approx: Tensor | None = None
         self._grad: list[Tensor] | None = None
         self._update: list[Tensor] | None = None
-        self.owned = False
+        self.writable = False
         self.stop = False
         self.skip_update = False
         self.nested = False
@@ -97,9 +78,9 @@ class Var:
                 raise RuntimeError("This chain needs the loss, so step(closure) needs a closure that evaluates it.")
             loss = self.closure(backward)
             if self.loss is None:
-                self.loss = _detached(loss)
+                self.loss = detached(loss)
             if backward:
-                self._take_grads()
+                self.take_grads()
         return self.loss
 
     def get_grad(self, retain_graph: bool | None = None, create_graph: bool = False) -> list[Tensor]:
@@ -126,21 +107,29 @@ class Var:
                 grads = torch.autograd.grad(
                     loss, self.params, create_graph=True, retain_graph=retain_graph, allow_unused=True
                 )
-            self._narrow(list(grads))
+            self.narrow(list(grads))
             if self.loss is None:
-                self.loss = _detached(loss)
+                self.loss = detached(loss)
         elif self._grad is None:
             if self.closure is None:
-                self._take_grads()
+                self.take_grads()
             else:
                 self.get_loss(backward=True)
         return self._grad  # type: ignore[return-value]
 
-    def _take_grads(self) -> None:
-        self._narrow([p.grad for p in self.params])
+    def take_grads(self) -> None:
+        """The gradients are those that lie in ``p.grad``."""
+        self.narrow([p.grad for p in self.params])
 
-    def _narrow(self, grads: list[Tensor | None]) -> None:
-        """Keep the parameters that have a gradient: the others stay untouched in this step."""
+    def narrow(self, grads: list[Tensor | None]) -> None:
+        """Keep the parameters that have a gradient: the others stay untouched in this step.
+
+        Args:
+            grads: the gradients of all parameters.
+
+        Raises:
+            RuntimeError: one of them is sparse.
+        """
         for g in grads:
             if g is None or g.is_sparse:
                 break
@@ -153,11 +142,8 @@ class Var:
                     f"A parameter of shape {tuple(p.shape)} has a sparse gradient, which no module can use; build its "
                     "layer with sparse=False, or give it to torch.optim.SparseAdam."
                 )
-        kept = [(p, g) for p, g in zip(self.params, grads, strict=True) if g is not None]
-        self.params = [p for p, _ in kept]
-        if self.modular is not None:
-            self.params = self.modular.same_list(self.params)
-        self._grad = [g for _, g in kept]
+        self.params = self.part(i for i, g in enumerate(grads) if g is not None)
+        self._grad = [g for g in grads if g is not None]
 
     # -- update ------------------------------------------------------------------------------------------------------
     @property
@@ -168,7 +154,21 @@ class Var:
     @update.setter
     def update(self, value: Sequence[Tensor] | None) -> None:
         self._update = None if value is None else list(value)
-        self.owned = value is not None
+        self.writable = value is not None
+
+    def set_update(self, value: list[Tensor], *, writable: bool) -> None:
+        """Set the update where it may be that others still need the tensors.
+
+        Args:
+            value: the new update.
+            writable: whether modules after this one may overwrite it.
+        """
+        self._update, self.writable = value, writable
+
+    @property
+    def settled(self) -> bool:
+        """Whether the parameters need no update any more: they were moved, or stay where they are."""
+        return self.skip_update or (self.stop and self._update is None)
 
     def peek_update(self) -> list[Tensor]:
         """The update for reading only: it may be the gradients themselves."""
@@ -176,36 +176,141 @@ class Var:
 
     def get_update(self) -> list[Tensor]:
         """The update, which you may overwrite; the gradients are copied the first time."""
-        if self._update is None or not self.owned:
+        if self._update is None or not self.writable:
             source = self.peek_update()
             if self.modular is not None and not self.nested:
-                self._update = self.modular.workspace("update", self.params)
+                self._update = self.scratch("update")
                 torch._foreach_copy_(self._update, source) if source else None
             else:
                 self._update = [t.clone() for t in source]
-            self.owned = True
+            self.writable = True
         return self._update
 
     # -- for modules that run others ---------------------------------------------------------------------------------
-    def clone(self, update: Sequence[Tensor] | None = None, *, params: list[Tensor] | None = None) -> Var:
+    def part(self, places: Iterable[int]) -> Params:
+        """The parameters at some places; the same list for the same ones.
+
+        Args:
+            places: their positions.
+        """
+        params = self.params
+        return self._interned().part([params[i] for i in places])
+
+    def scratch(self, name: str) -> list[Tensor]:
+        """Tensors like the parameters for a module to write into; their memory, not their content, is kept.
+
+        Args:
+            name: what for, with the module's path where it is for that module alone.
+        """
+        return self._interned().scratch(name)
+
+    def _interned(self) -> Params:
+        params: list[Tensor] = self.params
+        if isinstance(params, Params):
+            return params
+        # A module of a user has set another kind of list.
+        return Params(params) if self.modular is None else self.modular.all_params.part(params)
+
+    def fork(
+        self, params: Params, update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool
+    ) -> Var:
+        """A context for a child that works on other tensors in the same step: with this loss, closure and outcome.
+
+        Args:
+            params: the child's parameters.
+            update: what it starts from; None where that is the gradient.
+            grad: its gradients, if they are known.
+            writable: whether it may overwrite the update.
+        """
+        other = Var(params, self.closure, self.model, self.current_step, self.modular)
+        self.tell(other)
+        other._update, other._grad, other.writable = update, grad, writable and update is not None
+        return other
+
+    def tell(self, other: Var) -> None:
+        """Make another context that of a child: with what is known of the loss and with the same outcome."""
+        other.info, other.loss, other.loss_approx, other.nested = self.info, self.loss, self.loss_approx, True
+
+    def clone(self, update: Sequence[Tensor] | None = None, *, params: Params | None = None) -> Var:
         """A context for a child: shares everything but the update.
 
         Args:
             update: what the child starts from; it becomes the child's to overwrite. None: a copy of the own update.
             params: the child's parameters when they are others.
         """
-        other = Var.__new__(Var)
-        other.__dict__.update(self.__dict__)
-        other.nested = True
-        if params is not None:
-            other.params = params
-        if update is None:
-            other._update = None if self._update is None else [t.clone() for t in self._update]
-            other.owned = other._update is not None
+        if update is not None:
+            own: list[Tensor] | None = list(update)
         else:
-            other._update = list(update)
-            other.owned = True
+            own = None if self._update is None else [t.clone() for t in self._update]
+        other = self.fork(self.params if params is None else params, own, self._grad, writable=True)
+        other.stop, other.skip_update = self.stop, self.skip_update
         return other
+
+    def select(self, places: Sequence[int]) -> Var:
+        """A context for some of the parameters. Where the update is still the gradient, it is that for the child too.
+
+        Args:
+            places: their positions.
+        """
+        update, grad = self._update, self._grad
+        return self.fork(
+            self.part(places),
+            None if update is None else [update[i] for i in places],
+            None if grad is None else [grad[i] for i in places],
+            writable=self.writable,
+        )
+
+    def absorb(self, child: Var, places: Sequence[int] | None = None) -> None:
+        """Learn from a child's context what it evaluated, and whether it has ended the step; not its update.
+
+        Args:
+            child: the context that the child has returned.
+            places: the positions of its parameters where it had not all of them. Then the step goes on for the others.
+        """
+        if self.loss is None:
+            self.loss = child.loss
+        if self.loss_approx is None:
+            self.loss_approx = child.loss_approx
+        if places is None:
+            if self._grad is None and child._grad is not None and len(child.params) == len(self.params):
+                self._grad = child._grad
+            self.stop |= child.stop
+            self.skip_update |= child.skip_update
+
+    def absorb_parts(self, children: Iterable[tuple[Var, Sequence[int]]]) -> None:
+        """Take what children have made of the parts of the update that they were given by :meth:`select`.
+
+        Parameters that a child has moved, or that it leaves where they are, do not take part in the step any more.
+
+        Args:
+            children: the contexts that they have returned, and the positions of their parameters.
+        """
+        update = list(self.peek_update())
+        writable = [self.writable] * len(update)
+        moved: set[int] = set()
+        for child, places in children:
+            self.absorb(child, places)
+            if child.settled:
+                moved.update(places)
+            else:
+                for i, u in zip(places, child.peek_update(), strict=True):
+                    update[i], writable[i] = u, child.writable
+        if moved:
+            rest = [i for i in range(len(update)) if i not in moved]
+            self.params = self.part(rest)
+            self._grad = None if self._grad is None else [self._grad[i] for i in rest]
+            update, writable = [update[i] for i in rest], [writable[i] for i in rest]
+        self.update = [u if mine else u.clone() for u, mine in zip(update, writable, strict=True)]
+
+    def run_inner(self, module: Any) -> list[Tensor]:
+        """What a module makes of a copy of the update, which itself stays as it is.
+
+        Args:
+            module: a child of the module that asks; what it evaluates is known from now on.
+        """
+        child = module.step(self.clone())
+        self.absorb(child)
+        return child.get_update()
 
     def run_child(self, module: Any, inputs: dict[int, Tensor]) -> dict[int, Tensor]:
         """The result of a module on some updates, by the position of the parameter.
@@ -214,133 +319,12 @@ class Var:
             module: a module that is no rule.
             inputs: its update; it gets copies.
         """
-        order = sorted(inputs)
-        whole = len(order) == len(self.params)
-        inner = self.clone(
-            [inputs[i].clone() for i in order], params=None if whole else [self.params[i] for i in order]
-        )
-        if not whole and self._grad is not None:
-            inner.grad = [self._grad[i] for i in order]
+        places = sorted(inputs)
+        whole = len(places) == len(self.params)
+        child = self.select(places)
+        child.update = [inputs[i].clone() for i in places]
+        child.stop, child.skip_update = self.stop, self.skip_update
         if not self.stop:  # one before it has ended the step, and the result is not used
-            inner = module.step(inner)
-        if whole:
-            self.take(inner)
-        return dict(zip(order, inner.peek_update(), strict=True))
-
-    def take(self, other: Var) -> None:
-        """Learn from a child's context what it evaluated: loss and gradients."""
-        if self.loss is None:
-            self.loss = other.loss
-        if self._grad is None and other._grad is not None and len(other.params) == len(self.params):
-            self._grad = other._grad
-        self.stop |= other.stop
-        self.skip_update |= other.skip_update
-
-
-def _detached(loss: Any) -> Any:
-    if loss is None:
-        raise TypeError("The closure returned None; it must return the loss.")
-    return loss.detach() if isinstance(loss, Tensor) else torch.as_tensor(loss)
-
-
-class Evaluations:
-    """What a deterministic closure was at its last points, found again by the values of the parameters.
-
-    Two evaluations are kept, the latest and the best of the others: where a step ends is nearly always one of them.
-    """
-
-    def __init__(self) -> None:
-        self._kept: list[tuple[list[Tensor], Tensor, list[Tensor | None]]] = []
-
-    def note(self, params: Sequence[Tensor], loss: Any) -> None:
-        """Remember loss and gradients at the present point."""
-        grads = [None if p.grad is None else p.grad.detach().clone() for p in params]
-        self._kept = [*sorted(self._kept, key=lambda kept: float(kept[1]))[:1]]
-        self._kept.append(([p.detach().clone() for p in params], _detached(loss).clone(), grads))
-
-    def recall(self, params: Sequence[Tensor]) -> Tensor | None:
-        """The loss at the present point, with the gradients in ``p.grad``; None where it was not evaluated."""
-        for values, loss, grads in self._kept:
-            if len(values) == len(params) and all(map(torch.equal, values, params)):
-                for p, g in zip(params, grads, strict=True):
-                    p.grad = None if g is None else g.clone()
-                return loss.clone()
-        return None
-
-
-class CountedClosure:
-    """The user's closure in the one form that modules call: ``closure(backward=True)``, counted, with gradients on.
-
-    A closure without a ``backward`` argument is evaluated with its backward pass either way; the gradients are put
-    back when none were asked for. A warning says so once. A deterministic closure is not evaluated with gradients
-    where that has just been done.
-    """
-
-    def __init__(self, closure: Closure, modular: Home, info: StepInfo) -> None:
-        self._closure, self._modular, self._info = closure, modular, info
-        self._takes_backward = accepts_backward(closure)
-
-    def __call__(self, backward: bool = True) -> Any:
-        """Evaluate."""
-        memory = self._modular._evaluations
-        # Ranks that share the parameters out would not agree on whether a point is known.
-        if memory is None or not backward or type(self._modular.distributed) is not Reductions:
-            return self._evaluate(backward)
-        params = self._modular.all_params
-        loss = memory.recall(params)
-        if loss is None:
-            loss = self._evaluate(backward)
-            memory.note(params, loss)
-        return loss
-
-    def _evaluate(self, backward: bool) -> Any:
-        self._info.evaluations += 1
-        self._info.backward_evaluations += bool(backward)
-        with torch.enable_grad():
-            if self._takes_backward:
-                return (
-                    self._closure(backward)
-                    if self._takes_backward == "positional"
-                    else self._closure(backward=backward)
-                )
-            if backward:
-                return self._closure()
-            self._modular.warn_once(
-                "backward",
-                "The closure takes no `backward` argument, so evaluations that need only the loss also compute "
-                "gradients, which costs about three times as much. Define it as closure(backward=True) and call "
-                "loss.backward() only if backward is true. (In Lightning, derive the model from "
-                "tz_lightning.ClosureModule.)",
-            )
-            params = self._modular.all_params
-            kept = [p.grad for p in params]
-            for p in params:
-                p.grad = None
-            try:
-                return _detached(self._closure())
-            finally:
-                for p, g in zip(params, kept, strict=True):
-                    p.grad = g
-
-
-def accepts_backward(closure: Closure) -> str:
-    """How a closure takes ``backward``: "positional", "keyword", or "" when it does not."""
-    try:
-        parameters = inspect.signature(closure).parameters.values()
-    except (TypeError, ValueError):
-        return ""
-    kinds = inspect.Parameter
-    for p in parameters:
-        if p.name == "backward" or p.kind is kinds.VAR_KEYWORD:
-            return "keyword" if p.kind is not kinds.POSITIONAL_ONLY else "positional"
-    if any(
-        p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD) and p.default is not kinds.empty
-        for p in parameters
-    ):
-        return "positional"
-    return ""
-
-
-def warn(message: str) -> None:
-    """A warning that points at the user's line."""
-    warnings.warn(message, UserWarning, stacklevel=4)
+            child = module.step(child)
+        self.absorb(child, None if whole else places)
+        return dict(zip(places, child.peek_update(), strict=True))

@@ -5,16 +5,18 @@ On the CPU a call of torch costs more than the arithmetic; on an accelerator the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..lang.graph import Kind, Number, Value
+from ..lang.graph import Dims, Kind, Number, Value
 from ..lang.ops import FILL, LOAD, SHAPE, Role
 from .plan import Pass, Plan
+from .runner import Unsupported
 
 
 def both(fn: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Tensor:
@@ -83,3 +85,18 @@ def write_numbers(plan: Plan, here: Pass, ids: Mapping[Value, int], *, host: boo
             text = text.replace("like", "zeros" if node.kind is Kind.TENSOR else "zeros.sum()")
         lines.append(f"T[{ids[node]}] = {text}")
     return compiled("numbers", "H, T, zeros, dtype", lines, {"np": np} if host else TORCH) if lines else None
+
+
+def geometry(dims: Dims, shape: Sequence[int]) -> tuple[int, int]:
+    """Of the slices of a contiguous tensor: how many elements each has, and how far apart these lie in memory.
+
+    Raises:
+        Unsupported: the dimensions do not follow one another.
+    """
+    along = dims.of(shape)
+    if not along:
+        return 1, max(math.prod(shape), 1)
+    kept = [d for d in range(along[0], along[-1]) if d not in along and shape[d] != 1]
+    if kept:
+        raise Unsupported("the dimensions of slices do not follow one another")
+    return max(math.prod(shape[d] for d in along), 1), max(math.prod(shape[along[-1] + 1 :]), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ class Params(list[Tensor]):
 
     Args:
         params: the parameters.
-        root: the list of all of them, where this is a part of it.
+        whole: the list that this is a part of.
 
     Attributes:
         derived: by whom it was derived.
@@ -33,26 +34,34 @@ class Params(list[Tensor]):
         (True, True)
     """
 
-    __slots__ = ("_buffers", "_parts", "derived")
+    __slots__ = ("__weakref__", "_buffers", "_parts", "_root", "derived")
 
-    def __init__(self, params: Iterable[Tensor] = (), root: Params | None = None) -> None:
+    def __init__(self, params: Iterable[Tensor] = (), whole: Params | None = None) -> None:
         super().__init__(params)
         self.derived: dict[Any, Any] = {}
-        self._parts: dict[tuple[int, ...], Params] = {} if root is None else root._parts
-        self._buffers: dict[tuple[str, int], Tensor] = {} if root is None else root._buffers
-        if root is None:
-            self._parts[tuple(map(id, self))] = self
+        self._parts: dict[tuple[int, ...], Params] = {}
+        self._root = None if whole is None else weakref.ref(whole)
+        self._buffers: dict[tuple[str, int], Tensor] = {} if whole is None else whole._buffers
+
+    @property
+    def root(self) -> Params:
+        """The list of all of them; itself where it is no part, or outlives what it was a part of."""
+        root = None if self._root is None else self._root()
+        return self if root is None else root
 
     def part(self, params: Sequence[Tensor]) -> Params:
         """Some of the parameters; the same list for the same ones."""
-        if isinstance(params, Params) and params._parts is self._parts:
-            return params
+        root = self.root
+        if params is root or (isinstance(params, Params) and params.root is root):
+            return params  # type: ignore[return-value]
         key = tuple(map(id, params))
-        known = self._parts.get(key)
+        known = root._parts.get(key)
         if known is None:
-            if len(self._parts) >= REMEMBERED:  # the oldest but the root
-                del self._parts[list(self._parts)[1]]
-            known = self._parts[key] = Params(params, self)
+            if key == tuple(map(id, root)):
+                return root
+            if len(root._parts) >= REMEMBERED:  # the oldest
+                del root._parts[next(iter(root._parts))]
+            known = root._parts[key] = Params(params, root)
         return known
 
     def scratch(self, name: str) -> list[Tensor]:

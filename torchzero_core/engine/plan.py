@@ -83,6 +83,11 @@ class Plan:
     meetings: dict[Any, int]
     inputs: dict[Value, Storage]
 
+    @property
+    def like(self) -> int:
+        """The place of a storage that has the dtype of the parameters; states may have another."""
+        return next((i for s, i in self.storages.items() if s.place is not Place.STATE), 0)
+
 
 def make_plan(graph: Graph, at_least: Mapping[Any, int] | None = None, *, recompute: bool = False) -> Plan:
     """Plan the passes of a traced graph.
@@ -298,9 +303,9 @@ class _Planner:
             here.elements[:0] = [n for n in self.nodes if n in again]
             wanted += [a for n in again for a in n.inputs]
             computed |= again
-            fills = []
+            fills, written = [], {v for _, v in here.writes}
             for value in dict.fromkeys(w for w in wanted if w.kind is Kind.ELEMENT and w not in computed):
-                if value.op is FILL and value not in self.home:
+                if value.op is FILL and (value not in self.home or value in written):
                     fills.append(value)
                 else:
                     here.reads[value] = self.home[value]

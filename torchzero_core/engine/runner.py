@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..lang.graph import Kind, Number, Place, Storage, Value
+from ..lang.graph import UPDATE, Kind, Number, Place, Storage, Value
 from ..lang.ops import CALL
 from ..lang.rule import Call
 from .bucket import Bucket
@@ -60,6 +60,9 @@ class Runner:
         self.hosts: tuple[Any, ...] = ()
         given = {Place.UPDATE: 0, Place.GRAD: 1, Place.OUT: 2}  # what Given has first
         self._states = [(i, s) for s, i in storages.items() if s.place is Place.STATE]
+        self._foreign = [i for s, i in storages.items() if s.place in (Place.UPDATE, Place.GRAD)]
+        self._update = storages.get(UPDATE) if UPDATE in program.graph.stores else None
+        self._copies: list[tuple[Tensor, Tensor]] = []
         self._works = [(i, s.rule) for s, i in storages.items() if s.place is Place.WORK]
         self._given = [(i, given[s.place]) for s, i in storages.items() if s.place in given]
         self._calls = [[self._call(n) for n in here.opaque if n.op is CALL] for here in self.plan.passes]
@@ -111,8 +114,19 @@ class Runner:
         for i, number in self._works:
             lists[i] = given.scratch(number)
 
+    def conform(self) -> None:
+        """Copy what others gave where it does not lie in memory as compiled code wants it."""
+        lists = self.lists
+        for i in self._foreign:
+            given, lists[i] = lists[i], self.bucket.conforming(lists[i])
+            if i == self._update and lists[i] is not given:
+                self._copies = [(a, b) for a, b in zip(lists[i], given, strict=True) if a is not b]
+
     def forget(self) -> None:
-        """Let go of what belongs to others."""
+        """Let go of what belongs to others, after bringing back the update where it was copied."""
+        for mine, given in self._copies:
+            given.copy_(mine)
+        self._copies = []
         self.results = {}
         for i, _ in self._given:
             self.lists[i] = []

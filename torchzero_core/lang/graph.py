@@ -401,7 +401,8 @@ class Trace:
         """Let a storage hold ``value`` from now on."""
         if isinstance(value, Value):
             value = value.as_mask() if mask else value.float()
-        self.stores[storage] = self.promote(value, kind, dims)
+        value = self.promote(value, kind, dims)
+        self.stores[storage] = value.as_mask() if mask else value
 
     def promote(self, value: Operand, kind: Kind, dims: Dims | None = None) -> Value:
         """``value`` as one of the given kind or of a larger one."""

@@ -187,7 +187,8 @@ class Symbol:
         numpy="np.mod({0}, {1})",
         python="{0} % {1}",
         c="REMAINDER{f}({0}, {1})",
-        triton="({0} - {1} * libdevice.floor({0} / {1}))",
+        triton="tl.where((libdevice.fmod({0}, {1}) != 0) & ((libdevice.fmod({0}, {1}) < 0) != ({1} < 0)), "
+        "libdevice.fmod({0}, {1}) + {1}, libdevice.fmod({0}, {1}))",
     )
     def remainder(self, other: Any) -> Self:
         """What is left of a division rounded down; it has the sign of the divisor."""

@@ -7,11 +7,12 @@ from typing import Any
 from ..bucket import Bucket
 from ..program import Program
 from ..runner import Runner, Unsupported
-from . import c
+from . import c, triton
 from .foreach import ForeachRunner
 
 #: The compiling backend of each kind of device.
 COMPILING: dict[str, Any] = {"cpu": c}
+COMPILING["cuda"] = triton
 
 
 def refusal(bucket: Bucket) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -17,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ...lang.graph import Dims, Kind, Place, Storage, Value
+from ...lang.graph import Kind, Place, Storage, Value
 from ...lang.ops import SHAPE
 from ..bucket import Bucket
+from ..numbers import geometry
 from ..program import Program, number_stores
 from ..runner import Given, Runner, Unsupported
 from .c_build import library, refusal
@@ -43,21 +43,6 @@ class Job(ctypes.Structure):
         ("end", INT64),
         ("body", POINTER),
     ]
-
-
-def geometry(dims: Dims, shape: Sequence[int]) -> tuple[int, int]:
-    """Of slices: how many elements each has, and how far apart these lie in memory.
-
-    Raises:
-        Unsupported: the dimensions do not follow one another.
-    """
-    along = dims.of(shape)
-    if not along:
-        return 1, max(math.prod(shape), 1)
-    kept = [d for d in range(along[0], along[-1]) if d not in along and shape[d] != 1]
-    if kept:
-        raise Unsupported("the dimensions of slices do not follow one another")
-    return max(math.prod(shape[d] for d in along), 1), max(math.prod(shape[along[-1] + 1 :]), 1)
 
 
 class CPURunner(Runner):
@@ -111,7 +96,6 @@ class CPURunner(Runner):
         self.stores = number_stores(plan, Kind.GLOBAL)
         #: Rows of states that are no elements.
         self.more = [(s, row) for s, row in source.rows.items() if s.place is Place.STATE and s not in plan.storages]
-        self.foreign = [i for s, i in plan.storages.items() if s.place in (Place.UPDATE, Place.GRAD)]
 
     def _state_dtype(self, storage: Storage) -> torch.dtype:
         return self.bucket.slot(storage.rule, storage.name).dtype_for(self.bucket.data[0])
@@ -165,8 +149,7 @@ class CPURunner(Runner):
         self.hosts = bucket.hosts
         self.H[: self.nhost] = self.hosts  # type: ignore[call-overload]
         self.find(given)
-        for i in self.foreign:
-            self.lists[i] = bucket.conforming(self.lists[i])
+        self.conform()
         for i, tensors in enumerate(self.lists):
             self._enter(i, tensors)
         for storage, row in self.more:

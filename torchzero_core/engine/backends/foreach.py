@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...lang.graph import Dims, Kind, Place, Storage, Value
-from ...lang.ops import AMAX, FILL, SHAPE
+from ...lang.graph import Kind, Place, Storage, Value
+from ...lang.ops import AMAX
 from ..bucket import Bucket
-from ..numbers import doubles, real, write_numbers
+from ..numbers import doubles, write_numbers
+from ..numbers_runner import NumbersRunner
 from ..plan import Pass
 from ..program import Program
-from ..runner import Given, Runner
 from .foreach_source import Parts, write_slices, write_sweep
 
 #: Whether numbers per tensor are the host's on the CPU; False runs what accelerators run, for tests.
@@ -37,129 +37,6 @@ def _arrays(*reductions: Parts) -> list[Any]:
     """The same on the host, for the price of one conversion."""
     rows = doubles(torch.stack([t for parts, _ in reductions for t in parts])).reshape(len(reductions), -1)
     return [row * row if square else row for row, (_, square) in zip(rows, reductions, strict=True)]
-
-
-class NumbersRunner(Runner):
-    """A runner whose numbers are numpy's on the host or torch's on the device.
-
-    Attributes:
-        host: whether they are on the host.
-        T: numbers per tensor and for all, by a node's id.
-        Z: numbers per slice, by a node's id.
-        real: their dtype on a device.
-    """
-
-    host = False
-
-    def __init__(self, bucket: Bucket, program: Program) -> None:
-        super().__init__(bucket, program)
-        data, plan, ids = bucket.data, self.plan, program.ids
-        like = data[0]
-        self.real = real(like.dtype)
-        self.zeros: Any = (
-            np.zeros(len(data)) if self.host else torch.zeros(len(data), dtype=self.real, device=like.device)
-        )
-        self.T: dict[int, Any] = {}
-        self.Z: dict[int, list[Tensor]] = {}
-        self.fixed: dict[int, Any] = {}  # numbers that depend on shapes alone
-        self.blank: dict[int, list[Tensor]] = {}
-        for here in plan.passes:
-            for node in here.numbers:
-                if node.op is SHAPE:
-                    self.fixed[ids[node]] = self.from_floats([float(node.attr(p.shape)) for p in bucket.whole])
-            for node in here.slices:
-                if node.op is FILL:
-                    shapes = (node.dims.reduced(t.shape) for t in data) if node.dims is not None else ()
-                    self.blank[ids[node]] = [like.new_zeros(shape, dtype=self.real) for shape in shapes]
-        self.vectors: dict[Storage, Tensor] = {}  # the states of one number per tensor, in this step
-
-    def from_floats(self, values: list[float]) -> Any:
-        """Numbers per tensor."""
-        if self.host:
-            return np.array(values)
-        return torch.tensor(values, dtype=self.real, device=self.bucket.data[0].device)
-
-    def from_tensor(self, values: Tensor) -> Any:
-        """Numbers per tensor, or one for all, as the passes want them."""
-        if self.host:
-            return doubles(values)[()]
-        return values if values.dtype is torch.bool else values.to(self.real)
-
-    def begin(self, given: Given) -> None:
-        """Take what this step works on."""
-        bucket, program = self.bucket, self.program
-        self.hosts = bucket.hosts
-        self.find(given)
-        self.T, self.Z = dict(self.fixed), dict(self.blank)
-        for node in program.number_loads:
-            storage, i = node.attr, program.ids[node]
-            if node.kind is Kind.SLICE:
-                self.Z[i] = bucket.states(storage.rule, storage.name)
-            elif node.kind is Kind.TENSOR:
-                vector = self.vectors[storage] = bucket.vector(storage.rule, storage.name)
-                self.T[i] = self.from_tensor(vector)
-            else:
-                loss = storage.place is Place.LOSS
-                value = given.loss if loss else bucket.global_state(storage.rule, storage.name)
-                assert value is not None
-                self.T[i] = self.from_tensor(value.detach().reshape(()).to(bucket.data[0].device))
-
-    def compute_numbers(self, numbers: Any, slices: Any) -> None:
-        """The numbers of a pass."""
-        if numbers is not None and self.host:
-            with np.errstate(all="ignore"):  # infinities and NaNs go where they go
-                numbers(self.hosts, self.T, self.zeros, None)
-        elif numbers is not None:
-            numbers(self.hosts, self.T, self.zeros, self.real)
-        if slices is not None:
-            slices(self.hosts, self.T, self.Z, self.real)
-
-    def fold(self, here: Pass) -> None:
-        """The reductions of slices."""
-        ids = self.program.ids
-        for node in here.folds:
-            lists = [self.Z[ids[a]] for a in node.inputs]
-            if node.op is AMAX:
-                parts = [t.amax() if t.numel() else t.new_full((), -torch.inf) for t in lists[0]]
-            else:
-                parts = [(ts[0] * ts[1] if len(ts) > 1 else ts[0]).sum() for ts in zip(*lists, strict=True)]
-            self.T[ids[node]] = self.from_tensor(torch.stack(parts))
-
-    def numbers(self, node: Value) -> Any:
-        """Numbers per tensor, or one for all."""
-        return self.T[self.program.ids[node]]
-
-    def set_numbers(self, node: Value, values: Any) -> None:
-        """Take numbers that were worked out elsewhere."""
-        if isinstance(values, Tensor):
-            values = self.from_tensor(values.to(self.bucket.data[0].device))
-        elif not self.host:
-            values = torch.as_tensor(values, dtype=self.real, device=self.bucket.data[0].device)
-        self.T[self.program.ids[node]] = np.float64(values) if self.host and np.ndim(values) == 0 else values
-
-    def slices(self, node: Value) -> list[Tensor]:
-        """Numbers per slice."""
-        return self.Z[self.program.ids[node]]
-
-    def commit(self, written: set[Storage]) -> None:
-        """Write the states of one number."""
-        bucket, ids = self.bucket, self.program.ids
-        for storage, value in self.plan.number_stores:
-            if value.kind is Kind.SLICE:
-                torch._foreach_copy_(bucket.states(storage.rule, storage.name), self.Z[ids[value]])
-                continue
-            if storage in written:
-                continue
-            new = self.T[ids[value]]
-            new = torch.from_numpy(np.asarray(new)) if self.host else new
-            if storage.place is Place.GLOBAL:
-                written.add(storage)
-                bucket.global_state(storage.rule, storage.name).copy_(new)
-            else:
-                vector = self.vectors.get(storage)
-                (bucket.vector(storage.rule, storage.name) if vector is None else vector).copy_(new)
-        self.T, self.Z, self.vectors = {}, {}, {}
-        self.forget()
 
 
 class ForeachRunner(NumbersRunner):
@@ -192,15 +69,10 @@ class ForeachRunner(NumbersRunner):
         self.rows = [_rows([i for i, _ in chunk], data[0].device, host=self.host) for chunk in self.chunks]
         self.single = len(self.chunks) == 1 and self.whole_tensors
         self._views: dict[Storage, tuple[list[Tensor], list[list[Tensor]]]] = {}
-        self.dims = [self._dims(here) for here in plan.passes]
         self.per_tensor, self.per_slice = (
             [{program.ids[n]: n for n in here.element_reductions if n.kind is kind} for here in plan.passes]
             for kind in (Kind.TENSOR, Kind.SLICE)
         )
-
-    def _dims(self, here: Pass) -> dict[int, list[list[int]]]:
-        sliced = (n for n in here.element_reductions if n.kind is Kind.SLICE)
-        return {self.program.ids[n]: [_along(n.dims, t) for t in self.bucket.data] for n in sliced}
 
     def pieces(self, storage: Storage, tensors: list[Tensor]) -> list[list[Tensor]]:
         """The tensors by chunk, cut where a chunk has only a part of one."""
@@ -258,7 +130,10 @@ class ForeachRunner(NumbersRunner):
     def _run_chunks(self, k: int, here: Pass, elements: Any) -> list[Any]:
         ids, lists = self.program.ids, self.lists
         used = set(here.reads.values()) | {s for s, _ in here.writes}
-        views = [self.pieces(s, lists[i]) if s in used or i == 0 else None for s, i in self.plan.storages.items()]
+        views = [
+            self.pieces(s, lists[i]) if s in used or i == self.plan.like else None
+            for s, i in self.plan.storages.items()
+        ]
         results = {ids[v]: self.pieces(s, self.results[v]) for v, s in here.reads.items() if s.place is Place.RESULT}
         wanted = [(ids[a], a.kind) for a in here.numbers_for_elements()]
         found = []
@@ -291,11 +166,6 @@ class ForeachRunner(NumbersRunner):
         at = torch.tensor(index, device=values.device)
         whole = values.new_full((count,), start)
         return whole.index_reduce_(0, at, values, "amax") if largest else whole.index_add_(0, at, values)
-
-
-def _along(dims: Dims | None, t: Tensor) -> list[int]:
-    assert dims is not None
-    return dims.of(t.shape)
 
 
 def _rows(indices: list[int], device: torch.device, *, host: bool) -> Any:

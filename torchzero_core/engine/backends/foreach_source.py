@@ -48,12 +48,20 @@ def _wide(t: Tensor) -> torch.dtype | None:
     return torch.float32 if t.dtype in (torch.bfloat16, torch.float16) else None
 
 
-def _slice_sum(x: Tensors, dims: list[list[int]]) -> Tensors:
-    return [t.sum(d, keepdim=True, dtype=_wide(t)) if d else t for t, d in zip(x, dims, strict=True)]
+def slice_sum(x: Tensors, dims: list[list[int]]) -> Tensors:
+    """The sum over each slice; new memory, also where a tensor has none of the dimensions."""
+    return [t.sum(d, keepdim=True, dtype=_wide(t)) if d else t.clone() for t, d in zip(x, dims, strict=True)]
 
 
-def _slice_amax(x: Tensors, dims: list[list[int]]) -> Tensors:
-    return [t.amax(d, keepdim=True) if d and t.numel() else t for t, d in zip(x, dims, strict=True)]
+def slice_amax(x: Tensors, dims: list[list[int]]) -> Tensors:
+    """The largest element of each slice; new memory, also where a tensor has none of the dimensions."""
+    return [_largest(t, d) if d else t.clone() for t, d in zip(x, dims, strict=True)]
+
+
+def _largest(t: Tensor, dims: list[int]) -> Tensor:
+    if t.numel():
+        return t.amax(dims, keepdim=True)
+    return t.new_full([1 if d in dims else n for d, n in enumerate(t.shape)], -torch.inf)
 
 
 NAMESPACE: dict[str, Any] = {
@@ -61,8 +69,8 @@ NAMESPACE: dict[str, Any] = {
     "_sum": _sum,
     "_dot": _dot,
     "_amax": _amax,
-    "_slice_sum": _slice_sum,
-    "_slice_amax": _slice_amax,
+    "_slice_sum": slice_sum,
+    "_slice_amax": slice_amax,
     **{
         f"{op.foreach}{suffix}": getattr(torch, f"_foreach_{op.foreach}{suffix}")
         for op in OPERATIONS.values()
@@ -189,9 +197,12 @@ def write_sweep(
     out = Sweep(plan, here, ids, host=host)
     for i, node in enumerate(out.work):
         out.write(i, node)
-    for storage, value in here.writes:
-        if (storage, value) not in out.placed:
-            out.lines.append(f"copy_({out.memory(storage)}, {out.name(value)})")
+    copies = [(s, v) for s, v in here.writes if (s, v) not in out.placed]
+    for i, (_, value) in enumerate(copies):
+        if here.reads.get(value) in [s for s, _ in copies[:i]]:  # its memory gets something else before it is copied
+            out.lines.append(f"{out.name(value)} = [t.clone() for t in {out.name(value)}]")
+    for storage, value in copies:
+        out.lines.append(f"copy_({out.memory(storage)}, {out.name(value)})")
     whole = [n for n in here.element_reductions if n.kind is Kind.TENSOR]
     sliced = [n for n in here.element_reductions if n.kind is Kind.SLICE]
     parts = ", ".join(map(out.name, whole))
@@ -215,7 +226,7 @@ class Sweep(Writer):
         super().__init__(plan, ids, like="LIKE", host=host)
         self.here = here
         self.work = [*here.elements, *here.element_reductions]
-        self.lines += ["LIKE = E[0]", "dtype = LIKE[0].dtype"]
+        self.lines += [f"LIKE = E[{plan.like}]", "dtype = LIKE[0].dtype"]
         for value, storage in here.reads.items():
             result = storage.place is Place.RESULT
             self.lines.append(f"{self.name(value)} = {f'F[{ids[value]}]' if result else self.memory(storage)}")

@@ -109,7 +109,7 @@ class GradApproximator(Module):
             if loss is not None:
                 var.loss = loss
             else:
-                var.loss_approx = estimate  # type: ignore[attr-defined]
+                var.loss_approx = estimate
         if self.target == "update":
             var.update = grads
         else:

@@ -97,11 +97,8 @@ class LineFunction:
         var, params = self.var, self.params
         assert var.closure is not None
         if self._start is None:
-            if var.modular is not None:
-                self._start = var.modular.workspace(self._workspace, params)
-                torch._foreach_copy_(self._start, params)
-            else:
-                self._start = [p.detach().clone() for p in params]
+            self._start = var.scratch(self._workspace)
+            torch._foreach_copy_(self._start, params)
         try:
             # p₀ − α·u by way of −(α·u) + p₀: the same two roundings, without a temporary
             torch._foreach_copy_(params, self.update)

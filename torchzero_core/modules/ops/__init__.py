@@ -1,9 +1,9 @@
 """Low-level operations on updates and on the results of modules."""
 
-from ...core.filters import hidden_matrices
 from .accumulate import AccumulateMaximum
 from .base import BinaryOperation, MultiOperation, ReduceOperation
 from .binary import Add, Div, Mul, Pow, Sub
+from .filters import hidden_matrices
 from .gradient_accumulation import GradientAccumulation
 from .multi import DivModules, GraftModules, Sum
 from .split import Split

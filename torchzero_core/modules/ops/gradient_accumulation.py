@@ -63,18 +63,21 @@ class GradientAccumulation(Module):
     def _advance(self, var: Var, divisor: int) -> Var:
         """Run the modules on what was gathered, also for parameters that have no gradient in this very step."""
         assert var.modular is not None
-        known = var.modular.all_params if not var.nested else var.params
-        params = var.modular.same_list([p for p in known if self.state[p].get("gathered", 0)])
+        known = var.params if var.nested else var.modular.all_params
+        gathered = [i for i, p in enumerate(known) if self.state[p].get("gathered", 0)]
+        params = var.part(gathered) if var.nested else var.modular.all_params.part([known[i] for i in gathered])
         sums = [self.state[p]["accumulator"] for p in params]
         update = list(torch._foreach_div(sums, divisor)) if sums else []
         torch._foreach_zero_(sums) if sums else None
         for p in params:
             self.state[p]["gathered"] = 0
-        inner = var.clone(update, params=params)
-        inner.nested = var.nested
         if var.update is None:  # gradients were gathered, and what was gathered is the gradient for the modules
-            inner.update, inner.grad = None, update
-        elif var.grad is not None:
-            grads = dict(zip(map(id, var.params), var.grad, strict=True))
-            inner.grad = [grads[id(p)] if id(p) in grads else u.clone() for p, u in zip(params, update, strict=True)]
+            inner = var.fork(params, None, update, writable=False)
+        else:
+            grads = None if var.grad is None else dict(zip(map(id, var.params), var.grad, strict=True))
+            grad = None
+            if grads is not None:
+                grad = [grads[id(p)] if id(p) in grads else u.clone() for p, u in zip(params, update, strict=True)]
+            inner = var.fork(params, update, grad, writable=True)
+        inner.nested, inner.skip_update = var.nested, var.skip_update
         return self.children["modules"].step(inner)

@@ -7,9 +7,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from ...core import Module, Var
-from ...core.filters import hidden_matrices
+from ...core import Module, Params, Var
 from ...core.module import Modules
+from .filters import hidden_matrices
 
 
 class Split(Module):
@@ -46,11 +46,12 @@ class Split(Module):
         for name, module in (("true", true), ("false", false)):
             if module is not None:
                 self.set_child(name, module)
-        self._routes: tuple[list[Tensor], dict[str, list[int]]] | None = None
 
     def routes(self, var: Var) -> dict[str, list[int]]:
         """The positions of the parameters that go to each child."""
-        if self._routes is None or self._routes[0] is not var.params:
+        params = var.params
+        known = params.derived.get(self) if isinstance(params, Params) else None
+        if known is None:
             accepts = self.filter
             if not callable(accepts):
                 if var.model is None:
@@ -60,51 +61,22 @@ class Split(Module):
                         "filter=tz.m.hidden_matrices(model)."
                     )
                 accepts = hidden_matrices(var.model)
-            host = var.modular.host_param if var.modular is not None else (lambda p: p)
-            places: dict[str, list[int]] = {"true": [], "false": []}
-            for i, p in enumerate(var.params):
-                places["true" if accepts(host(p)) else "false"].append(i)
-            self._routes = (var.params, places)
-        return self._routes[1]
+            known = {"true": [], "false": []}
+            for i, p in enumerate(params):
+                real = p if var.modular is None else var.modular.all_params.real_param(p)
+                known["true" if accepts(real) else "false"].append(i)
+            if isinstance(params, Params):
+                params.derived[self] = known
+        return known
 
     def step(self, var: Var) -> Var:
-        params, grads = var.params, var.grad
-        # Where the update is still the gradient, it is that for the children too.
-        update, fresh = list(var.peek_update()), var.update is None
-        owned = [var.owned] * len(params)
-        moved: set[int] = set()
-        for name, places in self.routes(var).items():
-            child = self.children.get(name)
-            if child is None or not places:
-                continue
-            own = [params[i] for i in places]
-            assert var.modular is not None
-            inner = var.clone([update[i] for i in places], params=var.modular.same_list(own))
-            inner.owned = var.owned
-            if fresh:
-                inner.update = None
-            inner.grad = None if grads is None else [grads[i] for i in places]
-            inner.stop = inner.skip_update = False
-            inner = child.step(inner)
-            var.loss = inner.loss if var.loss is None else var.loss
-            if inner.skip_update or (inner.stop and inner.update is None):
-                moved |= set(places)  # it has moved its parameters, or leaves them where they are
-                continue
-            for i, u in zip(places, inner.peek_update(), strict=True):
-                update[i], owned[i] = u, inner.owned
-        if moved:
-            kept = [i for i in range(len(params)) if i not in moved]
-            assert var.modular is not None
-            var.params = var.modular.same_list([params[i] for i in kept])
-            var.grad = None if grads is None else [grads[i] for i in kept]
-            update, owned = [update[i] for i in kept], [owned[i] for i in kept]
-        var.update = [u if mine else u.clone() for u, mine in zip(update, owned, strict=True)]
+        """Run each child on its parameters."""
+        routes = {self.children[name]: at for name, at in self.routes(var).items() if at and name in self.children}
+        parts = [(child, var.select(places), places) for child, places in routes.items()]
+        var.absorb_parts((child.step(inner), places) for child, inner, places in parts)
         return var
 
     def extra_repr(self) -> str:
         return (
             f"filter={self.filter if isinstance(self.filter, str) else getattr(self.filter, '__name__', self.filter)}"
         )
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**super().__getstate__(), "_routes": None}

@@ -69,9 +69,9 @@ class Muon(Transform):
     def check(self, params: list[Tensor]) -> None:
         """Name the parameters that the method is not for."""
         small = [p for p in params if not self.takes(p)]
-        if small and self._modular is not None:
+        if small and self.home is not None:
             shapes = ", ".join(str(tuple(p.shape)) for p in small[:3]) + (", …" if len(small) > 3 else "")
-            self._modular.warn_once(
+            self.home.warn_once(
                 self.path,
                 f"{self.path} is for weights of two or more dimensions and gives {len(small)} of the {len(params)} "
                 f"parameters (of shape {shapes}) its momentum alone. Send them to another method: "

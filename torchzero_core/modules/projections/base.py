@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ...core import Chain, Module, Var
+from ...core import Chain, Module, Params, Var
+from ...core.all_params import StandIn
 from ...core.evaluate import uniform_settings
-from ...core.members import same_members
 from ...core.module import Modules
+from ...core.same_params import same_params
 
 Current: TypeAlias = Literal["params", "grads", "update"]
 
 
 class ProjectedVar(Var):
-    """A step's context in the projected space: the gradient is projected when somebody asks for it."""
+    """A step's context in the projected space: the gradient is projected when somebody asks for it.
 
-    make_grad: Callable[[], list[Tensor]]
-    own_closure: Callable[..., Any] | None
+    Args:
+        outer: the context outside.
+        params: the stand-ins.
+        closure: evaluates the loss where the stand-ins are, or None.
+        make_grad: projects the gradient.
+    """
+
+    def __init__(
+        self,
+        outer: Var,
+        params: Params,
+        closure: Callable[..., Any] | None,
+        make_grad: Callable[[], list[Tensor]],
+    ) -> None:
+        super().__init__(params, closure, outer.model, outer.current_step, outer.modular)
+        self.own_closure, self.make_grad = closure, make_grad
+        outer.tell(self)
 
     def get_grad(self, retain_graph: bool | None = None, create_graph: bool = False) -> list[Tensor]:
         """The projected gradient.
@@ -32,19 +48,31 @@ class ProjectedVar(Var):
         Raises:
             RuntimeError: with ``create_graph``.
         """
-        if self._grad is None:
+        if self.grad is None:
             if create_graph:
                 raise RuntimeError("The gradient in a projected space has no graph; use hvp_method='forward'.")
             if self.closure is not self.own_closure:  # a module has put an approximation in its place
                 return super().get_grad(retain_graph)
-            self._grad = self.make_grad()
-        return self._grad
+            self.grad = self.make_grad()
+        assert self.grad is not None
+        return self.grad
 
-    def clone(self, *args: Any, **kwargs: Any) -> Var:
-        """A context for a child, of the same kind."""
-        other = super().clone(*args, **kwargs)
-        other.__class__ = type(self)
+    def fork(
+        self, params: Params, update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool
+    ) -> Var:
+        """A context for a child, in the same space."""
+        other = ProjectedVar(self, params, self.own_closure, self.make_grad)
+        other.closure, other.grad = self.closure, grad
+        if update is not None:
+            other.set_update(update, writable=writable)
         return other
+
+    def select(self, places: Sequence[int]) -> Var:
+        """A context for some of the stand-ins."""
+        child = super().select(places)
+        assert isinstance(child, ProjectedVar)
+        child.make_grad = lambda: [self.get_grad()[i] for i in places]
+        return child
 
 
 class Projection(Module):
@@ -94,7 +122,6 @@ class Projection(Module):
         super().__init__(defaults)
         self.project_update, self.project_params, self.project_grad = project_update, project_params, project_grad
         self.set_child("modules", modules)
-        self._fakes: list[Tensor] = []
 
     @property
     def requires_closure(self) -> bool:  # type: ignore[override]
@@ -142,28 +169,25 @@ class Projection(Module):
         if not var.params:
             return var
         self._check_groups(var.params)
-        if not same_members(self, var.params):
+        if not same_params(self, var.params):
             self.children["modules"].reset()
         fakes = self._stand_ins(var)
-        inner = ProjectedVar.__new__(ProjectedVar)
-        inner.__dict__.update(var.clone([]).__dict__)
-        inner.params = fakes
-        inner.update = inner.grad = None
+        inner = ProjectedVar(
+            var,
+            fakes,
+            self._closure(var, fakes) if self.project_params else None,
+            lambda: self.project(list(var.get_grad()), var, "grads"),
+        )
         if source is not None:
             projected = [t.clone() for t in self.project(list(source), var, "update")]
             if var.update is None:  # then the update is still the gradient, there as here
                 inner.grad = projected
             else:
                 inner.update = projected
-        inner.make_grad = lambda: self.project(list(var.get_grad()), var, "grads")
-        inner.closure = inner.own_closure = self._closure(var, fakes) if self.project_params else None
         if self.project_grad and source is not None:
             inner.get_grad()
         done = self.children["modules"].step(inner)
-        if var.loss is None:
-            var.loss = done.loss
-            if done.loss is None and hasattr(done, "loss_approx"):
-                var.loss_approx = done.loss_approx  # type: ignore[attr-defined]
+        var.absorb(done, [])
         var.stop |= done.stop
         if done.skip_update:  # the modules have moved the stand-ins themselves
             with torch.no_grad():
@@ -174,26 +198,24 @@ class Projection(Module):
         return var
 
     @torch.no_grad()
-    def _stand_ins(self, var: Var) -> list[Tensor]:
+    def _stand_ins(self, var: Var) -> Params:
         """Tensors that hold the projected parameters and under which the modules keep their state."""
+        assert self.home is not None
+        every, source = self.home.all_params, var.part(range(len(var.params)))
         values = self.project([p.detach() for p in var.params], var, "params")
-        known = self._fakes
-        if len(known) == len(values) and all(
-            f.shape == v.shape and f.dtype == v.dtype and f.device == v.device
-            for f, v in zip(known, values, strict=True)
-        ):
+        known = every.stand_ins(self, source)
+        if known is not None and len(known) == len(values) and all(map(_alike, known, values)):
             torch._foreach_copy_(known, values)
-            for f in known:
-                f.grad = None
+            for tensor in known:
+                tensor.grad = None
             return known
-        self._fakes = [v.detach().clone().requires_grad_() for v in values]
-        if self._modular is not None:
-            host = self._modular.first_param(self)
-            for i, fake in enumerate(self._fakes):
-                self._modular.alias(fake, self.host(i, var, host), f"{self.path}.{i}/")
-        return self._fakes
+        made = [
+            StandIn(v.detach().clone().requires_grad_(), self.keeper(i, var, every[0]), f"{self.path}.{i}/")
+            for i, v in enumerate(values)
+        ]
+        return every.stand_in(self, source, made)
 
-    def host(self, index: int, var: Var, default: Tensor) -> Tensor:
+    def keeper(self, index: int, var: Var, default: Tensor) -> Tensor:
         """The parameter with which the state of a stand-in is kept, and whose group it is in.
 
         Args:
@@ -205,8 +227,7 @@ class Projection(Module):
 
     def _check_groups(self, params: list[Tensor]) -> None:
         """Refuse settings that differ where they could not be honoured."""
-        modular = self._modular
-        if modular is None or len(modular.param_groups) == 1:
+        if self.home is None or len(self.home.param_groups) == 1:
             return
         pending = [self.children["modules"]]
         while pending:
@@ -239,5 +260,6 @@ class Projection(Module):
 
         return closure
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_fakes": []}
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...core import Module, Var
 from ...core.evaluate import uniform_settings
-from ...core.members import same_members
 from ...core.module import Modules
+from ...core.same_params import same_params
 from ...linalg import flatten, unflatten, unflatten_as
 
 
@@ -189,7 +189,7 @@ class _FullMatrix(Module):
         if concat:
             settings = uniform_settings(self, params)
             shared = self.global_state
-            if not same_members(self, params):
+            if not same_params(self, params):
                 for key in [k for k in shared if k not in ("epoch", "members")]:
                     del shared[key]
             units = [(params, update, shared, settings)]
@@ -204,9 +204,8 @@ class _FullMatrix(Module):
             for u, reset, (_, _, state, h) in zip(vectors, resets, units, strict=True)
         ]
         if "inner" in self.children:
-            child = self.children["inner"].step(var.clone())
-            var.take(child)
-            replaced = {id(p): u for p, u in zip(params, child.get_update(), strict=True)}
+            inner = var.run_inner(self.children["inner"])
+            replaced = {id(p): u for p, u in zip(params, inner, strict=True)}
             vectors = [self._vector([replaced[id(p)] for p in ps]) for ps, _, _, _ in units]
         out = {id(p): u for p, u in zip(params, update, strict=True)}
         for (ps, _, state, _), x, scale in zip(units, vectors, scales, strict=True):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...core import Module, Var
 from ...core.evaluate import uniform_settings
-from ...core.members import same_members
 from ...core.module import Modules
+from ...core.same_params import same_params
 from ...linalg import flatten, unflatten, unflatten_as
 
 
@@ -171,7 +171,7 @@ class LBFGS(Module):
 
     def _sum(self, values: Tensor) -> Tensor:
         """Over the shards of a vector that is spread out."""
-        return values if self._modular is None else self._modular.distributed.sum_scalar(values)
+        return values if self.home is None else self.home.distributed.sum_scalar(values)
 
     # -- applying ----------------------------------------------------------------------------------------------------
     def apply(self, x: Tensor) -> Tensor:
@@ -207,16 +207,14 @@ class LBFGS(Module):
         if not params or not sum(p.numel() for p in params):
             return var
         settings, state = uniform_settings(self, params), self.global_state
-        if not same_members(self, params):
+        if not same_params(self, params):
             for key in [k for k in state if k not in ("epoch", "members")]:
                 del state[key]
         u = _vector(update)
         self.learn(params, u, settings)
         scale = torch.where(state["valid"].any(), 1.0, 1 / self._sum(u.abs().sum()).clamp(min=1.0))
         if "inner" in self.children:
-            child = self.children["inner"].step(var.clone())
-            var.take(child)
-            u = _vector(child.get_update())
+            u = _vector(var.run_inner(self.children["inner"]))
         direction = self.apply(u).mul_(scale.to(u.dtype))
         if settings["z_beta"] is not None:
             if "z" in state:

@@ -101,9 +101,7 @@ class NewtonCG(Module):
             return var
         norm = float(torch.stack([u.detach().float().square().sum() for u in update]).sum().sqrt())
         if "inner" in self.children:
-            child = self.children["inner"].step(var.clone())
-            var.take(child)
-            update = child.get_update()
+            update = var.run_inner(self.children["inner"])
         b = flatten(update)
         b = b.float() if b.dtype in (torch.bfloat16, torch.float16) else b
         states = [self.state[p] for p in params]

@@ -53,30 +53,27 @@ class Wrap(Module):
         closure = inspect.signature(type(probe).step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
         super().__init__(probe.defaults)
-        self._inner: _Inner | None = None
 
     @property
     def requires_closure(self) -> bool:  # type: ignore[override]
         """Whether the optimizer needs a closure."""
         return self._needs_closure
 
-    def reset(self) -> None:
-        super().reset()
-        self._inner = None
-
     def step(self, var: Var) -> Var:
         update, params = var.get_update(), var.params
         if not params:
             return var
-        inner = self._inner
+        assert var.modular is not None
+        derived = var.modular.all_params.derived
+        inner: _Inner | None = derived.get(self)
         if inner is None or not inner.serves(var):
-            inner = self._inner = _Inner(self, var)
+            inner = derived[self] = _Inner(self, var)
         start = [p.detach().clone() for p in params]
         try:
             inner.step(var, update)
         except BaseException:
             torch._foreach_copy_(params, start)
-            self._inner = None
+            del derived[self]
             raise
         if self._ends(var):
             var.skip_update = True
@@ -88,12 +85,9 @@ class Wrap(Module):
     def _ends(self, var: Var) -> bool:
         """Whether nothing comes after it, so that the parameters may stay where the optimizer moved them."""
         modular = var.modular
-        if modular is None or var.nested or modular.lr_scales_update or modular.watched:
+        if modular is None or var.nested or modular.lr_scales_update or modular.watchers:
             return False
         return modular.modules[-1] is self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_inner": None}
 
     def extra_repr(self) -> str:
         shown = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
@@ -105,9 +99,8 @@ class _Inner:
 
     def __init__(self, module: Wrap, var: Var) -> None:
         assert var.modular is not None
-        self.module, self.modular = module, var.modular
-        self.version, self.settings_version = var.modular.version, var.modular.settings_version
-        self.params = var.params if var.nested else var.modular.all_params
+        self.module, self.settings_version = module, var.modular.settings_version
+        self.params = list(var.params if var.nested else var.modular.all_params)
         self.twins = {id(p): p.detach().requires_grad_() for p in self.params}
         self.members = self._members()
         groups = [
@@ -132,16 +125,17 @@ class _Inner:
 
     def serves(self, var: Var) -> bool:
         """Whether this is up to date."""
-        if self.version != self.modular.version or any(id(p) not in self.twins for p in var.params):
+        if any(id(p) not in self.twins for p in var.params):
             return False
-        if self.settings_version != self.modular.settings_version:
+        assert var.modular is not None
+        if self.settings_version != var.modular.settings_version:
             if [[id(p) for p in g] for g in self._members()] != [[id(p) for p in g] for g in self.members]:
                 return False
             for group, given, members in zip(self.optimizer.param_groups, self.given, self.members, strict=True):
                 for name, value in self.module.settings[members[0]].items():
                     if isinstance(value, Tensor) or value != given[name]:
                         group[name] = given[name] = value
-            self.settings_version = self.modular.settings_version
+            self.settings_version = var.modular.settings_version
         return True
 
     def step(self, var: Var, update: Iterable[Tensor]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from .module import Module
 
 
-def same_members(module: Module, params: Sequence[Tensor]) -> bool:
+def same_params(module: Module, params: Sequence[Tensor]) -> bool:
     """Whether a module's last call was for the same parameters; notes these for the next call.
 
     A method that keeps all parameters as one vector has to start anew when a gradient is missing that was there

@@ -1,0 +1,121 @@
+"""Parameter groups: what may stand in one, and whether it has changed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .module import Module
+from .settings import check_group, unknown_keys
+
+
+class GroupValues:
+    """The values of all groups at some time.
+
+    Args:
+        groups: the groups.
+        modules: of the chain.
+        before: the values at an earlier time; what has changed since is checked.
+
+    Raises:
+        ValueError: a value that a module does not take.
+    """
+
+    def __init__(
+        self, groups: Sequence[Mapping[str, Any]], modules: Sequence[Module], before: GroupValues | None
+    ) -> None:
+        known = before.groups if before is not None and len(before.groups) == len(groups) else [{} for _ in groups]
+        for group, old in zip(groups, known, strict=True):
+            check_group(group, modules, old)
+        self.groups: list[dict[str, Any]] = [dict(group) for group in groups]
+        self._tensors = any(isinstance(v, Tensor) for group in groups for k, v in group.items() if k != "params")
+
+    def same(self, groups: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the groups have these values. Those of tensors may have been changed in place, so they never have."""
+        if self._tensors:
+            return False
+        try:
+            return self.groups == groups
+        except (RuntimeError, ValueError):  # a tensor or an array has no truth value
+            return False
+
+
+def check_new_group(group: Mapping[str, Any], modules: Sequence[Module]) -> None:
+    """Refuse keys that no module knows and values out of range.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    unknown = unknown_keys(group, modules)
+    if unknown:
+        names = sorted({name for m in modules for name in m.defaults} | {"lr"})
+        near = difflib.get_close_matches(unknown[0].rsplit(".", 1)[-1], names, 1)
+        raise ValueError(
+            f"A parameter group has the key {unknown[0]!r}, which no module of this chain knows. "
+            + (f"Did you mean {near[0]!r}? " if near else "")
+            + f"Known settings: {', '.join(names)}; address one module with its path, as in "
+            f"'{modules[0].path}.{next(iter(modules[0].defaults), 'setting')}'."
+        )
+    check_group(group, modules)
+
+
+def checked_params(params: Any, known: Iterable[Tensor]) -> list[Any]:
+    """The parameters of a new group as a list.
+
+    Args:
+        params: a tensor, or an iterable of tensors or of (name, tensor) pairs.
+        known: those that the optimizer has already.
+
+    Raises:
+        TypeError: a set.
+        ValueError: a parameter that is there already, or that cannot be optimized.
+    """
+    if isinstance(params, Tensor):
+        params = [params]
+    elif isinstance(params, (set, frozenset)):
+        raise TypeError("The parameters of a group must be in a list, not a set: their order is part of the state.")
+    params = list(params)
+    seen = set(map(id, known))
+    for i, item in enumerate(params):
+        p = item[1] if isinstance(item, tuple) else item
+        if id(p) in seen:
+            raise ValueError(f"Parameter {i} of the group (shape {tuple(p.shape)}) appears in the optimizer twice.")
+        seen.add(id(p))
+        if isinstance(p, Tensor) and p.is_complex():
+            raise ValueError(
+                f"Parameter {i} of the group is complex ({p.dtype}). Optimize torch.view_as_real(p) as a real "
+                "parameter and build the complex one from it with torch.view_as_complex."
+            )
+        if isinstance(p, Tensor) and not p.is_floating_point():
+            raise ValueError(f"Parameter {i} of the group has dtype {p.dtype}; only floating point can be optimized.")
+    return params
+
+
+def default_values(modules: Sequence[Module]) -> tuple[dict[str, Any], bool]:
+    """What torch's schedulers look for in a group.
+
+    Args:
+        modules: of the chain.
+
+    Returns:
+        The lr, and momentum or betas where the chain has one value for them; and whether the lr is no module's.
+    """
+
+    def common(name: str) -> list[Any]:
+        values = [m.defaults[name] for m in modules if m.defaults.get(name) is not None]
+        return values[:1] if values and all(v is values[0] or v == values[0] for v in values) else []
+
+    lr = common("lr")
+    defaults: dict[str, Any] = {"lr": lr[0] if lr else 1.0}
+    momentum, beta1, beta2 = common("momentum"), common("beta1"), common("beta2")
+    if momentum:
+        defaults["momentum"] = momentum[0]
+    pairs = [tuple(m.defaults["betas"]) for m in modules if "betas" in m.defaults]  # of wrapped torch optimizers
+    if beta1:
+        pairs.append((beta1[0], *beta2))
+    if pairs and all(pair == pairs[0] for pair in pairs):
+        defaults["betas"] = pairs[0]
+    return defaults, not lr

@@ -1,0 +1,121 @@
+"""How chains run: each run of neighbouring rules as one stage, each other module as one."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from ..engine import Segment
+from .home import Home
+from .var import Var
+
+
+class Stage(Protocol):
+    """What runs in turn."""
+
+    path: str
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the gradient has to be there before it runs."""
+
+    def step(self, var: Var) -> Var:
+        """Run."""
+
+
+class RuleStage:
+    """A run of rules, which moves the parameters too if it ends the chain."""
+
+    needs_gradient = True
+
+    def __init__(self, rules: Sequence[Any], home: Home | None, *, inner: bool) -> None:
+        self.segment = Segment(rules, home, inner=inner)
+        self.path, self.moves = self.segment.path, False
+
+    def step(self, var: Var) -> Var:
+        """Run on the step's update."""
+        update, segment = var.peek_update(), self.segment
+        if self.moves and not var.skip_update:  # else a module before has moved the parameters itself
+            segment.run(var, update, writable=var.writable, moves=True)
+            var.skip_update = True
+        else:
+            out = segment.run(var, update, writable=var.writable)
+            var.set_update(out, writable=var.writable or out is not update)
+        return var
+
+
+class Routes:
+    """How the modules of an optimizer run. It is worked out once, and thrown away when modules change.
+
+    A chain that is watched runs another way than one that is not; both are kept, with what they have traced.
+
+    Args:
+        home: the optimizer; None for modules that belong to none.
+    """
+
+    def __init__(self, home: Home | None) -> None:
+        # Only a step holds the optimizer, so that it is freed with its last reference.
+        self._home: Any = None if home is None else weakref.proxy(home)
+        self._stages: dict[tuple[Any, bool], list[Any]] = {}
+        self._segments: dict[Any, Segment] = {}
+
+    def stages(self, chain: Any, *, moves: bool = False) -> list[Any]:
+        """What a chain runs in turn.
+
+        Args:
+            chain: the chain.
+            moves: let rules that end it move the parameters too.
+        """
+        home = self._home
+        watched = home is not None and bool(home.watchers)
+        known = self._stages.get((chain, watched))
+        if known is None:
+            known = list(_gather(chain.children.values(), home, watched=watched, inner=not moves))
+            last = known[-1] if known else None
+            if moves and isinstance(last, RuleStage) and not watched and only_rules(last.segment.modules[-1]):
+                last.moves = True
+            self._stages[chain, watched] = known
+        return known
+
+    def segment(self, rule: Any) -> Segment:
+        """What runs a rule alone."""
+        known = self._segments.get(rule)
+        if known is None:
+            known = self._segments[rule] = Segment([rule], self._home, inner=True)
+        return known
+
+
+def _gather(modules: Iterable[Any], home: Home | None, *, watched: bool, inner: bool) -> Iterable[Any]:
+    """The modules, with each run of rules gathered."""
+    run: list[Any] = []
+    for module in modules:
+        if module.is_rule:
+            run.append(module)
+        if run and (watched or not only_rules(module)):
+            yield RuleStage(run, home, inner=inner)
+            run = []
+        if not module.is_rule:
+            yield module
+    if run:
+        yield RuleStage(run, home, inner=inner)
+
+
+def run_stages(stages: Sequence[Stage], var: Var) -> Var:
+    """Run modules in turn on one step's context."""
+    watchers = var.modular.watchers if var.modular is not None else {}
+    for stage in stages:
+        if var.stop:
+            break
+        if stage.needs_gradient and var.update is None:
+            var.get_grad()
+        var = stage.step(var)
+        if watchers and not var.nested:
+            for fn in tuple(watchers.values()):
+                fn(stage.path, list(var.peek_update()))
+    return var
+
+
+def only_rules(module: Any) -> bool:
+    """Whether a module and all inside it are rules: then nothing in it can end the step or move the parameters."""
+    return module.is_rule and all(map(only_rules, module.children.values()))

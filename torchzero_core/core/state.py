@@ -1,0 +1,62 @@
+"""Views of the state of an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+#: What sets the names of module-wide state apart from those of the first parameter's own state.
+GLOBAL = "global."
+
+
+class ScopedState(MutableMapping[str, Any]):
+    """One module's part of the state of one parameter: a view of ``optimizer.state[p]`` under a prefix."""
+
+    __slots__ = ("_prefix", "_store")
+
+    def __init__(self, store: dict[str, Any], prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+
+    def __getitem__(self, key: str) -> Any:
+        return self._store[self._prefix + key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._store[self._prefix + key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._store[self._prefix + key]
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._prefix + key in self._store
+
+    def __iter__(self) -> Iterator[str]:
+        n = len(self._prefix)
+        return iter([k[n:] for k in self._store if k.startswith(self._prefix)])
+
+    def __len__(self) -> int:
+        return sum(k.startswith(self._prefix) for k in self._store)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+class Stateful(Protocol):
+    """What has state."""
+
+    def locate(self, param: Tensor) -> tuple[dict[str, Any], str]:
+        """The dict that holds the state of ``param`` and the prefix of its own part of it."""
+
+
+class StateOf:
+    """``module.state``: maps a parameter to the module's state for it."""
+
+    __slots__ = ("_module",)
+
+    def __init__(self, module: Stateful) -> None:
+        self._module = module
+
+    def __getitem__(self, param: Tensor) -> ScopedState:
+        store, prefix = self._module.locate(param)
+        return ScopedState(store, prefix)
