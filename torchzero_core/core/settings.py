@@ -47,13 +47,15 @@ def find(group: Mapping[str, Any], module: Configured, name: str) -> Any:
     home = module.home
     if name in group and name != "params" and not (name == "lr" and home is not None and home.lr_scales_update):
         return group[name]
-    place = {"beta1": 0, "beta2": 1}.get(name)
+    place = BETAS.get(name)
     if place is not None and module.defaults[name] is not None and place < len(group.get("betas", ())):
         return group["betas"][place]
     return MISSING
 
 
 MISSING: Any = object()
+#: The settings that are torch's ``betas``.
+BETAS = {"beta1": 0, "beta2": 1}
 
 
 class Settings:
@@ -92,17 +94,15 @@ class Settings:
     def _resolve(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         module = self._module
         values = dict(module.defaults)
-        for name in values:
-            found = find(group, module, name)
-            if found is not MISSING:
-                values[name] = found
+        values.update(given(group, module))
         return values | module.overrides.values(param)
 
 
 def given(group: Mapping[str, Any], module: Configured) -> dict[str, Any]:
     """The settings of a module that a parameter group gives a value to."""
-    found = {name: find(group, module, name) for name in module.defaults}
-    return {name: value for name, value in found.items() if value is not MISSING}
+    paths, betas = "." in "".join(group), "betas" in group
+    names = [n for n in module.defaults if paths or n in group or (betas and n in BETAS)]
+    return {n: value for n in names if (value := find(group, module, n)) is not MISSING}
 
 
 def check_group(
@@ -121,15 +121,20 @@ def check_group(
     """
     new = group
     if before is not None:
-        all_new = not before.keys() <= group.keys()  # what is gone may uncover a value
+        known = before if before.keys() <= group.keys() else {}  # what is gone may uncover a value
         new = {
             k: v
             for k, v in group.items()
-            if k != "params" and not isinstance(v, Tensor) and (all_new or k not in before or before[k] is not v)
+            if known.get(k, MISSING) is not v and k != "params" and not isinstance(v, Tensor)
         }
     if "lr" in new:
         check_range("lr", new["lr"], LR_RANGE, WHERE)
+    names = {key.rsplit(".", 1)[-1] for key in new}
+    if "betas" in names:
+        names |= BETAS.keys()
     for module in modules:
+        if names.isdisjoint(module.defaults):
+            continue
         if found := given(new, module):
             validate(module, found, WHERE, found if new is group else given(group, module))
 
