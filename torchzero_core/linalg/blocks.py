@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -49,6 +48,7 @@ def split_blocks(tensor: Tensor, max_dim: int) -> list[Tensor]:
         max_dim: the largest size of a block.
 
     Example:
+        >>> import torch
         >>> [tuple(b.shape) for b in split_blocks(torch.zeros(5, 2), 3)]
         [(3, 2), (2, 2)]
     """
@@ -72,6 +72,7 @@ def unfold(x: Tensor, dim: int) -> Tensor:
     Reference: Kolda and Bader, Tensor decompositions and applications, 2009.
 
     Example:
+        >>> import torch
         >>> unfold(torch.arange(6.0).view(1, 2, 3), 1)
         tensor([[[0., 3.],
                  [1., 4.],
@@ -92,6 +93,7 @@ def gram(x: Tensor, dim: int) -> Tensor:
         Matrices of shape (batch, d_dim, d_dim).
 
     Example:
+        >>> import torch
         >>> gram(torch.tensor([[[1.0, 2.0], [0.0, 1.0]]]), 0)
         tensor([[[5., 2.],
                  [2., 1.]]])
@@ -114,6 +116,7 @@ def multiply_along(x: Tensor, matrices: Tensor, dim: int) -> Tensor:
     Reference: Kolda and Bader, Tensor decompositions and applications, 2009.
 
     Example:
+        >>> import torch
         >>> x = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
         >>> multiply_along(x, torch.tensor([[0.0, 1.0]]), 0)
         tensor([[[3., 4.]]])

@@ -36,7 +36,7 @@ def eigh(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     a = torch.where(ok[..., None, None], a, identity)
     try:
         values, vectors = torch.linalg.eigh(a)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         if a.dim() > 2:
             parts = [eigh(matrix) for matrix in a]
             return torch.stack([v for v, _, _ in parts]), torch.stack([q for _, q, _ in parts]), _all_of(parts, ok)
