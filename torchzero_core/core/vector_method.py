@@ -34,6 +34,7 @@ class Unit:
         settings: their settings.
         state: their state.
         reductions: what the ranks exchange.
+        concat: whether these are all parameters of the step.
         gathers: whether vectors are whole on every rank.
         given: what :meth:`VectorMethod.prepare` returned.
         update: the update as a vector.
@@ -45,6 +46,7 @@ class Unit:
     settings: Mapping[str, Any]
     state: MutableMapping[str, Any]
     reductions: Reductions
+    concat: bool = True
     gathers: bool = False
     given: Any = None
     update: Tensor | None = None
@@ -101,14 +103,17 @@ class Unit:
         return int(self.reductions.sum_scalar(torch.tensor(float(n), dtype=torch.float64)))
 
 
-def units_of(module: Module, var: Var, *, gathers: bool = False, starts_anew: bool = True) -> list[Unit]:
-    """The vectors that a module works on: one, or one for each parameter where ``concat_params`` is False.
+def units_of(
+    module: Module, var: Var, *, concat: bool = True, gathers: bool = False, starts_anew: bool = True
+) -> list[Unit]:
+    """What a module works on: all parameters as one vector, or each for itself where ``concat_params`` is False.
 
-    Parameters without elements are in no vector of their own.
+    Parameters without elements are not worked on for themselves.
 
     Args:
         module: the module. Its settings hold for a whole vector.
         var: the step, with its gradients.
+        concat: which of the two where the module has no setting ``concat_params``.
         gathers: whether every rank needs the whole vector and not only its shard.
         starts_anew: forget what is known of the one vector when another set of parameters has gradients.
 
@@ -118,18 +123,21 @@ def units_of(module: Module, var: Var, *, gathers: bool = False, starts_anew: bo
     params = var.params
     if not any(p.numel() for p in params):
         return []
-    reductions = reductions_of(var)
-    concat = "concat_params" in module.defaults
-    if concat and not uniform_settings(module, params, ["concat_params"])["concat_params"]:
+    if "concat_params" in module.defaults:
+        concat = uniform_settings(module, params, ["concat_params"])["concat_params"]
+    if not concat:
         return [
-            Unit([i], [p], module.settings[p], module.state[p], Reductions()) for i, p in enumerate(params) if p.numel()
+            Unit([i], [p], module.settings[p], module.state[p], Reductions(), concat=False)
+            for i, p in enumerate(params)
+            if p.numel()
         ]
     settings, state = uniform_settings(module, params), module.global_state
     if starts_anew and not same_members(module, params):
         for key in [k for k in state if k not in MEMBERSHIP]:
             del state[key]
+    reductions = reductions_of(var)
     gathers = gathers and type(reductions).gather is not Reductions.gather
-    return [Unit(range(len(params)), params, settings, state, reductions, gathers)]
+    return [Unit(range(len(params)), params, settings, state, reductions, gathers=gathers)]
 
 
 def reductions_of(var: Var) -> Reductions:
