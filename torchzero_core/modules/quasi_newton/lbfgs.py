@@ -135,7 +135,8 @@ class LBFGS(VectorMethod):
     def _take(self, unit: Unit, s: Tensor, y: Tensor) -> None:
         """Write a pair into the spare row and let it count if it is accepted."""
         state, h = unit.state, unit.settings
-        S, Y, spare, small = state["s"], state["y"], state["spare"], state["sy"].dtype
+        S, Y, SY, valid, spare = state["s"], state["y"], state["sy"], state["valid"], state["spare"]
+        small = SY.dtype
         flat = unit.largest(y.abs().amax()) <= h["tol"] if h["tol_reset"] else None
         sy, ss, yy = unit.total(torch.stack([torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)])).to(small)
         if h["damping"]:
@@ -145,25 +146,27 @@ class LBFGS(VectorMethod):
         accept = (sy > h["tol"] * (ss * yy).sqrt()) & (sy / yy).isfinite()
         if flat is not None:
             accept = accept & ~flat
-            state["valid"].logical_and_(~flat)
+            valid.logical_and_(~flat)
+        refuse = ~accept
         for matrix, row in ((S, s), (Y, y)):  # what is not accepted may not be finite
-            matrix.index_copy_(0, spare, row.masked_fill_(~accept, 0.0).unsqueeze(0))
-        column = unit.total(S @ y).to(small)
-        state["sy"].index_copy_(1, spare, column.unsqueeze(1))
-        state["gamma"].copy_(torch.where(accept, sy / yy, state["gamma"]))
-        state["valid"].index_fill_(0, spare, True).logical_and_(accept | ~_one_hot(spare, len(S)))
-        state["spare"] = torch.where(accept, (spare + 1) % len(S), spare)
-        state["valid"].index_fill_(0, state["spare"], False)
+            matrix.index_copy_(0, spare, row.masked_fill_(refuse, 0.0).unsqueeze(0))
+        SY.index_copy_(1, spare, unit.total(S @ y).to(small).unsqueeze(1))
+        gamma = state["gamma"]
+        gamma.copy_(torch.where(accept, sy / yy, gamma))
+        valid.index_copy_(0, spare, accept.unsqueeze(0))
+        state["spare"] = spare = torch.where(accept, (spare + 1) % len(S), spare)
+        valid.index_fill_(0, spare, False)
 
     # -- applying ----------------------------------------------------------------------------------------------------
     def apply(self, unit: Unit, x: Tensor) -> Tensor:
         """H·x, in the memory of x."""
         state = unit.state
-        S, Y, small = state["s"], state["y"], state["sy"].dtype
+        S, Y, SY = state["s"], state["y"], state["sy"]
+        small = SY.dtype
         age = (state["spare"] + 1 + torch.arange(len(S), device=S.device)) % len(S)  # rows from the oldest pair on
         valid = state["valid"][age]
         both = valid.unsqueeze(0) & valid.unsqueeze(1)
-        R = torch.where(both, state["sy"][age][:, age], 0.0).triu()
+        R = torch.where(both, SY[age][:, age], 0.0).triu()
         R.diagonal().add_(~valid)  # a row without a pair takes no part
         gamma = torch.where(valid.any(), state["gamma"], 1.0)
 
@@ -196,10 +199,6 @@ def _move_average(difference: Tensor, beta: float | None, source: Sequence[Tenso
         flatten(source, difference)
     else:
         torch._foreach_add_(unflatten(difference.mul_(-beta), source), list(source))
-
-
-def _one_hot(index: Tensor, n: int) -> Tensor:
-    return torch.arange(n, device=index.device) == index
 
 
 def _damping(curvature: Tensor, largest: float, low: float, high: float) -> Tensor:
