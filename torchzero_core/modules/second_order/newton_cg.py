@@ -108,7 +108,8 @@ class NewtonCG(VectorMethod):
 
     def learn(self, unit: Unit, u: Tensor) -> bool:
         """Choose the tolerance from the norm of the update."""
-        unit.given.tol = self._tolerance(float(unit.dot(u, u).sqrt()), unit)
+        squares = torch.stack([t.float().square().sum() for t in unit.tensors(u)])  # enough for a tolerance
+        unit.given.tol = self._tolerance(float(unit.total(squares.sum()).sqrt()), unit)
         return False
 
     def apply(self, unit: Unit, x: Tensor) -> Tensor:
