@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..linalg import at_least_float32
 from .module import Module, Modules
 from .var import Var
-from .vector_method import Unit, inner_update, units_of
+from .vector_method import Unit, at_least_float32, inner_update, units_of
 
 #: The state of several tensors: by name, one entry for each tensor.
 States = Mapping[str, Sequence[Tensor]]

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..distributed import Reductions
-from ..linalg import at_least_float32, flatten, unflatten, unflatten_as
 from .evaluate import uniform_settings
 from .members import same_members
 from .module import Module, Modules
@@ -18,6 +17,11 @@ from .var import Var
 
 #: What the state of a vector keeps when it starts anew: who is part of it.
 MEMBERSHIP = ("epoch", "members")
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor itself, or in float32 where it is in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @dataclass(eq=False)
@@ -58,9 +62,16 @@ class Unit:
         """The tensors of this unit's parameters out of those of all."""
         return [tensors[i] for i in self.places]
 
+    def pieces(self, vector: Tensor) -> list[Tensor]:
+        """Views of this rank's part of a vector, shaped like the parameters."""
+        sizes = [p.numel() for p in self.params]
+        return [part.view(p.shape) for part, p in zip(vector.split(sizes), self.params, strict=True)]
+
     def vector(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors like the parameters as one vector, in float32 at least; a single one may share its memory."""
-        vector = at_least_float32(flatten(tensors))
+        first = tensors[0]
+        flat = [t.detach().reshape(-1).to(first.device) for t in tensors]
+        vector = at_least_float32(torch.cat(flat) if len(flat) > 1 else flat[0])
         if self.gathers:
             vector, self._start = self.reductions.gather(vector)
         return vector
@@ -69,17 +80,21 @@ class Unit:
         """A vector as tensors like the parameters; those of the same dtype share its memory."""
         if self.gathers:
             vector = vector.narrow(0, self._start, sum(p.numel() for p in self.params))
-        return unflatten_as(vector, self.params)
+        pieces = self.pieces(vector)
+        return [piece.to(device=p.device, dtype=p.dtype) for piece, p in zip(pieces, self.params, strict=True)]
 
     def point(self, out: Tensor) -> Tensor:
         """The parameters, written into a vector."""
-        return out.copy_(self.vector(self.params)) if self.gathers else flatten(self.params, out)
+        if self.gathers:
+            return out.copy_(self.vector(self.params))
+        torch._foreach_copy_(self.pieces(out), list(self.params))
+        return out
 
     def step_from(self, previous: Tensor) -> Tensor:
         """The parameters less a vector, in the memory of that vector."""
         if self.gathers:
             return torch.sub(self.vector(self.params), previous, out=previous)
-        torch._foreach_sub_(unflatten(previous, self.params), list(self.params))
+        torch._foreach_sub_(self.pieces(previous), list(self.params))
         return previous.neg_()
 
     # -- of all ranks ------------------------------------------------------------------------------------------------

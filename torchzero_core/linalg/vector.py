@@ -18,7 +18,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
         >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype
         torch.float32
     """
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def flatten(tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:

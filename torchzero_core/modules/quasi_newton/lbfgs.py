@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ...core.module import Modules
 from ...core.vector_method import Unit, VectorMethod
-from ...linalg import flatten, unflatten
 
 
 class LBFGS(VectorMethod):
@@ -118,8 +116,8 @@ class LBFGS(VectorMethod):
         if (t - 1) % h["update_freq"] == 0:
             # an average moves by (1 − β) of the difference
             self._take(unit, ds if a is None else (1 - a) * ds, dy if b is None else (1 - b) * dy)
-        _move_average(ds, a, unit.params)
-        _move_average(dy, b, [u])
+        unit.point(ds) if a is None else torch._foreach_add_(unit.pieces(ds.mul_(-a)), list(unit.params))
+        dy.copy_(u) if b is None else dy.mul_(-b).add_(u)
         return ~state["valid"].any()
 
     def _begin(self, unit: Unit, u: Tensor, slots: int) -> None:
@@ -191,14 +189,6 @@ class LBFGS(VectorMethod):
             return state["z"].lerp_(direction, 1 - beta).clone()
         state["z"] = direction.clone()
         return direction
-
-
-def _move_average(difference: Tensor, beta: float | None, source: Sequence[Tensor]) -> None:
-    """Put the source, or the average that it was the distance to, where the difference was."""
-    if beta is None:
-        flatten(source, difference)
-    else:
-        torch._foreach_add_(unflatten(difference.mul_(-beta), source), list(source))
 
 
 def _damping(curvature: Tensor, largest: float, low: float, high: float) -> Tensor:

@@ -15,7 +15,7 @@ from ...core.evaluate import gradient, uniform_settings
 from ...core.module import Modules
 from ...core.var import StepInfo
 from ...core.vector_method import Unit, VectorMethod, reductions_of
-from ...linalg import cg, flatten, hvp_autograd, hvp_central, hvp_forward
+from ...linalg import cg, hvp_autograd, hvp_central, hvp_forward
 
 
 @dataclass(eq=False)
@@ -118,9 +118,9 @@ class NewtonCG(VectorMethod):
         states = [self.state[p] for p in unit.params]
         start = None
         if h["warm_start"] and all("prev_x" in s for s in states):
-            start = flatten([s["prev_x"] for s in states], torch.empty_like(x))
+            start = unit.vector([s["prev_x"] for s in states])
         result = cg(
-            lambda v: flatten(system.product(unit.tensors(v)), torch.empty_like(v)),
+            lambda v: unit.vector(system.product(unit.tensors(v))),
             x,
             start,
             tol=system.tol,
