@@ -24,7 +24,7 @@ class _FullMatrix(VectorMethod):
     #: The name of the matrix in the state.
     matrix: ClassVar[str] = "H"
     #: Whether the formula asks for the previous parameters or update (which are otherwise overwritten).
-    needs_previous: bool = False
+    needs_previous: ClassVar[bool] = False
 
     def __init__(
         self,
