@@ -79,7 +79,7 @@ class Rotation(Preconditioner):
 class Fails(Shampoo):
     """Refreshes that fail, or give what is not finite, when told to."""
 
-    fails: tuple = ()
+    fails = ()
     raw = False
 
     def refresh(self, matrices, factors, p):
