@@ -8,7 +8,7 @@ INSTALL = $(PY) -m pip install --quiet -c constraints.txt -e
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all lint format bench docs clean
+.PHONY: help train test test-all lint format bench against docs clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*##/ -/'
@@ -42,6 +42,9 @@ format: $(VENV)/.installed-dev ## let ruff mend what it can
 
 bench: $(VENV)/.installed-bench ## time the chains beside their peers (two minutes), write benchmarks/RESULTS.md
 	$(PY) -m benchmarks
+
+against: $(VENV)/.installed-bench ## time the chains beside those of another checkout: make against TREE=PATH
+	$(PY) -m benchmarks.against $(TREE)
 
 docs: $(VENV)/.installed-docs ## build the guide and the API reference into docs/_build
 	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build

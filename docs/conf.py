@@ -1,4 +1,4 @@
-"""Sphinx settings, and the API reference written afresh from the public names at each build."""
+"""Sphinx settings; the API reference and the picture of the floors are made afresh at each build."""
 
 import importlib
 import inspect
@@ -8,6 +8,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
+
+from docs.picture import picture  # noqa: E402 - found by the line above
 
 project = "torchzero_core"
 author = copyright = "torchzero_core contributors"
@@ -79,6 +81,7 @@ def write_reference():
             written.append(file)
     index = ["# API reference", "", "```{toctree}", ":maxdepth: 1", "", *written, "```", ""]
     (HERE / "api" / "index.md").write_text("\n".join(index))
+    (HERE / "api" / "floors.svg").write_text(picture(HERE.parent))
 
 
 write_reference()

@@ -31,7 +31,7 @@ from tests.problems import (
 )
 from tests.registry import ALIASES, ALL, BASES, ENTRIES, public_modules
 from torchzero_core.core import Module
-from torchzero_core.core.settings import choices
+from torchzero_core.core.validate import choices
 from torchzero_core.engine.backends import foreach as eager
 
 ROOT = Path(__file__).parents[1]

@@ -1,13 +1,14 @@
-"""The one place through which a module asks what the other ranks know.
+"""The one place through which anything asks what the other ranks know.
 
-Whatever a module decides from goes through these reductions: the loss a line search compares, gradients that a
-module takes itself, inner products and norms over all parameters when those are sharded. The default answers with
-what it is given, as on a single process.
+Whatever a module decides from goes through :class:`Reductions`: the loss a line search compares, gradients that a module
+takes itself, inner products and norms over all parameters. Parameters that are spread over ranks themselves (DTensor) are
+worked on shard by shard; :class:`Shards` says what has to be added up then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -40,3 +41,26 @@ class Reductions:
     def max_scalar(self, value: Tensor) -> Tensor:
         """The largest over shards."""
         return value
+
+
+def local(t: Tensor) -> Tensor:
+    """This rank's part of a tensor; it shares the memory."""
+    return t.to_local() if hasattr(t, "device_mesh") else t
+
+
+class Shards:
+    """How tensors are spread over ranks.
+
+    Args:
+        mesh: the ranks.
+        placements: what each dimension of the mesh does to the tensors.
+    """
+
+    def __init__(self, mesh: Any, placements: Sequence[Any]) -> None:
+        self.mesh, self.placements = mesh, tuple(placements)
+
+
+def shards_of(params: Sequence[Tensor]) -> Shards | None:
+    """How the first of some tensors is spread; None where it lies on this rank alone."""
+    mesh = getattr(params[0], "device_mesh", None)
+    return None if mesh is None else Shards(mesh, params[0].placements)  # type: ignore[attr-defined]

@@ -2,9 +2,32 @@
 
 from ..distributed import Reductions
 from ..lang import Context, Slot
+from .declare import Beta, Count, Fraction, NonNegative, OpenFraction, Passed, Positive, Range, per_group
 from .modular import Modular
-from .module import Chain, Module
+from .module import Chain, Child, Module, Modules
 from .transform import Target, Transform
 from .var import StepInfo, Var
 
-__all__ = ["Chain", "Context", "Modular", "Module", "Reductions", "Slot", "StepInfo", "Target", "Transform", "Var"]
+__all__ = [
+    "Beta",
+    "Chain",
+    "Child",
+    "Context",
+    "Count",
+    "Fraction",
+    "Modular",
+    "Module",
+    "Modules",
+    "NonNegative",
+    "OpenFraction",
+    "Passed",
+    "Positive",
+    "Range",
+    "Reductions",
+    "Slot",
+    "StepInfo",
+    "Target",
+    "Transform",
+    "Var",
+    "per_group",
+]

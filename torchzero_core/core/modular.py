@@ -12,9 +12,10 @@ from torch.autograd import profiler
 from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..distributed import Reductions
+from ..engine.params import Params
 from . import checkpoint
 from .module import Chain, Module, Modules, as_module
-from .settings import check_words, given, unknown_keys, validate
+from .settings import check_group, unknown_keys
 from .step import RuleStage, run_stages, stages
 from .transform import Transform
 from .var import Closure, CountedClosure, Evaluations, StepInfo, Var, warn
@@ -229,9 +230,7 @@ class Modular(Optimizer):
                 + f"Known settings: {', '.join(names)}; address one module with its path, as in "
                 f"'{modules[0].path}.{next(iter(modules[0].defaults), 'setting')}'."
             )
-        validate(Module, {k: v for k, v in param_group.items() if k == "lr"}, "a parameter group: ")
-        for module in modules:
-            validate(type(module), given(param_group, module), "a parameter group: ")
+        check_group(param_group, modules)
         params = param_group["params"]
         if isinstance(params, Tensor):
             params = [params]
@@ -260,7 +259,7 @@ class Modular(Optimizer):
     def all_params(self) -> list[Tensor]:
         """The parameters of all groups."""
         if self._all[0] != self.version:
-            self._all = (self.version, [p for group in self.param_groups for p in group["params"]])
+            self._all = (self.version, Params(p for group in self.param_groups for p in group["params"]))
         return self._all[1]
 
     def invalidate(self) -> None:
@@ -317,32 +316,11 @@ class Modular(Optimizer):
 
     def same_list(self, params: list[Tensor]) -> list[Tensor]:
         """The same list object for the same parameters, so that what is cached for it is found again."""
-        for known in self._lists:
-            if len(known) == len(params) and all(a is b for a, b in zip(known, params, strict=True)):
-                return known
-        self._lists = [params, *self._lists[:7]]
-        return params
+        return self.all_params.part(params)
 
     def workspace(self, name: str, params: list[Tensor]) -> list[Tensor]:
         """Scratch tensors shaped like ``params``; they keep their memory, not their content, between steps."""
-        cached = self._buffer_lists.get(name)
-        if cached is not None and cached[0] is params:
-            return cached[1]
-        buffers = self._buffers.setdefault(name, {})
-        out = []
-        for p in params:
-            t = buffers.get(id(p))
-            if (
-                t is None
-                or t.shape != p.shape
-                or t.dtype != p.dtype
-                or t.device != p.device
-                or t.stride() != p.stride()
-            ):
-                t = buffers[id(p)] = torch.empty_like(p, requires_grad=False)
-            out.append(t)
-        self._buffer_lists[name] = (params, out)
-        return out
+        return self.all_params.part(params).scratch(name)
 
     # -- the step ----------------------------------------------------------------------------------------------------
     def step(self, closure: Callable[..., Any] | None = None) -> Any:
@@ -461,10 +439,10 @@ class Modular(Optimizer):
                 return
         elif old is not None:
             self.invalidate()
-        for group in groups:
-            if any(isinstance(value, str) for value in group.values()):
-                for module in self.unrolled_modules:
-                    check_words(type(module), given(group, module), "a parameter group: ")
+        known = old if old is not None and len(old) == len(groups) else [{} for _ in groups]
+        modules = self.unrolled_modules
+        for group, before in zip(groups, known, strict=True):
+            check_group(group, modules, before)
         self._snapshot = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         self.settings_version += 1
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
+from .declare import Field, Role, declare, per_group
 from .home import Home
-from .settings import Settings, validate
+from .settings import Settings
 from .step import only_rules, run_stages, stages
+from .validate import validate
 from .var import Var
 
 #: What sets the names of module-wide state apart from those of the first parameter's own state.
@@ -61,6 +64,7 @@ class StateOf:
         return ScopedState(store, prefix)
 
 
+@dataclass_transform(eq_default=False, field_specifiers=(per_group,))
 class Module:
     """Base class of everything that can stand in a chain.
 
@@ -69,16 +73,21 @@ class Module:
     live in the optimizer's ``state`` and are saved and loaded with it, so they hold only tensors, numbers, strings
     and lists or dicts of them.
 
+    Annotated class attributes are its settings: they make the constructor, can be overridden per parameter group and
+    are read through ``self.settings[p]``. Their type says what they may be, :data:`~torchzero_core.core.Beta` or a
+    ``Literal`` for example; one of type :data:`~torchzero_core.core.Child` is a module inside this one. An attribute
+    that is no setting has no annotation or is a ``ClassVar``. A method ``__post_init__`` runs after the constructor. A
+    constructor written by hand passes the settings on instead, ``super().__init__(dict(scale=scale))``, and may state
+    ranges as ``bounds = {"scale": (0, 1, "[)")}``.
+
     Args:
-        defaults: settings by name with the values that the constructor was given. They can be overridden per
-            parameter group and are read through ``self.settings[p]``.
+        defaults: settings by name with the values that the constructor was given.
 
     Example:
         >>> import torch
         >>> from torchzero_core.core import Modular, Module
         >>> class SignDescent(Module):
-        ...     def __init__(self, scale: float = 1.0):
-        ...         super().__init__(dict(scale=scale))
+        ...     scale: float = 1.0
         ...
         ...     def step(self, var):
         ...         for p, u in zip(var.params, var.get_update()):
@@ -92,13 +101,19 @@ class Module:
     """
 
     #: Whether the module calls the closure itself.
-    requires_closure: bool = False
+    requires_closure: ClassVar[bool] = False
     #: Whether the chain has to have the gradient before this module runs.
-    needs_gradient: bool = True
+    needs_gradient: ClassVar[bool] = True
     #: Whether the engine can trace it.
-    is_rule: bool = False
-    #: Settings whose range differs from the usual one of their name; see :mod:`torchzero_core.core.settings`.
-    bounds: ClassVar[dict[str, tuple[float, float, str]]] = {}
+    is_rule: ClassVar[bool] = False
+    #: The ranges of settings as (low, high, brackets); those of declared settings come from their types.
+    bounds: ClassVar[Mapping[str, tuple[float, float, str]]] = {}
+    #: What the body of the class declares.
+    own_fields: ClassVar[Mapping[str, Field]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        declare(cls, Module)
 
     def __init__(self, defaults: Mapping[str, Any] | None = None) -> None:
         self.defaults: dict[str, Any] = dict(defaults or {})
@@ -110,7 +125,7 @@ class Module:
         self._generators: dict[str, torch.Generator] = {}
         self.state = StateOf(self)
         self.settings = Settings(self)
-        validate(type(self), self.defaults, f"{type(self).__name__}(")
+        validate(self, self.defaults, f"{type(self).__name__}(")
 
     # -- what a module does ------------------------------------------------------------------------------------------
     def step(self, var: Var) -> Var:
@@ -123,6 +138,18 @@ class Module:
 
     def post_step(self, var: Var) -> None:
         """Called after the parameters have moved; does nothing unless overridden."""
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Refuse values that their types do not tell from good ones; does nothing unless overridden.
+
+        Called with what the constructor was given, and with what a group makes of it whenever a group sets something.
+
+        Args:
+            settings: all settings of the module by name.
+
+        Raises:
+            ValueError: settings that do not go together.
+        """
 
     # -- structure ---------------------------------------------------------------------------------------------------
     def set_child(self, name: str, module: Modules) -> None:
@@ -148,7 +175,7 @@ class Module:
             if unknown:
                 known = ", ".join(map(repr, self.defaults)) or "none"
                 raise ValueError(f"{self.path} has no setting {unknown[0]!r}; it has {known}.")
-            validate(type(self), values, f"a parameter group of {self.path}: ")
+            validate(self, values, f"a parameter group of {self.path}: ")
             params = group["params"]
             members = [params] if isinstance(params, Tensor) else list(params)
             overrides.append(({id(p) for p in members}, values))
@@ -334,3 +361,5 @@ def as_module(module: Modules, where: str = "") -> Module:
 
 
 Modules: TypeAlias = Module | Sequence[Module]
+#: ``inner: Child | None = None`` declares a child that may be absent, ``modules: Child`` one that must be given.
+Child: TypeAlias = Annotated[Modules, Role.CHILD]

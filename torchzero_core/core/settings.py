@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import types
-import typing
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from .home import Home
+from .validate import LR_RANGE, Checked, check_range, validate
 
 
-class Configured(Protocol):
+class Configured(Checked, Protocol):
     """What has settings."""
 
     path: str
-    defaults: dict[str, Any]
     _modular: Home | None
     _overrides: list[tuple[set[int], dict[str, Any]]]
 
@@ -28,99 +24,6 @@ FOREIGN_KEYS = {
     "params", "param_names", "name", "lr", "initial_lr", "max_lr", "min_lr", "base_lr", "swa_lr", "lr_scale",
     "max_momentum", "base_momentum", "momentum", "betas",
 }  # fmt: skip
-#: Ranges by the name of a setting: (low, high, brackets).
-BOUNDS: dict[str, tuple[float, float, str]] = {
-    "lr": (0, math.inf, "[)"),
-    "eps": (0, math.inf, "[)"),
-    "beta": (0, 1, "[)"),
-    "beta1": (0, 1, "[)"),
-    "beta2": (0, 1, "[)"),
-    "shampoo_beta": (0, 1, "[)"),
-    "momentum": (0, 1, "[]"),
-    "smoothing": (0, 1, "[]"),
-}
-
-
-def validate(cls: Any, values: Mapping[str, Any], where: str) -> None:
-    """Refuse settings that are out of range.
-
-    Raises:
-        ValueError: naming the setting, its value and the range.
-    """
-    check_words(cls, values, where)
-    for name, value in values.items():
-        bounds = cls.bounds.get(name, BOUNDS.get(name))
-        if bounds is None or isinstance(value, (bool, str)) or value is None:
-            continue
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(
-                f"{where}{name} must be a number or a tensor with one element, not of shape {tuple(value.shape)}."
-            )
-        if not isinstance(value, (int, float, Tensor)):
-            continue
-        low, high, brackets = bounds
-        number = float(value)
-        inside = (low <= number if brackets[0] == "[" else low < number) and (
-            number <= high if brackets[1] == "]" else number < high
-        )
-        if not inside:
-            close = ")" if where.endswith("(") else ""
-            shown = f"{brackets[0]}{low:g}, {high:g}{brackets[1]}"
-            raise ValueError(f"{where}{name}={number:g}{close} is out of range: {name} must be in {shown}.")
-
-
-def check_words(cls: Any, values: Mapping[str, Any], where: str) -> None:
-    """Refuse words that a setting does not know.
-
-    Raises:
-        ValueError: naming the setting, its value and what it may be.
-    """
-    allowed = choices(cls)
-    for name, value in values.items():
-        if isinstance(value, str) and name in allowed and value not in allowed[name].words:
-            close = ")" if where.endswith("(") else ""
-            raise ValueError(f"{where}{name}={value!r}{close} must be {allowed[name]}.")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a setting may be that some words are allowed for."""
-
-    words: tuple[str, ...]
-    others: tuple[str, ...]
-
-    def __str__(self) -> str:
-        words = ", ".join(map(repr, self.words))
-        return " or ".join([words, *self.others]) if self.others else f"one of {words}"
-
-
-_KINDS = {int: "a number", float: "a number", types.NoneType: "None", Sequence: "a list"}
-_CHOICES: dict[Any, dict[str, Choice]] = {}
-
-
-def choices(cls: type) -> dict[str, Choice]:
-    """The words that each setting may be, where a constructor's annotation lists them in a ``Literal``.
-
-    A setting that may also be some other string is left out.
-    """
-    if cls in _CHOICES:
-        return _CHOICES[cls]
-    out: dict[str, Choice] = {}
-    for base in cls.__mro__[:-1]:
-        if "__init__" not in vars(base):
-            continue
-        try:
-            hints = typing.get_type_hints(base.__init__)  # type: ignore[misc]
-        except (NameError, TypeError):  # a user's module may annotate with names that only a type checker knows
-            continue
-        for name, hint in hints.items():
-            members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-            words = [w for m in members if typing.get_origin(m) is typing.Literal for w in typing.get_args(m)]
-            if words and str not in members and name not in out:
-                kinds = [_KINDS.get(typing.get_origin(m) or m) for m in members]
-                out[name] = Choice(tuple(words), tuple(dict.fromkeys(k for k in kinds if k)))
-    _CHOICES[cls] = out
-    return out
 
 
 def find(group: Mapping[str, Any], module: Configured, name: str) -> Any:
@@ -200,6 +103,39 @@ def given(group: Mapping[str, Any], module: Configured) -> dict[str, Any]:
     """The settings of a module that a parameter group gives a value to."""
     found = {name: find(group, module, name) for name in module.defaults}
     return {name: value for name, value in found.items() if value is not MISSING}
+
+
+def check_group(
+    group: Mapping[str, Any], modules: Iterable[Configured], before: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse values that a parameter group may not give to a module.
+
+    Args:
+        group: the group.
+        modules: of the chain.
+        before: the group when it was last checked; then only what has changed is looked at, and no tensor is, since
+            its value may have to be waited for.
+
+    Raises:
+        ValueError: naming the setting, its value and what it may be.
+    """
+    new = group
+    if before is not None:
+        all_new = not before.keys() <= group.keys()  # what is gone may uncover a value
+        new = {
+            k: v
+            for k, v in group.items()
+            if k != "params" and not isinstance(v, Tensor) and (all_new or k not in before or before[k] is not v)
+        }
+    if "lr" in new:
+        check_range("lr", new["lr"], LR_RANGE, WHERE)
+    for module in modules:
+        if found := given(new, module):
+            validate(module, found, WHERE, found if new is group else given(group, module))
+
+
+#: The beginning of the sentence about a bad value of a group.
+WHERE = "a parameter group: "
 
 
 def unknown_keys(group: Mapping[str, Any], modules: Iterable[Configured]) -> list[str]:

@@ -36,11 +36,10 @@ class RuleStage:
         """Run on the step's update."""
         update, segment = var.peek_update(), self.segment
         if self.moves and not var.skip_update:  # else a module before has moved the parameters itself
-            if not segment.run_kernel(var, update, owned=var.owned):
-                segment.run(var, update, owned=var.owned, apply=True)
+            segment.run(var, update, writable=var.owned, moves=True)
             var.skip_update = True
         else:
-            out = segment.run(var, update, owned=var.owned)
+            out = segment.run(var, update, writable=var.owned)
             owned = var.owned or out is not update
             var.update = out
             var.owned = owned

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from ..engine import Segment
 from ..lang import Context, Operand, Slot, Value
+from .declare import Role
 from .module import Module
 from .var import Var
 
-Target: TypeAlias = Literal["update", "grad", "closure", "params_direct", "params_difference", "update_difference"]
-TARGETS = ("update", "grad", "closure", "params_direct", "params_difference", "update_difference")
+Target: TypeAlias = Annotated[
+    Literal["update", "grad", "closure", "params_direct", "params_difference", "update_difference"], Role.PASSED_LAST
+]
+TARGETS = get_args(get_args(Target)[0])
 
 
 class Transform(Module):
@@ -35,10 +38,8 @@ class Transform(Module):
         >>> import torch
         >>> from torchzero_core.core import Modular, Slot, Transform
         >>> class Momentum(Transform):
-        ...     slots = {"velocity": Slot()}
-        ...
-        ...     def __init__(self, momentum: float = 0.9):
-        ...         super().__init__(dict(momentum=momentum))
+        ...     momentum: float = 0.9
+        ...     velocity = Slot()
         ...
         ...     def rule(self, u, ctx):
         ...         ctx.state.velocity = ctx.settings.momentum * ctx.state.velocity + u
@@ -52,7 +53,8 @@ class Transform(Module):
         tensor([-2.5000,  5.0000])
     """
 
-    #: The state the rule may read and write. A slot that it never touches takes no memory.
+    #: The state the rule may read and write, which attributes such as ``velocity = Slot()`` are gathered in. A slot
+    #: that it never touches takes no memory.
     slots: ClassVar[Mapping[str, Slot]] = {}
     #: What the module is to a fused kernel, and the settings which that needs; see :mod:`torchzero_core.core.fused`.
     kernel: ClassVar[str | None] = None
@@ -101,7 +103,7 @@ class Transform(Module):
         segment = self.__dict__.get("_segment")
         if segment is None or segment.home is not var.modular:
             segment = self.__dict__["_segment"] = Segment([self], var.modular, inner=True)
-        return segment.run(var, tensors, owned=owned)
+        return segment.run(var, tensors, writable=owned)
 
     def step(self, var: Var) -> Var:
         """Apply the rule to its target."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..lang import Slot
-from . import kernels
-from .plan import Storage
+from ..distributed import Shards, local, shards_of
+from ..lang.graph import Place, Storage
+from ..lang.rule import Rule, Slot
 from .program import Program
 
 
@@ -19,34 +20,41 @@ class Bucket:
 
     Attributes:
         params: the tensors.
+        data: their memory on this rank.
         indices: their positions in the step's parameters.
+        settings: the settings of all rules, by index.
+        counts: the next step count of each rule.
+        shards: how they are spread over ranks; None where each rank has them whole.
+        dense: whether each fills one block of memory.
         compilable: whether a compiling backend takes them.
         kernels: whether torch's kernels take them.
         recompute: whether they are too many to stay in the processor's cache between two passes.
-        settings: the settings of all rules, by index.
-        counts: the next step count of each rule.
-        stores: for each parameter, the dict of its state and the prefix of each rule's part.
+        program: what runs on them in this step.
+        runners: what runs each program.
     """
 
-    def __init__(self, segment: Any, params: list[Tensor], indices: list[int], *, dense: bool) -> None:
-        self.segment, self.params, self.indices, self.dense = segment, params, indices, dense
-        self.data = [p.detach() for p in params]
-        self.settings = segment.read_settings(params[0])
-        located = [segment.rules[0].locate(p) for p in params] if segment.rules else []
-        cut = len(segment.rules[0].prefix) if segment.rules else 0
-        self.stores = [(store, prefix[: len(prefix) - cut]) for store, prefix in located]
-        self.counts = segment.read_counts(params[0])
-        self.runners: dict[Any, Any] = {}
-        self._plain = all(p.is_contiguous() for p in self.data)
-        self._places: dict[Any, list[tuple[dict[str, Any], str]]] = {}
-        self._vectors: dict[Storage, tuple[Tensor, tuple[Tensor, ...]]] = {}
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        setting_index: Mapping[tuple[int, str], int],
+        params: list[Tensor],
+        indices: list[int],
+        settings: list[Any],
+        counts: list[int],
+    ) -> None:
+        self.rules, self.setting_index = rules, setting_index
+        self.params, self.indices, self.settings, self.counts = params, indices, settings, counts
+        self.whole = [p.detach() for p in params]
+        self.data = [local(p) for p in self.whole]
+        self.shards: Shards | None = shards_of(params)
+        self.dense = is_dense(self.data[0])
+        self.compilable = self.recompute = self.kernels = False
         self.program: Program | None = None
-        self.compilable = self.recompute = False
-        self.kernels = kernels.takes(self.data[0], dense=dense)
-
-    def key(self, rule: int, name: str, i: int) -> str:
-        """What a rule's state is called in the dict of the i-th tensor."""
-        return f"{self.stores[i][1]}{self.segment.rules[rule].prefix}{name}"
+        self.runners: dict[Program, Any] = {}
+        self._plain = all(p.is_contiguous() for p in self.data)
+        self._places: dict[tuple[int, str], list[tuple[dict[str, Any], str]]] = {}
+        self._checked: set[tuple[int, str]] = set()
+        self._vectors: dict[tuple[int, str], tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def conforming(self, tensors: list[Tensor]) -> list[Tensor]:
         """Tensors as compiled code wants them: of the dtype and in the memory order of the parameters."""
@@ -57,89 +65,115 @@ class Bucket:
                     break
             else:
                 return tensors
-        return [t if _conforms(t, p) else torch.empty_like(p).copy_(t) for t, p in zip(tensors, self.data, strict=True)]
+        return [
+            t if conforms(t, p, p.dtype) else torch.empty_like(p).copy_(t) for t, p in zip(tensors, self.data, strict=True)
+        ]
 
-    def states(self, storage: Storage) -> list[Tensor]:
-        """The tensors of one state, made where they are missing.
+    # -- state -------------------------------------------------------------------------------------------------------
+    def slot(self, rule: int, name: str) -> Slot:
+        """The declaration of a state."""
+        return self.rules[rule].slots[name]
 
-        A state that was loaded, or whose parameter has since changed, is brought to the parameter's dtype, device and
-        memory order: kernels and compiled code go by them.
+    def places(self, rule: int, name: str) -> list[tuple[dict[str, Any], str]]:
+        """For each tensor, the dict that holds a state and its name there."""
+        places = self._places.get((rule, name))
+        if places is None:
+            located = map(self.rules[rule].locate, self.params)
+            places = self._places[rule, name] = [(store, prefix + name) for store, prefix in located]
+        return places
+
+    def states(self, rule: int, name: str) -> list[Tensor]:
+        """The tensors of one state on this rank, made where they are missing.
+
+        A state that was loaded, or whose parameter has since changed, is brought to its declared dtype, its parameter's
+        device and memory order: kernels and compiled code go by them.
         """
-        places = self._places.get(storage)
-        if places is not None:
+        places = self.places(rule, name)
+        if (rule, name) in self._checked:
             try:
-                return [store[key] for store, key in places]
+                found = [store[key] for store, key in places]
+                return found if self.shards is None else list(map(local, found))
             except KeyError:
                 pass
-        _, rule, name = storage
-        slot: Slot = self.segment.rules[rule].slots[name]
-        init = slot.init
-        if isinstance(init, str):
-            init = float(self.settings[self.segment.setting_index(rule, init)])
-        out = []
-        for i, p in enumerate(self.data):
-            store, key = self.stores[i][0], self.key(rule, name, i)
-            value = store.get(key)
-            if value is None:
-                value = store[key] = p.new_full((), init) if slot.scalar else torch.full_like(p, init)
-            elif slot.scalar:
-                value = store[key] = value.to(device=p.device, dtype=p.dtype)
-            elif value.shape != p.shape:
-                raise ValueError(
-                    f"The state {key!r} has shape {tuple(value.shape)} and its parameter {tuple(p.shape)}: it belongs "
-                    "to another parameter. Load the state of this model, or call reset()."
-                )
-            elif value.device != p.device or not _conforms(value, p):
-                value = store[key] = torch.empty_like(p).copy_(value)
-            out.append(value)
-        self._places[storage] = [(store, self.key(rule, name, i)) for i, (store, _) in enumerate(self.stores)]
-        return out
+        out = [self._state(rule, name, i) for i in range(len(places))]
+        self._checked.add((rule, name))
+        return list(map(local, out))
 
-    def vector(self, storage: Storage) -> Tensor:
+    def _state(self, rule: int, name: str, i: int) -> Tensor:
+        slot, (store, key), p = self.slot(rule, name), self.places(rule, name)[i], self.whole[i]
+        places = slot.history
+        if isinstance(places, str):
+            places = int(self.settings[self.setting_index[rule, places]])
+        shape, dtype = slot.shape_for(p, places or 0), slot.dtype_for(p)
+        value = store.get(key)
+        if value is None:
+            value = store[key] = new_state(p, shape, dtype, like=slot.shape is None)
+            self._fill(value, rule, slot)
+        elif tuple(value.shape) != shape:
+            raise ValueError(
+                f"The state {key!r} has shape {tuple(value.shape)} and its parameter {tuple(p.shape)}: it belongs "
+                "to another parameter. Load the state of this model, or call reset()."
+            )
+        elif value.device != p.device or value.dtype != dtype or not _laid_out(value, p, slot):
+            value = store[key] = new_state(p, shape, dtype, like=slot.shape is None).copy_(value)
+        return value
+
+    def _fill(self, value: Tensor, rule: int, slot: Slot) -> None:
+        init = slot.init
+        if callable(init):
+            init(value)
+        else:
+            value.fill_(float(self.settings[self.setting_index[rule, init]]) if isinstance(init, str) else init)
+
+    def vector(self, rule: int, name: str) -> Tensor:
         """The numbers of a state with one for each tensor, as a vector whose elements are the states themselves."""
-        states = self.states(storage)
-        vector, elements = self._vectors.get(storage, (None, ()))
+        states = self.states(rule, name)
+        vector, elements = self._vectors.get((rule, name), (None, ()))
         if vector is None or not all(map(operator.is_, states, elements)):
             vector = torch.stack(states)
             elements = vector.unbind()
-            for (store, key), element in zip(self._places[storage], elements, strict=True):
+            for (store, key), element in zip(self.places(rule, name), elements, strict=True):
                 store[key] = element
-            self._vectors[storage] = vector, elements
+            self._vectors[rule, name] = vector, elements
         return vector
 
-    def global_state(self, storage: Storage) -> Tensor:
+    def global_state(self, rule: int, name: str) -> Tensor:
         """The one tensor of a module-wide state."""
-        _, rule, name = storage
-        module = self.segment.rules[rule]
-        state = module.global_state
+        state, slot, like = self.rules[rule].global_state, self.slot(rule, name), self.data[0]
         if name not in state:
-            init = module.slots[name].init
-            if isinstance(init, str):
-                init = float(self.settings[self.segment.setting_index(rule, init)])
-            state[name] = self.data[0].new_full((), init)
+            state[name] = torch.empty((), dtype=slot.dtype_for(like), device=like.device)
+            self._fill(state[name], rule, slot)
         return state[name]
 
     def count(self) -> None:
         """Note that every counted rule has made one more step."""
         assert self.program is not None
-        for rule in self.program.counted:
-            self.count_rule(rule)
-
-    def count_rule(self, rule: int) -> None:
-        """Note that one rule has made one more step."""
-        t = self.counts[rule]
-        places = self._places.get(rule)
-        if places is None:
-            places = self._places[rule] = [
-                (store, self.key(rule, "step", i)) for i, (store, _) in enumerate(self.stores)
-            ]
-        for store, key in places:
-            store[key] = t
-        self.counts[rule] = t + 1
+        for rule in self.program.graph.counted:
+            t = self.counts[rule]
+            for store, key in self.places(rule, "step"):
+                store[key] = t
+            self.counts[rule] = t + 1
 
 
-def _conforms(t: Tensor, p: Tensor) -> bool:
-    return t.dtype is p.dtype and ((t.is_contiguous() and p.is_contiguous()) or t.stride() == p.stride())
+def new_state(p: Tensor, shape: tuple[int, ...], dtype: torch.dtype, *, like: bool) -> Tensor:
+    """Memory for a state, in the order of its parameter where it is shaped like it or a ring of such."""
+    if shape == tuple(p.shape):
+        return torch.empty_like(p, dtype=dtype)
+    if like and shape[1:] == tuple(p.shape) and is_dense(p):
+        return torch.empty_strided(shape, (p.numel(), *p.stride()), dtype=dtype, device=p.device)
+    return torch.empty(shape, dtype=dtype, device=p.device)
+
+
+def _laid_out(value: Tensor, p: Tensor, slot: Slot) -> bool:
+    if slot.shape is not None or slot.scalar or slot.dims is not None:
+        return value.is_contiguous()
+    value, p = local(value), local(p)
+    return conforms(value if slot.history is None else value[0], p, value.dtype)
+
+
+def conforms(t: Tensor, p: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor has this dtype and the memory order of a parameter."""
+    return t.dtype is dtype and ((t.is_contiguous() and p.is_contiguous()) or t.stride() == p.stride())
 
 
 def is_dense(p: Tensor) -> bool:
@@ -147,3 +181,9 @@ def is_dense(p: Tensor) -> bool:
     if p.layout is not torch.strided or type(p) not in (Tensor, torch.nn.Parameter):
         return False
     return p.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(p)
+
+
+def storage_state(storage: Storage) -> tuple[int, str]:
+    """Rule and name of a state's storage."""
+    assert storage.place in (Place.STATE, Place.GLOBAL)
+    return storage.rule, storage.name

@@ -1,20 +1,22 @@
 """What torch has a fused kernel for runs that kernel: the end of a chain, and Adam wherever it stands.
 
-A module says with ``kernel`` what it is to a kernel. The state is the module's own, so a chain can change between the
-kernel and the rule at any step.
+A module says with ``kernel`` what it is to a kernel, and with ``kernel_needs`` which settings that needs. A kernel is an
+operation of the graph like any other, so it runs on the same buckets with the same state, and a chain can change between
+the kernel and the rule at any step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..lang import Context, Value
-from .surroundings import Step
+from ..lang.graph import PARAM, Kind, Trace, Value
+from ..lang.ops import ADAM, CALL, WRITTEN
+from ..lang.rule import Call, Context
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PATTERNS = (
@@ -27,134 +29,7 @@ PATTERNS = (
 )
 
 
-class Tail:
-    """The last modules of a segment, run as one kernel; what stands before them runs as a segment of its own."""
-
-    def __init__(self, segment: Any, pattern: tuple[str, ...]) -> None:
-        cut = len(segment.modules) - len(pattern)
-        self.pattern = pattern
-        self.head = segment.part(0, cut) if cut else None
-        self.tail = segment.part(cut)
-        self.place = {kind: i for i, kind in enumerate(pattern)}
-        self.kind = next(k for k in pattern if k not in ("lr", "weight_decay"))
-
-    def fits(self, params: list[Tensor]) -> bool:
-        """Whether the kernel can do what the present settings ask for."""
-        if params:
-            self.tail.refresh(params)
-        return all(self._fits(b) for b in self.tail.buckets)
-
-    def unbind(self) -> None:
-        """Forget the buckets and their step counts."""
-        self.tail.unbind()
-        if self.head is not None:
-            self.head.unbind()
-
-    def run(self, step: Step, update: list[Tensor], *, owned: bool) -> None:
-        """Make the step."""
-        params = step.params
-        tail = self.tail
-        if not params:
-            return
-        tail.refresh(params)
-        if self.head is not None:
-            update = self.head.run(step, update, owned=owned)
-        for bucket in tail.buckets:
-            grads = update if len(tail.buckets) == 1 else [update[i] for i in bucket.indices]
-            getattr(self, f"_{self.kind}")(bucket, in_memory_order(grads, bucket.data))
-            increment_version(bucket.data)  # the kernels do not: a graph built before the step must refuse to run
-            bucket.count_rule(self.place[self.kind])
-
-    def _setting(self, bucket: Any, kind: str, name: str) -> Any:
-        return bucket.settings[self.tail.setting_index(self.place[kind], name)]
-
-    def _lr(self, bucket: Any) -> float:
-        """That of the LR module, times that of the group where this scales the update."""
-        return float(self._setting(bucket, "lr", "lr")) * float(bucket.settings[-1])
-
-    def _fits(self, bucket: Any) -> bool:
-        if not takes(bucket.data[0], dense=bucket.dense):
-            return False
-        module = self.tail.rules[self.place[self.kind]]
-        if any(self._setting(bucket, self.kind, k) != v for k, v in module.kernel_needs.items()):
-            return False
-        if "momentum" in module.defaults and self._setting(bucket, self.kind, "momentum") == 0:
-            return False  # the kernel would not keep the velocity
-        return "weight_decay" not in self.place or self._setting(bucket, "weight_decay", "ord") == 2
-
-    def _state(self, bucket: Any, name: str) -> list[Tensor]:
-        return bucket.states(("state", self.place[self.kind], name))
-
-    def _steps(self, bucket: Any, before: int) -> list[Tensor]:
-        """One counter for all tensors; the kernels read it."""
-        device = bucket.data[0].device
-        step = torch.full((), float(bucket.counts[self.place[self.kind]] - 1 + before), device=device)
-        return [step] * len(bucket.data)
-
-    def _adam(self, bucket: Any, grads: list[Tensor]) -> None:
-        get = self._setting
-        decay = float(get(bucket, "weight_decay", "weight_decay")) if "weight_decay" in self.place else 0.0
-        decoupled = decay == 0.0 or self.place["weight_decay"] > self.place["adam"]
-        kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
-        amsgrad = bool(get(bucket, "adam", "amsgrad"))
-        kernel(
-            bucket.data,
-            grads,
-            self._state(bucket, "exp_avg"),
-            self._state(bucket, "exp_avg_sq"),
-            self._state(bucket, "max_exp_avg_sq") if amsgrad else [],
-            self._steps(bucket, 1),
-            lr=self._lr(bucket),
-            beta1=float(get(bucket, "adam", "beta1")),
-            beta2=float(get(bucket, "adam", "beta2")),
-            weight_decay=decay,
-            eps=float(get(bucket, "adam", "eps")),
-            amsgrad=amsgrad,
-            maximize=False,
-            grad_scale=None,
-            found_inf=None,
-        )
-
-    def _momentum(self, bucket: Any, grads: list[Tensor], kind: str, state: str, *, nesterov: bool) -> None:
-        torch._fused_sgd_(
-            bucket.data,
-            grads,
-            self._state(bucket, state),
-            weight_decay=0.0,
-            momentum=float(self._setting(bucket, kind, "momentum")),
-            lr=self._lr(bucket),
-            dampening=float(self._setting(bucket, kind, "dampening")),
-            nesterov=nesterov,
-            maximize=False,
-            is_first_step=bucket.counts[self.place[kind]] == 1,
-            grad_scale=None,
-            found_inf=None,
-        )
-
-    def _heavyball(self, bucket: Any, grads: list[Tensor]) -> None:
-        self._momentum(bucket, grads, "heavyball", "exp_avg", nesterov=False)
-
-    def _nag(self, bucket: Any, grads: list[Tensor]) -> None:
-        self._momentum(bucket, grads, "nag", "velocity", nesterov=True)
-
-    def _adagrad(self, bucket: Any, grads: list[Tensor]) -> None:
-        get = self._setting
-        torch._fused_adagrad_(
-            bucket.data,
-            grads,
-            self._state(bucket, "sq_sum"),
-            self._steps(bucket, 1),
-            lr=self._lr(bucket),
-            lr_decay=float(get(bucket, "adagrad", "lr_decay")),
-            weight_decay=0.0,
-            eps=float(get(bucket, "adagrad", "eps")),
-            maximize=False,
-            grad_scale=None,
-            found_inf=None,
-        )
-
-
-def takes(param: Tensor, *, dense: bool) -> bool:
+def supports(param: Tensor, *, dense: bool) -> bool:
     """Whether torch's kernels can run on a parameter."""
     return dense and param.dtype in DTYPES and param.device.type in ("cpu", "cuda")
 
@@ -169,56 +44,179 @@ def kind(module: Any) -> str | None:
     return None
 
 
-def kernel_value(u: Value, ctx: Context) -> Value | None:
+def find_tail(modules: Sequence[Any]) -> tuple[str, ...]:
+    """The pattern that the modules end with, if any."""
+    kinds = tuple(map(kind, modules))
+    return next((pattern for pattern in PATTERNS if kinds[-len(pattern) :] == pattern), ())
+
+
+def _able(ctx: Context) -> bool:
+    return all(getattr(ctx.settings, name) == value for name, value in ctx.module.kernel_needs.items())
+
+
+def _states(ctx: Context, *names: str) -> list[Value]:
+    return [getattr(ctx.state, name) for name in names]
+
+
+def _adam_states(ctx: Context) -> list[str]:
+    return ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if ctx.settings.amsgrad else [])]
+
+
+def adam_value(u: Value, ctx: Context) -> Value | None:
     """Adam anywhere in a chain as one call of torch's kernel; None for other rules and where the settings forbid it.
 
     Args:
         u: the update.
         ctx: the rule's context.
     """
-    module, h, s = ctx.module, ctx.settings, ctx.state
-    if kind(module) != "adam" or any(getattr(h, name) != v for name, v in module.kernel_needs.items()):
+    if kind(ctx.module) != "adam" or not _able(ctx):
         return None
-    names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if h.amsgrad else [])]
-    states = [getattr(s, name) for name in names]
-    out = Value(ctx.trace, "adam", (u.float(), h.beta1, h.beta2, h.eps, ctx.step, *states), "element")
-    for name, old in zip(names, states, strict=True):
-        setattr(s, name, Value(ctx.trace, "written", (old, out), "element"))
+    h, names = ctx.settings, _adam_states(ctx)
+    states = _states(ctx, *names)
+    out = Value(ctx.trace, ADAM, (u.float(), *states, h.beta1, h.beta2, h.eps, ctx.step), Kind.ELEMENT)
+    _leave(ctx, names, states, out)
     return out
 
 
-def adam_update(
-    out: list[Tensor], u: list[Tensor], beta1: float, beta2: float, eps: float, step: float, *states: list[Tensor]
-) -> list[Tensor]:
-    """Adam's update, by the kernel that moves parameters: from zero, with a learning rate of −1.
+def _leave(ctx: Context, names: Sequence[str], states: Sequence[Value], by: Value) -> None:
+    """Let what follows see the states as a kernel leaves them."""
+    for name, old in zip(names, states, strict=True):
+        setattr(ctx.state, name, Value(ctx.trace, WRITTEN, (old, by), Kind.ELEMENT))
+
+
+def trace_tail(trace: Trace, u: Value, contexts: dict[str, Context], scale: Any) -> bool:
+    """Put the end of a chain into the graph as one call that moves the parameters, if the settings allow it.
 
     Args:
-        out: takes the update.
-        u: what Adam gets.
-        beta1: decay of the average.
-        beta2: decay of the average of squares.
-        eps: added to the root.
-        step: the step count, 1 at the first.
-        *states: exp_avg, exp_avg_sq and for amsgrad max_exp_avg_sq, updated in place.
+        trace: the graph.
+        u: what the first of the modules gets.
+        contexts: those of the modules, by what they are to the kernel.
+        scale: what the update is multiplied by in the end.
+
+    Returns:
+        Whether it was done.
     """
-    torch._foreach_zero_(out)
-    torch._fused_adamw_(
-        out,
-        in_memory_order(u, out),
+    name, ctx = next((k, c) for k, c in contexts.items() if k not in ("lr", "weight_decay"))
+    h, decay = ctx.settings, contexts.get("weight_decay")
+    if not _able(ctx) or (decay is not None and not decay.settings.ord == 2):
+        return False
+    if name in ("heavyball", "nag") and h.momentum == 0:
+        return False  # the kernel would not keep the velocity
+    lr = contexts["lr"].settings.lr * scale
+    if name == "adam":
+        weight_decay = 0.0 if decay is None else decay.settings.weight_decay
+        order = list(contexts)
+        decoupled = decay is None or order.index("weight_decay") > order.index("adam")
+        names, numbers = _adam_states(ctx), (lr, h.beta1, h.beta2, weight_decay, h.eps, ctx.step)
+        fn: Callable[..., None] = _adamw if decoupled or weight_decay == 0 else _adam_l2
+    elif name == "adagrad":
+        names, numbers, fn = ["sq_sum"], (lr, h.lr_decay, h.eps, ctx.step), _adagrad
+    else:
+        names, numbers = ["exp_avg" if name == "heavyball" else "velocity"], (lr, h.momentum, h.dampening, ctx.step)
+        fn = _nesterov if name == "nag" else _momentum
+    states, p = _states(ctx, *names), trace.load(PARAM, Kind.ELEMENT)
+    out = Value(trace, CALL, (u.float(), p, *numbers, *states), Kind.ELEMENT, attr=Call(trace.key(), fn))
+    _leave(ctx, names, states, out)
+    trace.stores[PARAM] = Value(trace, WRITTEN, (p, out), Kind.ELEMENT)
+    return True
+
+
+# -- the kernels -------------------------------------------------------------------------------------------------------
+def _steps(step: float, params: list[Tensor]) -> list[Tensor]:
+    """One counter for all tensors; the kernels read it."""
+    return [torch.full((), float(step), device=params[0].device)] * len(params)
+
+
+def _run_adam(
+    kernel: Callable[..., None], u: list[Tensor], p: list[Tensor], numbers: Sequence[float], states: Sequence[list[Tensor]]
+) -> None:
+    lr, beta1, beta2, weight_decay, eps, step = map(float, numbers)
+    kernel(
+        p,
+        in_memory_order(u, p),
         states[0],
         states[1],
         states[2] if len(states) > 2 else [],
-        [torch.full((), step, device=out[0].device)] * len(out),
-        lr=-1.0,
+        _steps(step, p),
+        lr=lr,
         beta1=beta1,
         beta2=beta2,
-        weight_decay=0.0,
+        weight_decay=weight_decay,
         eps=eps,
         amsgrad=len(states) > 2,
         maximize=False,
         grad_scale=None,
         found_inf=None,
     )
+
+
+def _adamw(u: list[Tensor], p: list[Tensor], *rest: Any) -> None:
+    _run_adam(torch._fused_adamw_, u, p, rest[:6], rest[6:])
+    increment_version(p)  # the kernels do not: a graph built before the step must refuse to run
+
+
+def _adam_l2(u: list[Tensor], p: list[Tensor], *rest: Any) -> None:
+    _run_adam(torch._fused_adam_, u, p, rest[:6], rest[6:])
+    increment_version(p)
+
+
+def _run_sgd(u: list[Tensor], p: list[Tensor], lr: float, momentum: float, dampening: float, step: int, v: list[Tensor], *, nesterov: bool) -> None:
+    torch._fused_sgd_(
+        p,
+        in_memory_order(u, p),
+        v,
+        weight_decay=0.0,
+        momentum=float(momentum),
+        lr=float(lr),
+        dampening=float(dampening),
+        nesterov=nesterov,
+        maximize=False,
+        is_first_step=step == 1,
+        grad_scale=None,
+        found_inf=None,
+    )
+    increment_version(p)
+
+
+def _momentum(*args: Any) -> None:
+    _run_sgd(*args, nesterov=False)
+
+
+def _nesterov(*args: Any) -> None:
+    _run_sgd(*args, nesterov=True)
+
+
+def _adagrad(
+    u: list[Tensor], p: list[Tensor], lr: float, lr_decay: float, eps: float, step: int, sq_sum: list[Tensor]
+) -> None:
+    torch._fused_adagrad_(
+        p,
+        in_memory_order(u, p),
+        sq_sum,
+        _steps(step, p),
+        lr=float(lr),
+        lr_decay=float(lr_decay),
+        weight_decay=0.0,
+        eps=float(eps),
+        maximize=False,
+        grad_scale=None,
+        found_inf=None,
+    )
+    increment_version(p)
+
+
+def adam_update(out: list[Tensor], u: list[Tensor], *rest: Any) -> list[Tensor]:
+    """Adam's update, by the kernel that moves parameters: from zero, with a learning rate of −1.
+
+    Args:
+        out: takes the update.
+        u: what Adam gets.
+        *rest: exp_avg, exp_avg_sq and for amsgrad max_exp_avg_sq, updated in place; then beta1, beta2, eps and the step
+            count, 1 at the first.
+    """
+    beta1, beta2, eps, step = rest[-4:]
+    torch._foreach_zero_(out)
+    _run_adam(torch._fused_adamw_, u, out, (-1.0, beta1, beta2, 0.0, eps, step), rest[:-4])
     return out
 
 
@@ -230,12 +228,3 @@ def in_memory_order(tensors: list[Tensor], like: Sequence[Tensor]) -> list[Tenso
         if t.stride() != p.stride():
             return [torch.empty_like(p).copy_(t) for t, p in zip(tensors, like, strict=True)]
     return tensors
-
-
-def find_tail(segment: Any) -> Tail | None:
-    """The pattern that a segment ends with, if any."""
-    kinds = tuple(kind(m) for m in segment.modules)
-    for pattern in PATTERNS:
-        if kinds[-len(pattern) :] == pattern:
-            return Tail(segment, pattern)
-    return None

@@ -1,9 +1,9 @@
 """Cut the graph of a rule into passes over memory.
 
 Pointwise operations follow one another without touching memory; a reduction ends a pass, because what depends on its
-result needs all of the data first. Level ``k`` of a :class:`Plan` is one pass: scalar work, one sweep over the
-elements, then the reductions and the opaque calls (per-dimension norms, modules that are no rules) at its end.
-What a later pass needs of an earlier one and what no state holds anyway is kept in a workspace.
+result needs all of the data first. A :class:`Pass` is scalar work, one sweep over the elements, then the reductions and
+the opaque calls (functions of whole tensors, modules that are no rules) at its end. What a later pass needs of an earlier
+one and what no state holds anyway is kept in a workspace, or computed again where that is cheaper.
 """
 
 from __future__ import annotations
@@ -12,23 +12,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..lang.graph import Host, Trace, Value, source
+from ..lang.graph import Graph, Kind, Number, Place, Storage, Value
+from ..lang.ops import CHILD, FILL, LOAD, RANDOM, WRITTEN, Role
 
-REDUCTIONS = {"sum", "dot", "amax"}
-TOTALS = {"total", "global_max"}
-OPAQUE = {"apply", "child"}
-#: Operations that may be done twice.
-CHEAP = {"load", "fill", "add", "sub", "mul", "div", "neg", "abs", "sqrt", "lerp", "lerp_end", "maximum", "minimum"}
-#: Where a value lives: ("p",), ("g",), ("u",), ("out",), ("state", rule, name), ("global", rule, name), ("work", i), or
-#: ("fresh", node) for what an opaque call returned.
-Storage = tuple[Any, ...]
+REDUCTION, TOTAL, OPAQUE = Role.REDUCTION, Role.TOTAL, Role.OPAQUE
 
 
 @dataclass
-class Level:
-    """One pass: what is computed, from where it is read and to where it is written."""
+class Pass:
+    """One pass: what is computed, from where it is read and to where it is written.
 
-    scalars: list[Value] = field(default_factory=list)
+    Attributes:
+        numbers: numbers per tensor and for all.
+        slices: numbers per slice.
+        elements: what is computed of each element.
+        reads: the values that are read from memory.
+        writes: the values that are written to memory.
+        reductions: of elements or slices, at the end.
+        totals: over all tensors, after the reductions.
+        opaque: functions of whole tensors, last.
+    """
+
+    numbers: list[Value] = field(default_factory=list)
+    slices: list[Value] = field(default_factory=list)
     elements: list[Value] = field(default_factory=list)
     reads: dict[Value, Storage] = field(default_factory=dict)
     writes: list[tuple[Storage, Value]] = field(default_factory=list)
@@ -36,228 +42,289 @@ class Level:
     totals: list[Value] = field(default_factory=list)
     opaque: list[Value] = field(default_factory=list)
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether it goes over elements at all."""
+        return bool(self.reads or self.writes or self.element_reductions)
+
+    @property
+    def element_reductions(self) -> list[Value]:
+        """The reductions that the sweep does."""
+        return [n for n in self.reductions if n.inputs[0].kind is Kind.ELEMENT]
+
+    @property
+    def folds(self) -> list[Value]:
+        """The reductions of slices, after those of elements."""
+        return [n for n in self.reductions if n.inputs[0].kind is Kind.SLICE]
+
+    def numbers_for_elements(self) -> list[Value]:
+        """The numbers per slice, per tensor and for all that the sweep uses."""
+        used = (a for n in (*self.elements, *self.reductions) for a in n.inputs if a.kind is not Kind.ELEMENT)
+        return list(dict.fromkeys(used))
+
 
 @dataclass
 class Plan:
     """The passes of a graph.
 
     Attributes:
-        levels: the passes in order.
-        scalar_stores: states of one number per tensor or in all, written after the last pass.
-        storages: every element storage that is read or written.
-        workspaces: how many parameter-sized workspaces the passes need.
-        hosts: the host numbers, as source, in the order in which backends index them.
-        total_levels: for each total, the level at whose end it is taken; equal for all buckets of a segment.
-        opaque_inputs: where the arguments of opaque calls lie when these are made.
+        passes: the passes in order.
+        number_stores: states of one number per slice, per tensor or in all, written after the last pass.
+        storages: every element storage that is read or written, with its place among them.
+        hosts: the host numbers that the passes use, with their place among them.
+        meetings: for each total (or child), the pass at whose end it is taken; equal for all buckets of a segment.
+        inputs: where the arguments of opaque calls lie when these are made.
     """
 
-    levels: list[Level]
-    scalar_stores: list[tuple[Storage, Value]]
-    storages: list[Storage]
-    workspaces: int
-    hosts: list[str]
-    total_levels: dict[Any, int]
-    opaque_inputs: dict[Value, Storage]
-
-    def host_index(self, host: Host) -> int:
-        """The index of a host number."""
-        return self.hosts.index(host.code)
+    passes: list[Pass]
+    number_stores: list[tuple[Storage, Value]]
+    storages: dict[Storage, int]
+    hosts: dict[Number, int]
+    meetings: dict[Any, int]
+    inputs: dict[Value, Storage]
 
 
-def make_plan(trace: Trace, at_least: Mapping[Any, int] | None = None, *, recompute: bool = False) -> Plan:
+def make_plan(graph: Graph, at_least: Mapping[Any, int] | None = None, *, recompute: bool = False) -> Plan:
     """Plan the passes of a traced graph.
 
     Args:
-        trace: the graph.
-        at_least: levels before which a total (or child) must not be taken, so that the buckets of a segment agree.
+        graph: the graph.
+        at_least: passes before which a total (or child) must not be taken, so that the buckets of a segment agree.
         recompute: what a later pass needs is computed again where that reads less than a workspace costs.
     """
-    at_least = at_least or {}
-    stores = {s: v for s, v in trace.stores.items() if not (v.op == "load" and v.attr == s)}
-    nodes = _live(trace, stores)
-    ready: dict[Value, int] = {}  # the first level whose pass can use the value
-    done: dict[Value, int] = {}  # the level at which it is computed
-    for node in nodes:
-        start = max((ready[a] for a in node.args if isinstance(a, Value)), default=0)
-        barrier = node.op in REDUCTIONS or node.op in TOTALS or node.op in OPAQUE
-        if node.op in TOTALS and node.args[0].op in REDUCTIONS:
-            start = done[node.args[0]]  # partial sums are added up right after the pass that makes them
-        if barrier and node.attr is not None:
-            start = max(start, at_least.get(node.attr, 0))
-        done[node] = start
-        ready[node] = start + barrier
-
-    users: dict[Value, list[Value]] = {}
-    for node in nodes:
-        for a in node.args:
-            if isinstance(a, Value):
-                users.setdefault(a, []).append(node)
-    _sink(nodes, users, stores, ready, done)
-
-    def last_use(value: Value) -> int:
-        return max((_needs_at(n, done) for n in users.get(value, ())), default=0)
-
-    store_level = {}
-    for storage, value in stores.items():
-        old = trace.loads.get(storage)
-        store_level[storage] = max(ready[value], last_use(old) if old in done else 0)
-
-    count = 1 + max(
-        [*done.values(), *(ready[n] for n in nodes if n.op not in TOTALS | REDUCTIONS), *store_level.values(), 0]
-    )
-    levels = [Level() for _ in range(count)]
-    home: dict[Value, Storage] = {}  # where a value can be read after the pass that computes it
-    for storage, value in stores.items():
-        if value.kind == "element" and store_level[storage] == ready[value] and value.op not in OPAQUE:
-            home.setdefault(value, storage)
-
-    # Which values have to be kept for later passes, and for how long.
-    keep: list[tuple[int, int, Value]] = []
-    for node in nodes:
-        if node.kind != "element":
-            continue
-        if node.op == "load":
-            home[node] = node.attr
-        elif node.op in OPAQUE:
-            home[node] = ("fresh", node)
-        elif node not in home and (node.op != "fill" or any(n.op in OPAQUE for n in users.get(node, ()))):
-            last = max([last_use(node), *(store_level[s] for s, v in stores.items() if v is node)])
-            if last > done[node]:
-                keep.append((done[node], last, node))
-    recipes: dict[Value, set[Value]] = {}
-    if recompute:
-        for begin, last, node in keep:
-            recipe = _recipe(node, home, stores) if all(done[n] in (begin, last) for n in users[node]) else None
-            if recipe is not None and not any(n.op in OPAQUE for n in users[node]):
-                recipes[node] = recipe
-        keep = [item for item in keep if item[2] not in recipes]
-    workspaces: list[int] = []  # until which level each is taken
-    for begin, last, node in sorted(keep, key=lambda item: item[0]):
-        index = next((i for i, until in enumerate(workspaces) if until < begin), len(workspaces))
-        workspaces[index : index + 1] = [last]
-        home[node] = ("work", index)
-        levels[begin].writes.append((("work", index), node))
-
-    for node in nodes:
-        level = levels[done[node]]
-        if node.op in REDUCTIONS:
-            level.reductions.append(node)
-        elif node.op in TOTALS:
-            level.totals.append(node)
-        elif node.op in OPAQUE:
-            level.opaque.append(node)
-        elif node.op in {"load", "fill"} and node.kind == "element":
-            continue
-        elif node.kind == "element":
-            level.elements.append(node)
-        else:
-            level.scalars.append(node)
-    for storage, value in stores.items():
-        if value.kind == "element":
-            levels[store_level[storage]].writes.append((storage, value))
-
-    for k, level in enumerate(levels):
-        wanted = [a for n in (*level.elements, *level.reductions) for a in n.args]
-        wanted += [v for _, v in level.writes]
-        computed = set(level.elements)
-        again = set().union(
-            *(recipes[w] for w in wanted if isinstance(w, Value) and w in recipes and w not in computed)
-        )
-        level.elements[:0] = [n for n in nodes if n in again]
-        wanted += [a for n in again for a in n.args]
-        computed |= again
-        fills = []
-        for value in dict.fromkeys(w for w in wanted if isinstance(w, Value) and w.kind == "element"):
-            if value in computed:
-                continue
-            if value.op == "fill":
-                fills.append(value)
-            else:
-                level.reads[value] = home[value]
-        level.elements[:0] = fills
-        for node in level.opaque:
-            for a in node.args:
-                if isinstance(a, Value) and a.kind == "element" and a not in home:
-                    raise AssertionError(f"{a} has no storage at the end of level {k}")
-
-    storages = list(
-        dict.fromkeys(
-            s for level in levels for s in (*level.reads.values(), *(w for w, _ in level.writes)) if s[0] != "fresh"
-        )
-    )
-    given = dict.fromkeys(a for level in levels for node in level.opaque for a in node.args if isinstance(a, Value))
-    storages += [s for s in dict.fromkeys(home[a] for a in given) if s[0] != "fresh" and s not in storages]
-    hosts = list(dict.fromkeys(source(a) for n in nodes for a in n.args if isinstance(a, Host)))
-    scalar_stores = [(s, v) for s, v in stores.items() if v.kind != "element"]
-    total_levels = {n.attr: done[n] for n in nodes if (n.op in TOTALS or n.op == "child")}
-    return Plan(levels, scalar_stores, storages, len(workspaces), hosts, total_levels, {a: home[a] for a in given})
+    return _Planner(graph, at_least or {}, recompute=recompute).plan()
 
 
-def _live(trace: Trace, stores: Mapping[Storage, Value]) -> list[Value]:
-    """The nodes that some store depends on, in the order in which they were traced."""
-    live: set[Value] = set()
-    stack = list(stores.values()) + [n for n in trace.nodes if n.op == "child"]
-    while stack:
-        node = stack.pop()
-        if node not in live:
-            live.add(node)
-            stack.extend(a for a in node.args if isinstance(a, Value))
-    return [n for n in trace.nodes if n in live]
+class _Planner:
+    """The stages of planning.
 
-
-def _sink(
-    nodes: list[Value],
-    users: Mapping[Value, list[Value]],
-    stores: Mapping[Storage, Value],
-    ready: dict[Value, int],
-    done: dict[Value, int],
-) -> None:
-    """Compute what only a later pass wants in that pass, where it comes from memory that is still as it was."""
-    stored = set(stores.values())
-    for node in reversed(nodes):
-        if node.kind != "element" or node in stored or node.op == "load" or node.op in OPAQUE or not users.get(node):
-            continue
-        wanted = min(done[n] for n in users[node])
-        if wanted <= done[node]:
-            continue
-        if all(_intact(a, wanted, stores, ready) for a in node.args if isinstance(a, Value) and a.kind == "element"):
-            done[node] = ready[node] = wanted
-
-
-def _recipe(node: Value, home: Mapping[Value, Storage], stores: Mapping[Storage, Value]) -> set[Value] | None:
-    """What has to be computed again to have ``node`` in a later pass, if that is cheaper than to keep it.
-
-    A workspace costs 12 bytes an element: it is fetched to be written, written back, and read. A state that holds an
-    input by then costs 4.
+    Attributes:
+        stores: what memory holds in the end, where that is not what it held before.
+        nodes: those that some store depends on.
+        users: which nodes use a value.
+        done: the pass in which a value is computed.
+        ready: the first pass that can use it.
+        stored: the pass in which a storage gets its new value.
+        home: where a value can be read after the pass that computes it.
+        recipes: what has to be computed again to have a value in a later pass.
     """
-    recipe, inputs, pending = {node}, set(), [a for a in node.args if isinstance(a, Value)]
-    while pending:
-        value = pending.pop()
-        if value.kind != "element" or value in recipe:
-            continue
-        storage = home.get(value)
-        if storage is not None and stores.get(storage) is value:
-            inputs.add(value)
-        elif value.op in CHEAP and not (value.op == "load" and value.attr in stores):
-            if value.op == "load":
-                inputs.add(value)
+
+    def __init__(self, graph: Graph, at_least: Mapping[Any, int], *, recompute: bool) -> None:
+        self.graph, self.at_least, self.recompute = graph, at_least, recompute
+        self.stores = {s: v for s, v in graph.stores.items() if not (v.op is LOAD and v.attr == s)}
+        self.nodes = self._live()
+        self.users: dict[Value, list[Value]] = {}
+        for node in self.nodes:
+            for a in node.inputs:
+                self.users.setdefault(a, []).append(node)
+        self.done: dict[Value, int] = {}
+        self.ready: dict[Value, int] = {}
+        self.stored: dict[Storage, int] = {}
+        self.home: dict[Value, Storage] = {}
+        self.recipes: dict[Value, set[Value]] = {}
+        self.passes: list[Pass] = []
+
+    def plan(self) -> Plan:
+        """All stages."""
+        self._schedule()
+        self._sink()
+        self._schedule_stores()
+        self._place()
+        self._keep()
+        self._sort_into_passes()
+        self._read()
+        return self._result()
+
+    def _live(self) -> list[Value]:
+        """The nodes that some store depends on, in the order in which they were traced."""
+        live: set[Value] = set()
+        stack = list(self.stores.values()) + [n for n in self.graph.nodes if n.op is CHILD]
+        while stack:
+            node = stack.pop()
+            if node not in live:
+                live.add(node)
+                stack.extend(node.inputs)
+        return [n for n in self.graph.nodes if n in live]
+
+    def _schedule(self) -> None:
+        """As early as possible."""
+        for node in self.nodes:
+            if node.op is WRITTEN:  # memory, by the operation that is its last operand
+                by = node.inputs[-1]
+                self.done[node], self.ready[node] = self.done[by], self.ready[by]
+                continue
+            start = max((self.ready[a] for a in node.inputs), default=0)
+            role = node.op.role
+            barrier = role in (REDUCTION, TOTAL, OPAQUE)
+            if role is TOTAL and node.inputs[0].op.role is REDUCTION:
+                start = self.done[node.inputs[0]]  # partial sums are added up right after the pass that makes them
+            if barrier:
+                start = max(start, self.at_least.get(meeting(node), 0))
+            self.done[node], self.ready[node] = start, start + barrier
+
+    def _sink(self) -> None:
+        """Compute what only a later pass wants in that pass, where it comes from memory that is still as it was."""
+        stored = set(self.stores.values())
+        for node in reversed(self.nodes):
+            users = self.users.get(node)
+            fixed = node.op in (LOAD, WRITTEN) or node.op.role is OPAQUE
+            if node.kind is not Kind.ELEMENT or node in stored or fixed or not users:
+                continue
+            wanted = min(self.done[n] for n in users)
+            if wanted > self.done[node] and all(self._intact(a, wanted) for a in node.inputs if a.kind is Kind.ELEMENT):
+                self.done[node] = self.ready[node] = wanted
+
+    def _intact(self, value: Value, at: int) -> bool:
+        if value.op is FILL:
+            return True
+        new = self.stores.get(value.attr) if value.op is LOAD else value
+        return new is None or (new is not value and self.ready[new] >= at)
+
+    def _last_use(self, value: Value) -> int:
+        """The last pass whose stores would destroy what a user reads: an opaque call reads after its pass."""
+        return max((self.done[n] + (n.op.role is OPAQUE) for n in self.users.get(value, ())), default=0)
+
+    def _schedule_stores(self) -> None:
+        for storage, value in self.stores.items():
+            old = self.graph.loads.get(storage)
+            last = self._last_use(old) if old is not None and old in self.done else 0
+            if by_opaque(value):
+                if old is not None and any(self.done[n] > self.done[value] for n in self.users.get(old, ())):
+                    raise TypeError(f"The state {storage.name!r} is used after ctx.call has changed it; use it before.")
+                self.stored[storage] = self.done[value]
             else:
-                recipe.add(value)
-                pending += [a for a in value.args if isinstance(a, Value)]
-        else:
-            return None
-    return recipe if len(inputs) <= 2 and len(recipe) <= 8 and node.op in CHEAP else None
+                self.stored[storage] = max(self.ready[value], last)
+
+    def _place(self) -> None:
+        """Where values lie anyway."""
+        for storage, value in self.stores.items():
+            if value.kind is not Kind.ELEMENT or value.op.role is OPAQUE:
+                continue
+            if by_opaque(value) or self.stored[storage] == self.ready[value]:
+                self.home.setdefault(value, storage)
+        for node in self.nodes:
+            if node.kind is Kind.ELEMENT and node.op is LOAD:
+                self.home[node] = node.attr
+            elif node.kind is Kind.ELEMENT and node.op.role is OPAQUE:
+                self.home[node] = Storage(Place.RESULT, node=node)
+
+    def _keep(self) -> None:
+        """Workspaces for what later passes need, each taken for as long as it is needed."""
+        keep: list[tuple[int, int, Value]] = []
+        for node in self.nodes:
+            if node.kind is not Kind.ELEMENT or node in self.home:
+                continue
+            for_opaque = any(n.op.role is OPAQUE for n in self.users.get(node, ()))
+            if node.op is FILL and not for_opaque:
+                continue
+            last = max([self._last_use(node), *(self.stored[s] for s, v in self.stores.items() if v is node)])
+            if last > self.done[node]:
+                again = {self.done[n] for n in self.users[node]} <= {self.done[node], last} if node in self.users else False
+                recipe = self._recipe(node) if self.recompute and again and not for_opaque else None
+                if recipe is None:
+                    keep.append((self.done[node], last, node))
+                else:
+                    self.recipes[node] = recipe
+        taken: list[int] = []  # until which pass each workspace is
+        self.kept: list[tuple[int, Storage, Value]] = []
+        for begin, last, node in sorted(keep, key=lambda item: item[0]):
+            index = next((i for i, until in enumerate(taken) if until < begin), len(taken))
+            taken[index : index + 1] = [last]
+            self.home[node] = Storage(Place.WORK, index)
+            self.kept.append((begin, self.home[node], node))
+
+    def _recipe(self, node: Value) -> set[Value] | None:
+        """What has to be computed again to have ``node`` in a later pass, if that is cheaper than to keep it.
+
+        A workspace costs 12 bytes an element: it is fetched to be written, written back, and read. A state that holds an
+        input by then costs 4.
+        """
+        recipe, inputs, pending = {node}, set(), node.inputs
+        while pending:
+            value = pending.pop()
+            if value.kind is not Kind.ELEMENT or value in recipe:
+                continue
+            storage = self.home.get(value)
+            if storage is not None and self.stores.get(storage) is value:
+                inputs.add(value)
+            elif value.op.cheap and not (value.op is LOAD and value.attr in self.stores):
+                if value.op is LOAD:
+                    inputs.add(value)
+                else:
+                    recipe.add(value)
+                    pending += value.inputs
+            else:
+                return None
+        return recipe if len(inputs) <= 2 and len(recipe) <= 8 and node.op.cheap else None
+
+    def _sort_into_passes(self) -> None:
+        last = [0, *self.stored.values()]
+        for n in self.nodes:
+            last.append(self.done[n])
+            used = n in self.stores.values() or any(u.op is not WRITTEN for u in self.users.get(n, ()))
+            if n.op.role is OPAQUE and (used or n.op is CHILD):
+                last.append(self.ready[n])
+        self.passes = [Pass() for _ in range(1 + max(last))]
+        for begin, storage, node in self.kept:
+            self.passes[begin].writes.append((storage, node))
+        for node in self.nodes:
+            here, role = self.passes[self.done[node]], node.op.role
+            if role is REDUCTION:
+                here.reductions.append(node)
+            elif role is TOTAL:
+                here.totals.append(node)
+            elif role is OPAQUE:
+                here.opaque.append(node)
+            elif node.kind is Kind.ELEMENT:
+                if node.op not in (LOAD, FILL) and not by_opaque(node):
+                    here.elements.append(node)
+            else:
+                (here.slices if node.kind is Kind.SLICE else here.numbers).append(node)
+        for storage, value in self.stores.items():
+            if value.kind is Kind.ELEMENT and not by_opaque(value):
+                self.passes[self.stored[storage]].writes.append((storage, value))
+
+    def _read(self) -> None:
+        """What each pass reads, and what it computes again."""
+        for here in self.passes:
+            wanted = [a for n in (*here.elements, *here.reductions) for a in n.inputs]
+            wanted += [v for _, v in here.writes]
+            computed = set(here.elements)
+            again: set[Value] = set().union(*(self.recipes[w] for w in wanted if w in self.recipes and w not in computed))
+            here.elements[:0] = [n for n in self.nodes if n in again]
+            wanted += [a for n in again for a in n.inputs]
+            computed |= again
+            fills = []
+            for value in dict.fromkeys(w for w in wanted if w.kind is Kind.ELEMENT and w not in computed):
+                if value.op is FILL and value not in self.home:
+                    fills.append(value)
+                else:
+                    here.reads[value] = self.home[value]
+            here.elements[:0] = fills
+
+    def _result(self) -> Plan:
+        given = dict.fromkeys(a for here in self.passes for node in here.opaque for a in node.inputs)
+        inputs = {a: self.home[a] for a in given if a.kind is Kind.ELEMENT}
+        storages = [s for here in self.passes for s in (*here.reads.values(), *(w for w, _ in here.writes))]
+        storages += inputs.values()
+        hosts = dict.fromkeys(a for n in self.nodes for a in n.args if isinstance(a, Number))
+        return Plan(
+            passes=self.passes,
+            number_stores=[(s, v) for s, v in self.stores.items() if v.kind is not Kind.ELEMENT],
+            storages={s: i for i, s in enumerate(dict.fromkeys(s for s in storages if s.place is not Place.RESULT))},
+            hosts={number: i for i, number in enumerate(hosts)},
+            meetings={meeting(n): self.done[n] for n in self.nodes if meeting(n) is not None},
+            inputs=inputs,
+        )
 
 
-def _intact(value: Value, level: int, stores: Mapping[Storage, Value], ready: Mapping[Value, int]) -> bool:
-    if value.op == "fill":
-        return True
-    if value.op != "load":
-        return False
-    new = stores.get(value.attr)
-    return new is None or ready[new] >= level
+def by_opaque(value: Value) -> bool:
+    """Whether it is memory that an opaque operation has written."""
+    return value.op is WRITTEN and value.inputs[-1].op.role is OPAQUE
 
 
-def _needs_at(user: Value, done: Mapping[Value, int]) -> int:
-    """The last level whose stores would destroy what ``user`` reads: an opaque call reads after its level's pass."""
-    return done[user] + (user.op in OPAQUE)
+def meeting(node: Value) -> Any:
+    """The name of what all buckets have to come together for; None of everything else."""
+    if node.op.role is TOTAL:
+        return node.attr
+    return node.attr.key if node.op in (CHILD, RANDOM) else None

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..lang.graph import Trace, Value, host_function
-from .plan import Plan, make_plan
+from ..lang.graph import GRAD, LOSS, PARAM, Graph, Kind, Place, Storage, Value
+from ..lang.number import Guard, Host, host_function
+from ..lang.ops import LOAD, WRITTEN
+from .plan import Pass, Plan, make_plan
 
 
 class Mode(NamedTuple):
     """The ways to trace a segment.
 
     Attributes:
-        owned: the update it starts from may be overwritten.
-        apply: it moves the parameters.
+        writable: the update it starts from may be overwritten.
+        moves: it moves the parameters.
         kernels: what torch has a kernel for is one call.
         recompute: a later pass computes again what is cheaper to compute than to keep.
     """
 
-    owned: bool
-    apply: bool
+    writable: bool
+    moves: bool
     kernels: bool
     recompute: bool = False
 
@@ -29,44 +30,65 @@ class Program:
     """A traced and planned segment, valid while its guards hold.
 
     Attributes:
-        trace: the graph.
-        plan: its passes.
+        graph: what was traced.
         mode: the way in which it was traced.
-        counted: the rules that count steps.
+        plan: its passes.
+        ids: the number of each value, by which backends call it.
+        host: computes the numbers of the plan.
+        number_loads: the states of one number that it reads.
+        moves: whether generated code writes to the parameters.
         meets: whether something happens between the passes: a total over all buckets, an opaque call.
+        compiled: what a backend keeps.
     """
 
-    def __init__(self, trace: Trace, mode: Mode, *, at_least: dict[Any, int] | None = None) -> None:
-        self.trace, self.mode = trace, mode
-        self.at_least = dict(at_least or {})
-        self.plan: Plan = make_plan(trace, at_least, recompute=mode.recompute)
-        self.ids = {node: i for i, node in enumerate(trace.nodes)}
-        self.counted = sorted(trace.counted)
-        self.host = host_function(self.plan.hosts)
-        self._guards = host_function(list(trace.guards))
-        self._expected = tuple(trace.guards.values())
-        self.scalar_loads = [
-            n
-            for n in trace.loads.values()
-            if n.kind != "element" and any(n in _args(self.plan, level) for level in self.plan.levels)
-        ]
-        self.reads_gradient = ("g",) in self.plan.storages
-        self.meets = any(level.totals or level.opaque for level in self.plan.levels)
-        self.compiled: dict[Any, Any] = {}  # what backends keep
+    def __init__(self, graph: Graph, mode: Mode, at_least: dict[Any, int] | None = None) -> None:
+        self.graph, self.mode = graph, mode
+        self.plan: Plan = make_plan(graph, at_least, recompute=mode.recompute)
+        for storage in self.plan.storages:
+            if storage.at >= 0:
+                self.plan.hosts.setdefault(graph.numbers[storage.at], len(self.plan.hosts))
+        self.ids = {node: i for i, node in enumerate(graph.nodes)}
+        self.host = host_function(list(self.plan.hosts))
+        self._guards = host_function([g.number for g in graph.guards], [g.cast for g in graph.guards])
+        self._expected = tuple(g.value for g in graph.guards)
+        passes = self.plan.passes
+        self.number_loads = [n for p in passes for n in (*p.numbers, *p.slices) if n.op is LOAD]
+        self.reads_gradient = GRAD in self.plan.storages
+        self.reads_loss = LOSS in graph.loads
+        self.meets = any(p.totals or p.opaque for p in passes)
+        moved = graph.stores.get(PARAM)
+        self.moves = moved is not None and moved.op is not WRITTEN
+        self.slices = any(p.slices or any(n.kind is Kind.SLICE for n in p.reductions) for p in passes)
+        self.compiled: dict[Any, Any] = {}
+        self._aligned: dict[Any, Program] = {}
 
-    def holds(self, settings: Sequence[Any], counts: Sequence[int]) -> bool:
+    def holds(self, host: Host) -> bool:
         """Whether the guards have the values with which this was traced."""
-        return self._guards(settings, counts) == self._expected
+        return self._guards(*host) == self._expected
 
-    def levelled(self, at_least: dict[Any, int]) -> Program:
+    def broken(self, other: Program) -> Guard | None:
+        """The first guard that tells another program from this one."""
+        known = {(repr(g.number), g.cast): g.value for g in self.graph.guards}
+        changed = (g for g in other.graph.guards if known.get((repr(g.number), g.cast), g.value) != g.value)
+        return next(changed, None)
+
+    def aligned(self, at_least: dict[Any, int]) -> Program:
         """The same graph with totals no earlier than given."""
-        key = ("levels", tuple(sorted((repr(k), v) for k, v in at_least.items())))
-        if key not in self.compiled:
-            self.compiled[key] = Program(self.trace, self.mode, at_least=at_least)
-        return self.compiled[key]
+        key = tuple(sorted((repr(k), v) for k, v in at_least.items()))
+        if key not in self._aligned:
+            self._aligned[key] = Program(self.graph, self.mode, at_least)
+        return self._aligned[key]
+
+    def place_in_ring(self, storage: Storage, hosts: Any) -> int:
+        """Which place of a ring a storage is in this step."""
+        return int(hosts[self.plan.hosts[self.graph.numbers[storage.at]]])
 
 
-def _args(plan: Plan, level: Any) -> set[Value]:
-    nodes = (*level.scalars, *level.elements, *level.reductions, *level.totals, *level.opaque)
-    found = {a for n in nodes for a in n.args if isinstance(a, Value)}
-    return found | {v for _, v in plan.scalar_stores}
+def number_stores(plan: Plan, kind: Kind) -> list[tuple[Storage, Value]]:
+    """The states of one kind of numbers that a plan writes."""
+    return [(s, v) for s, v in plan.number_stores if v.kind is kind]
+
+
+def reading(here: Pass, place: Place) -> list[Value]:
+    """What a pass reads of one place."""
+    return [v for v, s in here.reads.items() if s.place is place]

@@ -1,7 +1,7 @@
 """Neighbouring rules, run together in as few passes over memory as their reductions allow.
 
 A segment traces its rules once, plans the passes, and binds the plan to *buckets*: tensors of one device, dtype and
-layout whose settings and step counts are the same. All of that is kept until something changes.
+layout whose settings and step counts are the same. Programs belong to the segment, buckets to the list of parameters.
 """
 
 from __future__ import annotations
@@ -12,16 +12,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed import Reductions
-from ..lang import Context, Host, Rule, Trace, Value
+from ..distributed import local
+from ..lang.graph import OUT, PARAM, UPDATE, Kind, Trace, Value
+from ..lang.ops import CHILD
+from ..lang.rule import Call, Context, Rule
 from . import backends, kernels
-from .backends.foreach import EagerRunner
 from .bucket import Bucket, is_dense
+from .meetings import meet
+from .params import Params
 from .program import Mode, Program
+from .runner import Given, Runner
 from .surroundings import Home, Step
 
 #: Elements from which on memory is slower than arithmetic.
 RECOMPUTE_FROM = 1 << 21
+#: Programs that a segment keeps for each bucket.
+PROGRAMS = 16
+
+
+class Binding:
+    """What a segment has worked out for one list of parameters.
+
+    Attributes:
+        buckets: the parameters by the path they take.
+        facts: what is known of all of them together: the number of elements, and the next step of each rule.
+        settings_version: of the settings that the buckets have.
+        turn: which of the segment's bindings it is; step counts are out of date in all but the latest.
+    """
+
+    def __init__(self, buckets: list[Bucket], facts: list[float], settings_version: int, turn: int) -> None:
+        self.buckets, self.facts, self.settings_version, self.turn = buckets, facts, settings_version, turn
 
 
 class Segment:
@@ -31,26 +51,27 @@ class Segment:
         modules: the rules.
         home: where the parameters live.
         inner: whether it runs while another segment may be under way, so that it must not share its workspaces.
+
+    Attributes:
+        rules: the rules and those among their children, by index.
+        programs: what was traced, the latest used last.
     """
 
     def __init__(self, modules: Sequence[Rule], home: Home | None, *, inner: bool = False) -> None:
         self.modules, self.home = list(modules), home
-        self.space = f"@{self.modules[0].path}" if inner else ""
+        self.scratch_key = f"@{self.modules[0].path}" if inner else ""
         self.path = self.modules[-1].path
+        self.names = ", ".join(m.path for m in self.modules)
         self.rules: list[Rule] = []
         for module in self.modules:
             self._collect(module, top=True)
         self._rule_index = {id(r): i for i, r in enumerate(self.rules)}
-        self._setting_index: dict[tuple[int, str], int] = {}
-        for i, rule in enumerate(self.rules):
-            for name in rule.defaults:
-                self._setting_index[i, name] = len(self._setting_index)
+        pairs = [(i, name) for i, rule in enumerate(self.rules) for name in rule.defaults]
+        self._setting_index = {pair: k for k, pair in enumerate(pairs)}
+        self._tail = kernels.find_tail(self.modules)
+        self._kernels = False
+        self._turn = 0
         self.programs: list[Program] = []
-        self._bound: tuple[Any, ...] = ()
-        self.buckets: list[Bucket] = []
-        self.names = ", ".join(m.path for m in self.modules)
-        self._fused: kernels.Tail | bool | None = False
-        self._ran_fused = self._kernels = self._compiles = False
 
     def _collect(self, module: Any, *, top: bool = False) -> None:
         if top or module.is_rule:  # a rule run on another target is still a rule
@@ -58,264 +79,250 @@ class Segment:
             for child in module.children.values():
                 self._collect(child)
 
-    def part(self, start: int, stop: int | None = None) -> Segment:
-        """Some of the rules as a segment of their own."""
-        out = Segment(self.modules[start:stop], self.home)
-        out.names = self.names
-        return out
-
     # -- settings and counts -----------------------------------------------------------------------------------------
     def setting_index(self, rule: int, name: str) -> int:
         """Where a rule's setting stands among the settings of a bucket."""
         return self._setting_index[rule, name]
 
-    def read_settings(self, param: Tensor) -> list[Any]:
+    def _read_settings(self, param: Tensor) -> list[Any]:
         """The settings of all rules for a parameter, and the group's lr at the end."""
         values = [v for rule in self.rules for v in rule.settings[param].values()]
         values = [float(v) if isinstance(v, Tensor) and v.numel() == 1 else v for v in values]
         return [*values, 1.0 if self.home is None else self.home.final_scale(param)]
 
-    def read_counts(self, param: Tensor) -> list[int]:
+    def _read_counts(self, param: Tensor) -> list[int]:
         """The step each rule makes next with a parameter."""
         return [int(rule.state[param].get("step", 0)) + 1 for rule in self.rules]
 
     # -- tracing -----------------------------------------------------------------------------------------------------
-    def trace(self, settings: Sequence[Any], counts: Sequence[int], mode: Mode) -> Program:
+    def trace(self, settings: Sequence[Any], counts: Sequence[int], facts: Sequence[float], mode: Mode) -> Program:
         """Run the rules on symbols."""
-        trace = Trace(settings, counts)
+        trace = Trace(settings, counts, facts)
         self._kernels = mode.kernels
-        u = trace.load(("u",), "element")
-        for module in self.modules:
+        u = trace.load(UPDATE, Kind.ELEMENT)
+        modules, tail = self.modules, len(self.modules) - len(self._tail)
+        scale: Any = 1.0
+        if mode.moves and self.home is not None:
+            lr = trace.given(f"S[{len(settings) - 1}]", "lr", settings[-1])
+            scale = lr if lr != 1.0 else 1.0
+        for i, module in enumerate(modules):
+            if i == tail and mode.kernels and mode.moves and self._trace_tail(trace, u, scale):
+                return Program(trace.graph(), mode)
             u = self.trace_module(trace, module, u)
-        if mode.apply:
-            lr = Host(f"S[{len(settings) - 1}]", trace)
-            if self.home is not None and lr != 1.0:
-                u = u * lr
-            p = trace.load(("p",), "element")
-            trace.store(("p",), "element", p - u.float())
+        if mode.moves:
+            p = trace.load(PARAM, Kind.ELEMENT)
+            trace.store(PARAM, Kind.ELEMENT, p - (u.float() if isinstance(scale, float) else u * scale))
         else:
-            trace.store(("u",) if mode.owned else ("out",), "element", u)
-        return Program(trace, mode)
+            trace.store(UPDATE if mode.writable else OUT, Kind.ELEMENT, u)
+        return Program(trace.graph(), mode)
+
+    def _trace_tail(self, trace: Trace, u: Value, scale: Any) -> bool:
+        rules = [self._rule_index[id(m)] for m in self.modules[-len(self._tail) :]]
+        contexts = {kind: Context(trace, self, rule) for kind, rule in zip(self._tail, rules, strict=True)}
+        trace.rule = rules[0]
+        return kernels.trace_tail(trace, u, contexts, scale)
 
     def trace_module(self, trace: Trace, module: Any, u: Value) -> Value:
         """Put one module into the graph."""
         if id(module) not in self._rule_index:
-            return Value(trace, "child", (u,), "element", attr=("child", module.path, module))
-        rule = self._rule_index[id(module)]
-        trace.rule = rule
+            return Value(trace, CHILD, (u.float(),), Kind.ELEMENT, attr=Call((-1, id(module)), module))
+        trace.rule = rule = self._rule_index[id(module)]
         ctx = Context(trace, self, rule)
-        value = kernels.kernel_value(u, ctx) if self._kernels else None
-        if value is None:
-            value = trace.promote(module.rule(u, ctx), "element")
-        return value
+        value = kernels.adam_value(u, ctx) if self._kernels else None
+        return trace.promote(module.rule(u, ctx), Kind.ELEMENT) if value is None else value
 
     # -- binding -----------------------------------------------------------------------------------------------------
-    def bind(self, params: list[Tensor]) -> None:
+    def bind(self, params: Params) -> Binding:
         """Sort the parameters into buckets."""
         for rule in self.rules:
             rule.check(params)
+        home = self.home
         groups: dict[Any, tuple[list[Tensor], list[int]]] = {}
         for i, p in enumerate(params):
-            dense = is_dense(p)
             key = (
                 p.device,
                 p.dtype,
-                dense,
+                is_dense(local(p.detach())),
+                getattr(p, "placements", None),
                 tuple(id(rule.settings[p]) for rule in self.rules),
-                tuple(self.read_counts(p)),
-                self.home.group_number(p) if self.home is not None else 0,
+                tuple(self._read_counts(p)),
+                home.group_number(p) if home is not None else 0,
             )
             members = groups.setdefault(key, ([], []))
             members[0].append(p)
             members[1].append(i)
-        self.buckets = [Bucket(self, ps, idx, dense=key[2]) for key, (ps, idx) in groups.items()]
-        self._compiles = False
+        buckets = [
+            Bucket(self.rules, self._setting_index, ps, at, self._read_settings(ps[0]), self._read_counts(ps[0]))
+            for ps, at in groups.values()
+        ]
+        for bucket in buckets:
+            self._choose_backend(bucket)
+        numel = float(sum(p.numel() for p in params))
+        steps = [float(rule.global_state.get("step", 0)) + 1 for rule in self.rules]
+        self._turn += 1
+        return Binding(buckets, [numel, *steps], home.settings_version if home is not None else 0, self._turn)
+
+    def _choose_backend(self, bucket: Bucket) -> None:
+        bucket.kernels = kernels.supports(bucket.data[0], dense=bucket.dense)
         if self.home is not None and self.home.compile:
-            for bucket in self.buckets:
-                bucket.compilable = backends.compilable(bucket)
-                bucket.kernels &= not bucket.compilable
-                self._compiles |= bucket.compilable
-                bucket.recompute = bucket.compilable and sum(p.numel() for p in bucket.data) >= RECOMPUTE_FROM
+            refusal = backends.refusal(bucket)
+            bucket.compilable = refusal is None
+            bucket.kernels &= not bucket.compilable
+            bucket.recompute = bucket.compilable and sum(p.numel() for p in bucket.data) >= RECOMPUTE_FROM
+            if refusal is not None:
+                self._warn_uncompiled(refusal)
 
-    def unbind(self) -> None:
-        """Forget the buckets: what they have read of the state is out of date."""
-        self._bound = ()
+    def _warn_uncompiled(self, why: str) -> None:
+        assert self.home is not None
+        self.home.warn_once(
+            f"compile:{self.names}:{why}", f"compile=True has no effect on {self.names}: {why}. It runs uncompiled."
+        )
 
-    def refresh(self, params: list[Tensor]) -> None:
+    def _bound(self, params: Params) -> Binding:
         """Buckets and settings as they have to be for this step."""
-        home = self.home
-        structure = home.version if home is not None else 0
-        settings = home.settings_version if home is not None else 0
-        if not self._bound or self._bound[0] is not params or self._bound[1] != structure:
-            self.bind(params)
-        elif self._bound[2] != settings:
-            for bucket in self.buckets:
-                bucket.settings = self.read_settings(bucket.params[0])
-        self._bound = (params, structure, settings)
+        binding: Binding | None = params.derived.get(self)
+        version = self.home.settings_version if self.home is not None else 0
+        if binding is None or binding.turn != self._turn:
+            binding = params.derived[self] = self.bind(params)
+        elif binding.settings_version != version:
+            for bucket in binding.buckets:
+                bucket.settings = self._read_settings(bucket.params[0])
+            binding.settings_version = version
+        return binding
 
-    def _prepare(self, params: list[Tensor], *, owned: bool, apply: bool) -> None:
-        """Buckets, settings and programs as they have to be for this step."""
-        self.refresh(params)
-        for bucket in self.buckets:
-            program, mode = bucket.program, Mode(owned, apply, bucket.kernels, bucket.recompute)
-            if program is None or program.mode != mode or not program.holds(bucket.settings, bucket.counts):
-                bucket.program = self._program(bucket, mode)
-        if len(self.buckets) > 1:
-            self._agree()
+    def _prepare(self, binding: Binding, *, writable: bool, moves: bool) -> None:
+        """Let every bucket have the program of this step."""
+        buckets, facts = binding.buckets, binding.facts
+        for bucket in buckets:
+            program, mode = bucket.program, Mode(writable, moves, bucket.kernels, bucket.recompute)
+            host = (bucket.settings, bucket.counts, facts)
+            if program is None or program.mode != mode or not program.holds(host):
+                bucket.program = self._program(bucket, facts, mode, len(buckets))
+        if len(buckets) > 1:
+            self._check_uniform(buckets)
+            self._agree(buckets)
 
-    def _program(self, bucket: Bucket, mode: Mode) -> Program:
-        for program in self.programs:
-            if program.mode == mode and program.holds(bucket.settings, bucket.counts):
+    def _program(self, bucket: Bucket, facts: Sequence[float], mode: Mode, buckets: int) -> Program:
+        host = (bucket.settings, bucket.counts, facts)
+        programs = self.programs
+        for program in reversed(programs):
+            if program.mode == mode and program.holds(host):
+                programs.remove(program)
+                programs.append(program)
                 return program
-        program = self.trace(bucket.settings, bucket.counts, mode)
-        self.programs.append(program)
+        program = self.trace(*host, mode)
+        if len(programs) >= PROGRAMS * buckets:
+            self._warn_of_guard(programs[-1], program)
+            oldest = programs.pop(0)
+            bucket.runners = {p: r for p, r in bucket.runners.items() if p is not oldest}
+        programs.append(program)
         return program
 
-    def _agree(self) -> None:
+    def _warn_of_guard(self, last: Program, new: Program) -> None:
+        guard = last.broken(new)
+        if guard is not None and self.home is not None:
+            self.home.warn_once(
+                f"programs:{self.names}",
+                f"{self.names} is traced anew again and again, because a rule looks at the value of {guard.number!r}, "
+                "which changes from step to step. Compute with it instead of calling float(), int() or bool() on it.",
+            )
+
+    def _check_uniform(self, buckets: Sequence[Bucket]) -> None:
+        """Refuse settings that a rule needs for all parameters together where groups differ in them."""
+        for rule, name in {pair for b in buckets if b.program is not None for pair in b.program.graph.uniform}:
+            values = [b.settings[self._setting_index[rule, name]] for b in buckets]
+            other = next((v for v in values if v != values[0]), values[0])
+            if other != values[0]:
+                raise ValueError(
+                    f"{self.rules[rule].path} takes one {name} for all parameters, but the parameter groups set "
+                    f"{name}={values[0]!r} and {name}={other!r}; give every group the same value."
+                )
+
+    def _agree(self, buckets: Sequence[Bucket]) -> None:
         """Let all buckets take a total at the end of the same pass."""
         while True:
-            levels: dict[Any, int] = {}
-            programs = [b.program for b in self.buckets if b.program is not None]
-            for program in programs:
-                for key, level in program.plan.total_levels.items():
-                    levels[key] = max(level, levels.get(key, 0))
-            late = [
-                b
-                for b in self.buckets
-                if b.program is not None and any(levels[k] != v for k, v in b.program.plan.total_levels.items())
-            ]
-            if not late:
+            passes: dict[Any, int] = {}
+            programs = [(b, b.program) for b in buckets if b.program is not None]
+            for _, program in programs:
+                for key, k in program.plan.meetings.items():
+                    passes[key] = max(k, passes.get(key, 0))
+            early = [(b, p) for b, p in programs if any(passes[key] != k for key, k in p.plan.meetings.items())]
+            if not early:
                 return
-            for bucket in late:
-                assert bucket.program is not None
-                bucket.program = bucket.program.levelled(levels)
+            for bucket, program in early:
+                bucket.program = program.aligned(passes)
 
     # -- running -----------------------------------------------------------------------------------------------------
-    def run(self, step: Step, tensors: list[Tensor], *, owned: bool, apply: bool = False) -> list[Tensor]:
+    def run(self, step: Step, tensors: list[Tensor], *, writable: bool, moves: bool = False) -> list[Tensor]:
         """Apply the rules to one tensor per parameter.
 
         Args:
             step: the step's context.
             tensors: what the first rule gets.
-            owned: whether they may be overwritten.
-            apply: move the parameters by the result.
+            writable: whether they may be overwritten.
+            moves: move the parameters by the result.
 
         Returns:
             The results; nothing of use when the parameters were moved.
         """
-        params = step.params
+        params = step.params if isinstance(step.params, Params) else Params(step.params)
         if not params:
             return tensors
-        self._prepare(params, owned=owned, apply=apply)
-        buckets = self.buckets
+        binding = self._bound(params)
+        self._prepare(binding, writable=writable, moves=moves)
         out = tensors
-        if not apply and not owned:
-            assert self.home is not None
+        if not moves and not writable:
             # What an inner segment returns may be kept while it runs again, so it gets memory of its own.
-            out = [torch.empty_like(p) for p in params] if self.space else self.home.workspace("update", params)
-        runners = []
-        levels, meet = 0, False
-        for bucket in buckets:
-            program = bucket.program
-            assert program is not None
-            runner = bucket.runners.get(id(program))
-            if runner is None:
-                runner = bucket.runners[id(program)] = self._runner(bucket, program)
-            grads = step.get_grad() if program.reads_gradient else []
-            if len(buckets) == 1:
-                runner.begin(tensors, grads, out)
-            else:
-                runner.begin(*([x[i] for i in bucket.indices] if x else x for x in (tensors, grads, out)))
-            runners.append(runner)
-            levels, meet = max(levels, runner.levels), meet or program.meets
-        for k in range(levels):
-            for runner in runners:
-                if k < runner.levels:
-                    runner.sweep(k)
-            if meet:
-                self._totals(k, runners)
-                self._opaque(k, runners, step)
+            out = [torch.empty_like(p) for p in params] if self.scratch_key else params.scratch("update")
+        runners = [self._begin(step, params, bucket, binding, tensors, out) for bucket in binding.buckets]
+        for k in range(max(len(r.plan.passes) for r in runners)):
+            present = [r for r in runners if k < len(r.plan.passes)]
+            for runner in present:
+                runner.sweep(k)
+            if any(r.program.meets for r in runners):
+                meet(k, present, step, self)
+        self._commit(binding, runners)
+        return out
+
+    def _begin(
+        self, step: Step, params: Params, bucket: Bucket, binding: Binding, tensors: list[Tensor], out: list[Tensor]
+    ) -> Runner:
+        program = bucket.program
+        assert program is not None
+        runner = bucket.runners.get(program)
+        if runner is None:
+            runner = bucket.runners[program] = self._runner(bucket, program)
+        grads = step.get_grad() if program.reads_gradient else []
+        loss = step.get_loss() if program.reads_loss else None
+        lists = [tensors, grads, out]
+        if len(binding.buckets) > 1:
+            lists = [[x[i] for i in bucket.indices] if x else x for x in lists]
+        if bucket.shards is not None:
+            lists = [list(map(local, x)) for x in lists]
+
+        def scratch(number: int) -> list[Tensor]:
+            found = params.scratch(f"work{number}{self.scratch_key}")
+            return found if len(binding.buckets) == 1 else [found[i] for i in bucket.indices]
+
+        runner.begin(Given(*lists, scratch, loss), binding.facts)
+        return runner
+
+    def _runner(self, bucket: Bucket, program: Program) -> Runner:
+        if bucket.compilable:
+            try:
+                return backends.compiled(bucket, program)
+            except backends.Unsupported as error:
+                self._warn_uncompiled(str(error))
+        return backends.ForeachRunner(bucket, program)
+
+    def _commit(self, binding: Binding, runners: Sequence[Runner]) -> None:
         written: set[Any] = set()
         for runner in runners:
             runner.commit(written)
-        for bucket in buckets:
+        counted: set[int] = set()
+        for bucket in binding.buckets:
             bucket.count()
-        return out
-
-    def _runner(self, bucket: Bucket, program: Program) -> Any:
-        if bucket.compilable:
-            runner = backends.compiled_runner(bucket, program)
-            if runner is not None:
-                return runner
-        return EagerRunner(bucket, program)
-
-    def _totals(self, k: int, runners: Sequence[Any]) -> None:
-        keys = list(dict.fromkeys(n.attr for r in runners if k < r.levels for n in r.plan.levels[k].totals))
-        if not keys:
-            return
-        reductions = self.home.distributed if self.home is not None else Reductions()
-        for key in keys:
-            parts, op = [], ""
-            for r in runners:
-                for node in r.plan.levels[k].totals if k < r.levels else ():
-                    if node.attr == key:
-                        parts.append(r.partial(node))
-                        op = node.op
-            value = _combine(op, parts, reductions)
-            for r in runners:
-                for node in r.plan.levels[k].totals if k < r.levels else ():
-                    if node.attr == key:
-                        r.set_total(node, value)
-
-    def _opaque(self, k: int, runners: Sequence[Any], step: Step) -> None:
-        if not any(r.plan.levels[k].opaque for r in runners if k < r.levels):
-            return
-        children: dict[Any, dict[int, tuple[Any, Value]]] = {}
-        for j, r in enumerate(runners):
-            for node in r.plan.levels[k].opaque if k < r.levels else ():
-                if node.op == "apply":
-                    r.call(node)
-                else:
-                    children.setdefault(node.attr, {})[j] = (r, node)
-        for (_, _, module), parts in children.items():
-            inputs: dict[int, Tensor] = {}
-            for r, node in parts.values():
-                inputs.update(zip(r.bucket.indices, r.whole(node.args[0]), strict=True))
-            result = step.run_child(module, inputs)
-            for r, node in parts.values():
-                r.set_fresh(node, [result[i] for i in r.bucket.indices])
-
-    def run_kernel(self, step: Step, update: list[Tensor], *, owned: bool) -> bool:
-        """Move the parameters by one of torch's kernels, if one is at hand."""
-        if self._fused is False:
-            self._fused = kernels.find_tail(self)
-        if not isinstance(self._fused, kernels.Tail):
-            return False
-        if self.home is not None and self.home.compile and step.params:
-            self.refresh(step.params)
-            if self._compiles:
-                return False
-        fits = self._fused.fits(step.params)
-        if fits != self._ran_fused:  # the other way has counted steps since this one last ran
-            self._ran_fused = fits
-            self.unbind()
-            self._fused.unbind()
-        if fits:
-            self._fused.run(step, update, owned=owned)
-        return fits
-
-
-def _combine(op: str, parts: list[Any], reductions: Reductions) -> Any:
-    tensors = [p for p in parts if isinstance(p, Tensor)]
-    if not tensors:
-        value: Any = sum(parts) if op == "total" else max(parts)
-        if type(reductions) is Reductions:
-            return value
-        tensors = [torch.tensor(value, dtype=torch.float64)]
-        parts = tensors
-    like = tensors[0]
-    parts = [torch.as_tensor(p, dtype=like.dtype, device=like.device) for p in parts]
-    value = parts[0]
-    for other in parts[1:]:
-        value = value + other if op == "total" else torch.maximum(value, other)
-    return reductions.sum_scalar(value) if op == "total" else reductions.max_scalar(value)
+            counted.update(bucket.program.graph.counted_whole if bucket.program is not None else ())
+        for rule in counted:
+            self.rules[rule].global_state["step"] = int(binding.facts[rule + 1])
+            binding.facts[rule + 1] += 1

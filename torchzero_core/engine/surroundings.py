@@ -7,13 +7,19 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..distributed import Reductions
+from .params import Params
 
 
 class Home(Protocol):
-    """Where parameters live."""
+    """Where parameters live.
+
+    Attributes:
+        compile: whether rules run as generated kernels.
+        settings_version: counts the changes of settings.
+        distributed: what other ranks know.
+    """
 
     compile: bool
-    version: int
     settings_version: int
     distributed: Reductions
 
@@ -23,9 +29,6 @@ class Home(Protocol):
     def final_scale(self, param: Tensor) -> float:
         """What the last update is multiplied by."""
 
-    def workspace(self, name: str, params: list[Tensor]) -> list[Tensor]:
-        """Scratch tensors shaped like parameters."""
-
     def warn_once(self, key: str, message: str) -> None:
         """A warning, once for each key."""
 
@@ -33,10 +36,13 @@ class Home(Protocol):
 class Step(Protocol):
     """One step."""
 
-    params: list[Tensor]
+    params: Params
 
     def get_grad(self) -> list[Tensor]:
         """The gradients."""
+
+    def get_loss(self, backward: bool = False) -> Tensor:
+        """The loss at the start of the step."""
 
     def run_child(self, module: Any, inputs: dict[int, Tensor]) -> dict[int, Tensor]:
         """The result of a module that is no rule, by the position of the parameter."""

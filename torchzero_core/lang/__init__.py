@@ -1,6 +1,9 @@
 """The language of rules: symbols that a formula is written with."""
 
-from .graph import Host, Number, Operand, Trace, Value
-from .rule import Context, Rule, Slot
+from .graph import Dims, Graph, Kind, Operand, Place, Storage, Trace, Value, as_dims
+from .number import Number
+from .rule import Call, Context, Rule, Slot
 
-__all__ = ["Context", "Host", "Number", "Operand", "Rule", "Slot", "Trace", "Value"]
+__all__ = [
+    "Call", "Context", "Dims", "Graph", "Kind", "Number", "Operand", "Place", "Rule", "Slot", "Storage", "Trace", "Value", "as_dims",
+]  # fmt: skip

@@ -1,248 +1,178 @@
 """Symbolic values: a rule is run once on these, and what it computes is kept as a small graph.
 
-Three kinds of value exist, and two sorts of number:
-
-* ``"element"``: one value per element of every tensor (an update, a momentum buffer);
-* ``"tensor"``: one number per tensor (a layer's norm);
-* ``"global"``: one number for all tensors (the norm of the whole gradient);
-* a :class:`Host` number is known on the host before the step runs (a setting, a bias correction);
-* a Python number is a constant of the rule.
-
-Nothing here touches data. :mod:`torchzero_core.core.plan` cuts a graph into passes over memory and the
-backends run the passes.
+A :class:`Value` stands for one number of each element, slice or tensor, or for one of all; a
+:class:`~torchzero_core.lang.number.Number` is known on the host before the step runs; a plain number is a constant of the
+rule. Nothing here touches data, and nothing changes once it is made.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum, auto
+from typing import Any, NamedTuple, TypeAlias
 
-RANK = {"global": 0, "tensor": 1, "element": 2}
-#: Functions that the source of a host expression may call.
-HOST_NAMES = {
-    "sqrt": math.sqrt,
-    "exp": math.exp,
-    "log": math.log,
-    "min": min,
-    "max": max,
-    "abs": abs,
-    "inf": math.inf,
-    "nan": math.nan,
-}
+from . import ops
+from .number import Guard, Number, host_function
+from .ops import OPERATIONS, Operation, Role, Symbol, is_number
 
 
-class Host:
-    """A number that the host knows before the step: arithmetic builds an expression, a branch on it is a guard.
+WHERE = OPERATIONS["where"]
 
-    ``bool(x)``, ``int(x)`` and ``float(x)`` give the value it has now and make the trace valid only while it
-    stays the same; everything else keeps the trace valid for all values.
+
+class Kind(IntEnum):
+    """How many numbers a value is."""
+
+    GLOBAL = 0  #: one for all tensors
+    TENSOR = 1  #: one for each tensor
+    SLICE = 2  #: one for each slice of each tensor
+    ELEMENT = 3  #: one for each element
+
+
+class Dims(NamedTuple):
+    """Along which dimensions of a tensor its slices run.
+
+    Attributes:
+        dims: dimensions; negative ones count from the last. Those that a tensor does not have are left out.
+        inverse: slices run along all dimensions but these.
     """
 
-    __slots__ = ("code", "trace")
+    dims: tuple[int, ...]
+    inverse: bool = False
 
-    def __init__(self, code: str, trace: Trace) -> None:
-        self.code = code
-        self.trace = trace
+    def of(self, shape: Sequence[int]) -> list[int]:
+        """The dimensions of a tensor of this shape that a slice runs along."""
+        n = len(shape)
+        chosen = {d % n for d in self.dims if -n <= d < n}
+        return [d for d in range(n) if (d in chosen) != self.inverse]
 
-    def _op(self, template: str, other: Any) -> Any:
-        if not isinstance(other, (Host, int, float)):
-            return NotImplemented
-        return Host(template.format(self.code, source(other)), self.trace)
+    def size(self, shape: Sequence[int]) -> int:
+        """How many elements a slice has; 0 where the tensor has none of the dimensions."""
+        along = self.of(shape)
+        return math.prod(shape[d] for d in along) if along else 0
 
-    def __add__(self, other: Any) -> Any:
-        return self._op("({0} + {1})", other)
-
-    def __radd__(self, other: Any) -> Any:
-        return self._op("({1} + {0})", other)
-
-    def __sub__(self, other: Any) -> Any:
-        return self._op("({0} - {1})", other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return self._op("({1} - {0})", other)
-
-    def __mul__(self, other: Any) -> Any:
-        return self._op("({0} * {1})", other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return self._op("({1} * {0})", other)
-
-    def __truediv__(self, other: Any) -> Any:
-        return self._op("({0} / {1})", other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return self._op("({1} / {0})", other)
-
-    def __pow__(self, other: Any) -> Any:
-        return self._op("({0} ** {1})", other)
-
-    def __rpow__(self, other: Any) -> Any:
-        return self._op("({1} ** {0})", other)
-
-    def __mod__(self, other: Any) -> Any:
-        return self._op("({0} % {1})", other)
-
-    def __lt__(self, other: Any) -> Any:
-        return self._op("({0} < {1})", other)
-
-    def __le__(self, other: Any) -> Any:
-        return self._op("({0} <= {1})", other)
-
-    def __gt__(self, other: Any) -> Any:
-        return self._op("({0} > {1})", other)
-
-    def __ge__(self, other: Any) -> Any:
-        return self._op("({0} >= {1})", other)
-
-    def __eq__(self, other: object) -> Any:
-        return self._op("({0} == {1})", other)
-
-    def __ne__(self, other: object) -> Any:
-        return self._op("({0} != {1})", other)
-
-    __hash__ = object.__hash__
-
-    def __neg__(self) -> Host:
-        return Host(f"(-{self.code})", self.trace)
-
-    def __abs__(self) -> Host:
-        return Host(f"abs({self.code})", self.trace)
-
-    def sqrt(self) -> Host:
-        """The square root."""
-        return Host(f"sqrt({self.code})", self.trace)
-
-    def maximum(self, other: Host | float) -> Host:
-        """The larger of the two."""
-        return Host(f"max({self.code}, {source(other)})", self.trace)
-
-    def minimum(self, other: Host | float) -> Host:
-        """The smaller of the two."""
-        return Host(f"min({self.code}, {source(other)})", self.trace)
-
-    def __bool__(self) -> bool:
-        return bool(self.trace.guard(f"bool({self.code})"))
-
-    def __float__(self) -> float:
-        return float(self.trace.guard(f"float({self.code})"))
-
-    def __int__(self) -> int:
-        return int(self.trace.guard(f"int({self.code})"))
-
-    __index__ = __int__
-
-    def __repr__(self) -> str:
-        return self.code
+    def reduced(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of one number for each slice, with dimensions of size one."""
+        along = set(self.of(shape))
+        return tuple(1 if d in along else n for d, n in enumerate(shape))
 
 
-def source(x: Host | float) -> str:
-    """The Python source of a host number."""
-    return x.code if isinstance(x, Host) else repr(float(x)) if isinstance(x, bool) else repr(x)
+def as_dims(dims: Any) -> Dims | None:
+    """Dimensions as they may be written: None (the whole tensor), a number, a sequence, or :class:`Dims`."""
+    if dims is None or isinstance(dims, Dims):
+        return dims
+    return Dims((int(dims),) if isinstance(dims, (int, Number)) else tuple(int(d) for d in dims))
 
 
-class Value:
+class Place(Enum):
+    """Where values lie."""
+
+    PARAM = auto()
+    GRAD = auto()
+    UPDATE = auto()
+    OUT = auto()
+    LOSS = auto()
+    STATE = auto()
+    GLOBAL = auto()
+    WORK = auto()
+    RESULT = auto()
+
+
+class Storage(NamedTuple):
+    """Memory that a step reads or writes.
+
+    Attributes:
+        place: what it is.
+        rule: whose state, or the number of a workspace.
+        name: of the state.
+        at: the index of the number that says which place of a ring; −1 for no ring.
+        node: which opaque operation returned it.
+    """
+
+    place: Place
+    rule: int = -1
+    name: str = ""
+    at: int = -1
+    node: Any = None
+
+
+PARAM, GRAD, UPDATE = Storage(Place.PARAM), Storage(Place.GRAD), Storage(Place.UPDATE)
+OUT, LOSS = Storage(Place.OUT), Storage(Place.LOSS)
+
+
+class Value(Symbol):
     """One node of the graph; the operators and methods build further nodes.
 
     Attributes:
-        op: what computes it; ``"load"`` for an input.
+        op: what computes it.
         args: values, host numbers and constants it is computed from.
-        kind: ``"element"``, ``"tensor"`` or ``"global"``.
+        kind: how many numbers it is.
         mask: whether it is a truth value.
-        attr: the storage of a load, the function of an opaque call, and so on.
+        attr: the storage of a load, what an opaque operation runs, the name of a total.
+        dims: the slices, where it is one number for each.
     """
 
-    __slots__ = ("args", "attr", "kind", "mask", "op", "trace")
+    __slots__ = ("args", "attr", "dims", "kind", "mask", "op", "trace")
+    op: Operation
+    args: tuple[Any, ...]
+    kind: Kind
+    mask: bool
+    attr: Any
+    dims: Dims | None
+    trace: Trace
 
     def __init__(
-        self, trace: Trace, op: str, args: tuple[Any, ...], kind: str, *, mask: bool = False, attr: Any = None
+        self,
+        trace: Trace,
+        op: Operation,
+        args: tuple[Any, ...],
+        kind: Kind,
+        *,
+        mask: bool = False,
+        attr: Any = None,
+        dims: Dims | None = None,
     ) -> None:
-        self.trace, self.op, self.args, self.kind, self.mask, self.attr = trace, op, args, kind, mask, attr
+        fields = dict(trace=trace, op=op, args=args, kind=kind, mask=mask, attr=attr, dims=dims)
+        for name, field in fields.items():
+            object.__setattr__(self, name, field)
         trace.nodes.append(self)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("A value of a rule does not change; compute a new one.")
+
+    @property
+    def inputs(self) -> list[Value]:
+        """The values among its operands."""
+        return [a for a in self.args if isinstance(a, Value)]
+
     # -- pointwise ---------------------------------------------------------------------------------------------------
-    def _new(self, op: str, *args: Any, mask: bool = False) -> Value:
-        kind = max((a.kind for a in args if isinstance(a, Value)), key=RANK.__getitem__)
-        return Value(self.trace, op, args, kind, mask=mask)
-
-    def _binary(self, op: str, a: Any, b: Any, *, mask: bool = False) -> Any:
-        if not all(isinstance(x, (Value, Host, int, float)) for x in (a, b)):
+    def build(self, op: Operation, *args: Any) -> Any:
+        """The result of a pointwise operation; NotImplemented for operands that are no values or numbers."""
+        if not all(isinstance(a, Symbol) or is_number(a) for a in args):
             return NotImplemented
-        return self._new(op, a, b, mask=mask)
-
-    def __add__(self, other: Any) -> Any:
-        return self._binary("add", self, other)
-
-    def __radd__(self, other: Any) -> Any:
-        return self._binary("add", self, other)
-
-    def __sub__(self, other: Any) -> Any:
-        return self._binary("sub", self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return self._binary("sub", other, self)
-
-    def __mul__(self, other: Any) -> Any:
-        return self._binary("mul", self, other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return self._binary("mul", self, other)
-
-    def __truediv__(self, other: Any) -> Any:
-        return self._binary("div", self, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return self._binary("div", other, self)
+        takes_mask = [op.logical or (op is WHERE and i == 0) for i in range(len(args))]
+        args = tuple(_operand(a, mask=mask) for a, mask in zip(args, takes_mask, strict=True))
+        if op.commutative and _size(args[1]) > _size(args[0]):
+            args = args[::-1]
+        values = [a for a in args if isinstance(a, Value)]
+        kind = max(v.kind for v in values)
+        dims = {v.dims for v in values if v.kind is Kind.SLICE}
+        if kind is Kind.SLICE and len(dims) > 1:
+            kind = Kind.ELEMENT
+        return Value(self.trace, op, args, kind, mask=op.mask, dims=dims.pop() if kind is Kind.SLICE else None)
 
     def __pow__(self, other: Any) -> Any:
-        if isinstance(other, Host):  # the common powers cost a multiplication, the others a call of pow
+        if isinstance(other, Number):  # the common powers cost a multiplication, the others a call of pow
             other = next((n for n in (1, 2, 0.5) if other == n), other)
-        if isinstance(other, (int, float)):
+        if is_number(other):
             if other == 1:
                 return self
             if other == 2:
-                return (self.args[0] if self.op == "abs" else self).square()
+                return (self.args[0] if self.op is OPERATIONS["abs"] else self).square()
             if other == 0.5:
                 return self.sqrt()
-        return self._binary("pow", self, other)
-
-    def __rpow__(self, other: Any) -> Any:
-        return self._binary("pow", other, self)
-
-    def __lt__(self, other: Any) -> Any:
-        return self._binary("lt", self, other, mask=True)
-
-    def __le__(self, other: Any) -> Any:
-        return self._binary("le", self, other, mask=True)
-
-    def __gt__(self, other: Any) -> Any:
-        return self._binary("gt", self, other, mask=True)
-
-    def __ge__(self, other: Any) -> Any:
-        return self._binary("ge", self, other, mask=True)
-
-    def eq(self, other: Any) -> Value:
-        """Elementwise equality."""
-        return self._binary("eq", self, other, mask=True)
-
-    def ne(self, other: Any) -> Value:
-        """Elementwise inequality."""
-        return self._binary("ne", self, other, mask=True)
-
-    def __and__(self, other: Any) -> Any:
-        return self._binary("and", self, other, mask=True)
-
-    def __or__(self, other: Any) -> Any:
-        return self._binary("or", self, other, mask=True)
-
-    def __invert__(self) -> Value:
-        return self._new("not", self, mask=True)
-
-    def __neg__(self) -> Value:
-        return self._new("neg", self)
-
-    def __abs__(self) -> Value:
-        return self._new("abs", self)
+        return self.pow(other)
 
     def __bool__(self) -> bool:
         raise TypeError(
@@ -250,117 +180,65 @@ class Value:
             "device. Use mask.where(a, b)."
         )
 
-    def abs(self) -> Value:
-        """The absolute value."""
-        return self._new("abs", self)
-
-    def neg(self) -> Value:
-        """The negative."""
-        return self._new("neg", self)
-
-    def sqrt(self) -> Value:
-        """The square root."""
-        return self._new("sqrt", self)
-
-    def square(self) -> Value:
-        """The square."""
-        return self._new("mul", self, self)
-
-    def exp(self) -> Value:
-        """The exponential."""
-        return self._new("exp", self)
-
-    def log(self) -> Value:
-        """The natural logarithm."""
-        return self._new("log", self)
-
-    def sign(self) -> Value:
-        """-1, 0 or 1."""
-        return self._new("sign", self)
-
-    def reciprocal(self) -> Value:
-        """1 / x."""
-        return self._new("div", 1.0, self)
-
-    def lerp(self, end: Any, weight: Any) -> Value:
-        """``self + weight·(end − self)``, computed from the nearer end, so that weights 0 and 1 are exact."""
-        if not isinstance(weight, Value) and weight >= 0.5:
-            return self._new("lerp_end", self, end, weight)
-        return self._new("lerp", self, end, weight)
-
-    def maximum(self, other: Any) -> Value:
-        """The larger of the two; NaN where either is."""
-        return self._new("maximum", self, other)
-
-    def minimum(self, other: Any) -> Value:
-        """The smaller of the two; NaN where either is."""
-        return self._new("minimum", self, other)
-
-    def clamp(self, low: Any = None, high: Any = None) -> Value:
-        """Limited to [low, high]; a bound of None is no bound."""
-        out = self if low is None else self.maximum(low)
-        return out if high is None else out.minimum(high)
-
-    def copysign(self, other: Any) -> Value:
-        """Own magnitude, the other's sign."""
-        return self._new("copysign", self, other)
-
-    def isfinite(self) -> Value:
-        """Neither NaN nor infinite."""
-        return self._new("isfinite", self, mask=True)
-
-    def isnan(self) -> Value:
-        """NaN."""
-        return self._new("ne", self, self, mask=True)
-
-    def where(self, a: Any, b: Any) -> Value:
-        """On a mask: ``a`` where it is true, ``b`` elsewhere."""
-        return self._new("where", self if self.mask else self.ne(0.0), a, b)
-
     def float(self) -> Value:
         """A mask as ones and zeros; anything else as it is."""
         return self.where(1.0, 0.0) if self.mask else self
 
-    # -- reductions --------------------------------------------------------------------------------------------------
-    def _reduce(self, op: str, *args: Value) -> Value:
-        if self.kind != "element":
-            raise TypeError(f"{op} sums over the elements of each tensor; this value is already one number per tensor.")
-        return Value(self.trace, op, args, "tensor")
+    def as_mask(self) -> Value:
+        """A mask as it is; of anything else, whether it is not zero."""
+        return self if self.mask else self.ne(0.0)
 
-    def sum(self) -> Value:
-        """Sum over each tensor."""
-        return self._reduce("sum", self.float())
+    # -- reductions --------------------------------------------------------------------------------------------------
+    def _reduce(self, op: Operation, args: tuple[Value, ...], dims: Any) -> Value:
+        dims = as_dims(dims)
+        if self.kind < Kind.SLICE or (dims is not None and self.kind is not Kind.ELEMENT):
+            raise TypeError(
+                f"{op} goes over the elements of each tensor; this value is already one number per {self.kind.name.lower()}."
+            )
+        return Value(self.trace, op, args, Kind.TENSOR if dims is None else Kind.SLICE, dims=dims)
+
+    def sum(self, dims: Any = None) -> Value:
+        """Sum over each tensor, or over slices of it that run along ``dims``."""
+        return self._reduce(ops.SUM, (self.float(),), dims)
 
     def dot(self, other: Value) -> Value:
         """Inner product with ``other`` over each tensor."""
-        return self._reduce("dot", self.float(), other.float())
+        return self._reduce(ops.DOT, (self.float(), other.float()), None)
 
-    def amax(self) -> Value:
-        """Largest element of each tensor (−inf of an empty one)."""
-        return self._reduce("amax", self)
+    def amax(self, dims: Any = None) -> Value:
+        """Largest element of each tensor or slice (−inf of an empty one)."""
+        return self._reduce(ops.AMAX, (self.float(),), dims)
 
-    def numel(self) -> Value:
-        """Number of elements of each tensor."""
-        return Value(self.trace, "numel", (), "tensor")
+    def amin(self, dims: Any = None) -> Value:
+        """Smallest element of each tensor or slice (inf of an empty one)."""
+        return -(-self.float()).amax(dims)
 
-    def mean(self) -> Value:
-        """Mean of each tensor."""
-        return self.sum() / self.numel().maximum(1.0)
+    def numel(self, dims: Any = None) -> Value:
+        """Number of elements of each tensor or of its slices."""
+        dims = as_dims(dims)
+        return self.trace.of_shape(math.prod if dims is None else lambda shape: dims.size(shape) or 1)
 
-    def norm(self, ord: Any = 2.0) -> Value:
-        """The ``ord``-norm of each tensor, over its elements."""
-        return _norm(self, ord, lambda x: x, lambda x: x)
+    def mean(self, dims: Any = None) -> Value:
+        """Mean of each tensor or slice."""
+        return self.sum(dims) / self.numel(dims).maximum(1.0)
+
+    def norm(self, ord: Any = 2.0, dims: Any = None) -> Value:
+        """The ``ord``-norm of each tensor or slice, over its elements."""
+        return _norm(self.float(), ord, lambda x: x.sum(dims), lambda x: x.amax(dims), whole=dims is None)
 
     # -- over all tensors --------------------------------------------------------------------------------------------
+    def _total(self, op: Operation) -> Value:
+        if self.kind is not Kind.TENSOR:
+            raise TypeError("total() sums numbers per tensor; take .sum() of an element value first.")
+        return Value(self.trace, op, (self,), Kind.GLOBAL, attr=self.trace.key())
+
     def total(self) -> Value:
         """Sum over all tensors of a number per tensor."""
-        if self.kind != "tensor":
-            raise TypeError("total() sums numbers per tensor; take .sum() of an element value first.")
-        return Value(self.trace, "total", (self,), "global", attr=self.trace.key())
+        return self._total(ops.TOTAL)
 
     def global_max(self) -> Value:
         """Largest over all tensors of a number per tensor."""
-        return Value(self.trace, "global_max", (self,), "global", attr=self.trace.key())
+        return self._total(ops.GLOBAL_MAX)
 
     def global_sum(self) -> Value:
         """Sum over everything."""
@@ -372,83 +250,174 @@ class Value:
 
     def global_norm(self, ord: Any = 2.0) -> Value:
         """The ``ord``-norm over everything."""
-        return _norm(self, ord, Value.total, Value.global_max)
+        return _norm(self.float(), ord, lambda x: x.sum().total(), lambda x: x.amax().global_max(), total=True)
 
     def global_numel(self) -> Value:
         """Number of elements of all tensors."""
         return self.numel().total()
 
     def __repr__(self) -> str:
-        return f"{self.kind} {self.op}"
+        return f"{self.kind.name.lower()} {self.op}"
 
 
-def _norm(x: Value, ord: Any, total: Callable[[Value], Value], largest: Callable[[Value], Value]) -> Value:
+def _operand(x: Any, *, mask: bool) -> Any:
+    if isinstance(x, Value):
+        return x.as_mask() if mask else x.float()
+    return x if isinstance(x, Symbol) else float(x)
+
+
+def _size(x: Any) -> int:
+    return x.kind if isinstance(x, Value) else -1
+
+
+def _norm(
+    x: Value,
+    ord: Any,
+    add: Callable[[Value], Value],
+    largest: Callable[[Value], Value],
+    *,
+    whole: bool = False,
+    total: bool = False,
+) -> Value:
     if ord == 2:
-        return total(x.dot(x)).sqrt()
+        square = x.dot(x) if whole else x.dot(x).total() if total else add(x.square())
+        return square.sqrt()
     if ord == 1:
-        return total(x.abs().sum())
+        return add(x.abs())
     if ord == math.inf:
-        return largest(x.abs().amax()).maximum(0.0)
+        return largest(x.abs()).maximum(0.0)
     if ord <= 0:
         raise ValueError(f"ord={float(ord)} is not a norm; use a positive number or inf.")
-    return total((x.abs() ** ord).sum()) ** (1 / ord)
+    return add(x.abs() ** ord) ** (1 / ord)
 
 
-Number: TypeAlias = Host | float
-Operand: TypeAlias = Value | Host | float
+Operand: TypeAlias = Value | Number | float
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a trace leaves: nodes in the order in which they were made, what memory holds after them, and conditions.
+
+    Attributes:
+        nodes: the values.
+        stores: what each storage holds in the end.
+        loads: what was read before it was written.
+        numbers: the host numbers.
+        guards: under which conditions the graph is what the rules compute.
+        counted: the rules that count steps of each parameter.
+        counted_whole: the rules that count their own steps.
+    """
+
+    nodes: tuple[Value, ...]
+    stores: Mapping[Storage, Value]
+    loads: Mapping[Storage, Value]
+    numbers: tuple[Number, ...]
+    guards: tuple[Guard, ...]
+    counted: tuple[int, ...]
+    counted_whole: tuple[int, ...]
+    uniform: tuple[tuple[int, str], ...]
 
 
 class Trace:
-    """The graph of one run of the rules, with the conditions under which it is valid.
+    """Builds the graph of one run of the rules.
 
     Args:
         settings: the values of the settings now, by index.
         counts: the step count of each rule now, by index.
+        facts: what is known of all tensors together.
     """
 
-    def __init__(self, settings: Sequence[Any], counts: Sequence[int]) -> None:
+    def __init__(self, settings: Sequence[Any], counts: Sequence[int], facts: Sequence[float] = ()) -> None:
         self.nodes: list[Value] = []
-        self.stores: dict[Any, Value] = {}
-        self.loads: dict[Any, Value] = {}
-        self.guards: dict[str, Any] = {}
+        self.stores: dict[Storage, Value] = {}
+        self.loads: dict[Storage, Value] = {}
+        self.numbers: list[Number] = []
+        self.guards: dict[tuple[int, Any], Guard] = {}
         self.counted: set[int] = set()
-        self.settings, self.counts = settings, counts
+        self.counted_whole: set[int] = set()
+        self.uniform: set[tuple[int, str]] = set()
+        self.settings, self.counts, self.facts = settings, counts, facts
         self.rule = 0
+        self._known: dict[Any, Number] = {}
         self._keys: dict[int, int] = {}
+
+    def graph(self) -> Graph:
+        """What was built."""
+        return Graph(
+            tuple(self.nodes),
+            dict(self.stores),
+            dict(self.loads),
+            tuple(self.numbers),
+            tuple(self.guards.values()),
+            tuple(sorted(self.counted)),
+            tuple(sorted(self.counted_whole)),
+            tuple(sorted(self.uniform)),
+        )
 
     def key(self) -> tuple[int, int]:
         """A name for a total that is the same in every bucket: the rule that takes it and a running number."""
         self._keys[self.rule] = self._keys.get(self.rule, -1) + 1
         return self.rule, self._keys[self.rule]
 
-    def guard(self, code: str) -> Any:
-        """The present value of a host expression, which the trace from now on depends on."""
-        if code not in self.guards:
-            self.guards[code] = host_function([code])(self.settings, self.counts)[0]
-        return self.guards[code]
+    # -- numbers -----------------------------------------------------------------------------------------------------
+    def number(self, op: Operation, args: tuple[Any, ...], value: Any) -> Number:
+        """The number that is computed so; the same one each time."""
+        key = (op.name, *(("n", a.index) if isinstance(a, Number) else (type(a), a) for a in args))
+        return self._number(key, value, op=op, args=args)
 
-    def load(self, storage: Any, kind: str, *, mask: bool = False) -> Value:
+    def given(self, source: str, label: str, value: Any, *, whole: bool = False) -> Number:
+        """A number that the step has at ``source``."""
+        return self._number((source, whole), value, source=source, label=label, whole=whole)
+
+    def _number(self, key: Any, value: Any, **how: Any) -> Number:
+        if key not in self._known:
+            self._known[key] = Number(self, len(self.numbers), value, **how)
+            self.numbers.append(self._known[key])
+        return self._known[key]
+
+    def guard(self, number: Number, cast: Callable[[Any], Any]) -> Any:
+        """The value that a number has now, which the trace from now on depends on."""
+        key = number.index, cast
+        if key not in self.guards:
+            self.guards[key] = Guard(number, cast, cast(number.value))
+        return self.guards[key].value
+
+    def of_shape(self, fn: Callable[[Sequence[int]], float]) -> Value:
+        """A number of each tensor that depends on nothing but its shape."""
+        return Value(self, ops.SHAPE, (), Kind.TENSOR, attr=fn)
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+    def load(self, storage: Storage, kind: Kind, *, mask: bool = False, dims: Dims | None = None) -> Value:
         """The present content of a storage: what was stored in this step, else what the step found."""
         if storage in self.stores:
             return self.stores[storage]
         if storage not in self.loads:
-            self.loads[storage] = Value(self, "load", (), kind, attr=storage, mask=mask)
+            self.loads[storage] = Value(self, ops.LOAD, (), kind, attr=storage, mask=mask, dims=dims)
         return self.loads[storage]
 
-    def store(self, storage: Any, kind: str, value: Operand) -> None:
+    def store(
+        self, storage: Storage, kind: Kind, value: Operand, *, mask: bool = False, dims: Dims | None = None
+    ) -> None:
         """Let a storage hold ``value`` from now on."""
-        self.stores[storage] = self.promote(value, kind)
+        if isinstance(value, Value):
+            value = value.as_mask() if mask else value.float()
+        self.stores[storage] = self.promote(value, kind, dims)
 
-    def promote(self, value: Operand, kind: str) -> Value:
+    def promote(self, value: Operand, kind: Kind, dims: Dims | None = None) -> Value:
         """``value`` as one of the given kind or of a larger one."""
-        if isinstance(value, Value) and RANK[value.kind] > RANK[kind]:
-            raise TypeError(f"A {value.kind} value cannot be kept as a {kind} value; reduce it first.")
-        if isinstance(value, Value) and value.kind == kind:
-            return value
-        return Value(self, "fill", (value,), kind)
+        if isinstance(value, Value):
+            if value.kind > kind or (value.kind is kind is Kind.SLICE and value.dims != dims):
+                raise TypeError(
+                    f"One number per {value.kind.name.lower()} cannot be kept as one per {kind.name.lower()}; "
+                    "reduce it first."
+                )
+            if value.kind is kind:
+                return value
+            return Value(self, ops.FILL, (value,), kind, mask=value.mask, dims=dims)
+        return Value(self, ops.FILL, (value if isinstance(value, Number) else float(value),), kind, dims=dims)
 
 
-def host_function(codes: Sequence[str]) -> Callable[[Sequence[Any], Sequence[int]], tuple[Any, ...]]:
-    """Compile host expressions over the settings ``S`` and step counts ``N`` into one function that returns a tuple."""
-    body = "".join(f"{code}, " for code in codes)
-    return eval(f"lambda S, N: ({body})", dict(HOST_NAMES))
+__all__ = [
+    "GRAD", "LOSS", "OUT", "PARAM", "UPDATE", "Dims", "Graph", "Kind", "Number", "Operand", "Place", "Storage", "Trace",
+    "Value", "as_dims", "host_function",
+]  # fmt: skip

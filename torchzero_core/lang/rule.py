@@ -4,26 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from .graph import Host, Operand, Trace, Value
+from . import ops
+from .graph import GRAD, LOSS, PARAM, WHERE, Dims, Kind, Number, Operand, Place, Storage, Trace, Value, as_dims
+from .ops import is_number
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A declared state.
+    """A declared state. Without further words it has one number for each element, as the parameter has.
 
     Attributes:
-        init: what it holds before the first step: a number, or the name of a setting.
-        scalar: one number per tensor (``ctx.state``) or in all (``ctx.global_state``) instead of one per element.
+        init: what it holds before the first step: a number, the name of a setting, or a function that fills a new tensor
+            in place, such as ``torch.nn.init.eye_``.
+        scalar: one number per tensor (``ctx.state``) or in all (``ctx.global_state``).
         mask: it holds truth values.
+        dims: one number for each slice that runs along these dimensions (a number, a sequence, or
+            :class:`~torchzero_core.lang.Dims`).
+        shape: the shape as a function of the parameter. Such a state is for :meth:`Context.call` only.
+        dtype: the dtype; None is that of the parameter, for single numbers and slices float32 at least.
+        history: the last so many values, a number or the name of a setting: a ring that is read and written at a place,
+            ``ctx.state.name[k]``. It is one tensor with the places as its first dimension.
     """
 
-    init: float | str = 0.0
+    init: float | str | Callable[[Tensor], Any] = 0.0
     scalar: bool = False
     mask: bool = False
+    dims: Any = None
+    shape: Callable[[Tensor], Sequence[int]] | None = None
+    dtype: torch.dtype | None = None
+    history: int | str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """How many numbers a rule sees."""
+        return Kind.TENSOR if self.scalar else Kind.ELEMENT if self.dims is None else Kind.SLICE
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is laid out as its parameter is, so that formulas can use it and a function of tensors too."""
+        return self.shape is None and self.history is None and self.kind is Kind.ELEMENT
+
+    def shape_for(self, param: Tensor, places: int = 0) -> tuple[int, ...]:
+        """The shape for a parameter.
+
+        Args:
+            param: the parameter.
+            places: of a ring.
+        """
+        if self.shape is not None:
+            return tuple(self.shape(param))
+        dims = as_dims(self.dims)
+        shape = () if self.scalar else tuple(param.shape) if dims is None else dims.reduced(param.shape)
+        return shape if self.history is None else (places, *shape)
+
+    def dtype_for(self, param: Tensor) -> torch.dtype:
+        """The dtype for a parameter."""
+        if self.dtype is not None or self.mask:
+            return self.dtype or torch.bool
+        small = self.scalar or self.dims is not None
+        return torch.float32 if small and param.dtype in (torch.bfloat16, torch.float16) else param.dtype
 
 
 class Rule(Protocol):
@@ -52,6 +96,9 @@ class Rule(Protocol):
     def locate(self, param: Tensor) -> tuple[dict[str, Any], str]:
         """Where the state of a parameter is kept: a dict and a prefix."""
 
+    def generator(self, device: torch.device) -> torch.Generator:
+        """Its own random generator on a device."""
+
     def check(self, params: list[Tensor]) -> None:
         """Called with the parameters before the rule first runs on them."""
 
@@ -66,10 +113,6 @@ class Tracer(Protocol):
     def rules(self) -> Sequence[Rule]:
         """The rules, by index."""
 
-    @property
-    def buckets(self) -> Sequence[Any]:
-        """The tensors by the path they take."""
-
     def setting_index(self, rule: int, name: str) -> int:
         """Where a rule's setting stands."""
 
@@ -80,95 +123,212 @@ class Tracer(Protocol):
 class SettingsView:
     """``ctx.settings``: numbers as symbols, everything else as it is."""
 
-    __slots__ = ("_rule", "_trace", "_tracer")
+    __slots__ = ("_ctx", "_whole")
 
-    def __init__(self, trace: Trace, tracer: Tracer, rule: int) -> None:
-        self._trace, self._tracer, self._rule = trace, tracer, rule
+    def __init__(self, ctx: Context, *, whole: bool = False) -> None:
+        self._ctx, self._whole = ctx, whole
 
     def __getattr__(self, name: str) -> Any:
+        ctx = self._ctx
         try:
-            index = self._tracer.setting_index(self._rule, name)
+            index = ctx.tracer.setting_index(ctx.rule, name)
         except KeyError:
-            module = self._tracer.rules[self._rule]
-            raise AttributeError(f"{type(module).__name__} has no setting {name!r}.") from None
-        value = self._trace.settings[index]
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return Host(f"S[{index}]", self._trace)
-        return self._trace.guard(f"S[{index}]")
+            raise AttributeError(f"{type(ctx.module).__name__} has no setting {name!r}.") from None
+        value = ctx.trace.settings[index]
+        if self._whole:
+            ctx.trace.uniform.add((ctx.rule, name))
+        number = ctx.trace.given(f"S[{index}]", f"{ctx.module.path}.{name}", value, whole=self._whole)
+        if is_number(value) and not isinstance(value, bool):
+            return number
+        return ctx.trace.guard(number, _as_it_is)
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
+
+
+class Ring:
+    """``ctx.state.name`` of a state with a history: ``ring[k]`` is the value at a place.
+
+    The places are numbered from zero; which holds what is the rule's business, such as ``ring[(ctx.step - 1) % n]`` for
+    the newest of ``n``. A place is a number of the host, so moving round the ring makes no new trace.
+    """
+
+    def __init__(self, ctx: Context, name: str, slot: Slot) -> None:
+        self._ctx, self._name, self._slot = ctx, name, slot
+
+    def _storage(self, place: Any) -> Storage:
+        ctx = self._ctx
+        if not isinstance(place, Number):
+            place = ctx.trace.given(str(int(place)), str(int(place)), int(place), whole=True)
+        return Storage(Place.STATE, ctx.rule, self._name, place.index)
+
+    def __getitem__(self, place: Any) -> Value:
+        return self._ctx.trace.load(self._storage(place), Kind.ELEMENT, mask=self._slot.mask)
+
+    def __setitem__(self, place: Any, value: Operand) -> None:
+        self._ctx.trace.store(self._storage(place), Kind.ELEMENT, value, mask=self._slot.mask)
 
 
 class StateView:
     """``ctx.state`` and ``ctx.global_state``: reading gives the present value, assigning writes it."""
 
-    __slots__ = ("_ctx", "_scope")
+    __slots__ = ("_ctx", "_place")
     _ctx: Context
-    _scope: str
+    _place: Place
 
-    def __init__(self, ctx: Context, scope: str) -> None:
+    def __init__(self, ctx: Context, place: Place) -> None:
         object.__setattr__(self, "_ctx", ctx)
-        object.__setattr__(self, "_scope", scope)
+        object.__setattr__(self, "_place", place)
 
-    def _find(self, name: str) -> tuple[tuple[Any, ...], str, bool]:
+    def _find(self, name: str) -> tuple[Storage, Kind, Slot]:
         ctx = self._ctx
-        slot = ctx.module.slots.get(name)
-        if slot is None:
-            raise AttributeError(f"{type(ctx.module).__name__} declares no state {name!r}; add it to `slots`.")
-        if self._scope == "global":
-            return ("global", ctx.rule, name), "global", slot.mask
-        return ("state", ctx.rule, name), "tensor" if slot.scalar else "element", slot.mask
+        slot = ctx.slot(name)
+        if slot.shape is not None:
+            raise AttributeError(
+                f"The state {name!r} of {type(ctx.module).__name__} has a shape of its own, which no formula can use; "
+                f"name it in ctx.call(fn, ..., state=({name!r},))."
+            )
+        kind = Kind.GLOBAL if self._place is Place.GLOBAL else slot.kind
+        return Storage(self._place, ctx.rule, name), kind, slot
 
-    def __getattr__(self, name: str) -> Value:
-        storage, kind, mask = self._find(name)
-        return self._ctx.trace.load(storage, kind, mask=mask)
+    def __getattr__(self, name: str) -> Any:
+        storage, kind, slot = self._find(name)
+        if slot.history is not None:
+            return Ring(self._ctx, name, slot)
+        return self._ctx.trace.load(storage, kind, mask=slot.mask, dims=as_dims(slot.dims))
 
     def __setattr__(self, name: str, value: Operand) -> None:
-        storage, kind, _ = self._find(name)
-        self._ctx.trace.store(storage, kind, value)
+        storage, kind, slot = self._find(name)
+        if slot.history is not None:
+            raise TypeError(f"The state {name!r} is a ring; assign to one of its places, as in state.{name}[k] = value.")
+        if self._place is Place.GLOBAL:
+            _refuse_parts(name, value)
+        self._ctx.trace.store(storage, kind, value, mask=slot.mask, dims=as_dims(slot.dims))
+
+
+def _refuse_parts(name: str, value: Any) -> None:
+    """Refuse a module-wide value that would be another one for each parameter group."""
+    pending, seen = [value], set()
+    while pending:
+        x = pending.pop()
+        if isinstance(x, Number):
+            for leaf in x.leaves():
+                if not leaf.whole:
+                    raise TypeError(
+                        f"global_state.{name} is one for all parameters, but {leaf.label} may differ between them; read "
+                        f"it from ctx.whole, as ctx.whole.settings.{leaf.label.rsplit('.', 1)[-1]}."
+                    )
+        elif isinstance(x, Value) and id(x) not in seen and x.op.role is not ops.Role.TOTAL:
+            seen.add(id(x))
+            pending += x.args
+
+
+class Whole:
+    """``ctx.whole``: what is the same for all parameters of a step, which :attr:`Context.global_state` may depend on.
+
+    Attributes:
+        settings: the settings; they must not differ between parameter groups.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self.settings = SettingsView(ctx, whole=True)
+
+    @property
+    def step(self) -> Any:
+        """How many steps the module has made, this one included: 1 at its first."""
+        trace, rule = self._ctx.trace, self._ctx.rule
+        trace.counted_whole.add(rule)
+        return trace.given(f"W[{rule + 1}]", f"{self._ctx.module.path}.whole.step", trace.facts[rule + 1], whole=True)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the module's first step."""
+        return bool(self.step == 1)
+
+    @property
+    def numel(self) -> Any:
+        """The number of elements of all parameters."""
+        return self._ctx.trace.given("W[0]", "numel", self._ctx.trace.facts[0], whole=True)
+
+
+class Call(NamedTuple):
+    """What an opaque operation runs; the key is the same in every bucket."""
+
+    key: tuple[int, int]
+    fn: Any
+    rule: int = -1
+    state: tuple[str, ...] = ()
 
 
 class Context:
     """What a rule may ask for beside the update.
 
     Attributes:
+        module: the rule's module.
         params: the parameters.
         grads: the gradients of the step.
+        loss: the loss at the start of the step.
         settings: the module's settings; numbers are symbols that can be computed and compared with.
-        state: the declared state, per element or per tensor.
+        state: the declared state, per element, slice or tensor.
         global_state: the declared state of which there is one for all tensors.
+        whole: what is the same for all tensors.
         step: how many steps each parameter has made, this one included: 1 at its first.
     """
 
     def __init__(self, trace: Trace, tracer: Tracer, rule: int) -> None:
         self.trace, self.tracer, self.rule = trace, tracer, rule
         self.module: Rule = tracer.rules[rule]
-        self.settings = SettingsView(trace, tracer, rule)
-        self.state = StateView(self, "state")
-        self.global_state = StateView(self, "global")
+        self.settings = SettingsView(self)
+        self.state = StateView(self, Place.STATE)
+        self.global_state = StateView(self, Place.GLOBAL)
+        self.whole = Whole(self)
+
+    def slot(self, name: str) -> Slot:
+        """The declaration of a state."""
+        slot = self.module.slots.get(name)
+        if slot is None:
+            raise AttributeError(f"{type(self.module).__name__} declares no state {name!r}; add it as {name} = Slot().")
+        return slot
 
     @property
     def params(self) -> Value:
         """The parameters."""
-        return self.trace.load(("p",), "element")
+        return self.trace.load(PARAM, Kind.ELEMENT)
 
     @property
     def grads(self) -> Value:
         """The gradients."""
-        return self.trace.load(("g",), "element")
+        return self.trace.load(GRAD, Kind.ELEMENT)
+
+    @property
+    def loss(self) -> Value:
+        """The loss at the start of the step; the step then needs a closure."""
+        return self.trace.load(LOSS, Kind.GLOBAL)
 
     @property
     def step(self) -> Any:
         """The parameter's own step count, 1 at its first step."""
         self.trace.counted.add(self.rule)
-        return Host(f"N[{self.rule}]", self.trace)
+        return self.trace.given(f"N[{self.rule}]", f"{self.module.path}.step", self.trace.counts[self.rule])
 
     @property
     def first(self) -> bool:
         """Whether this is the parameter's first step."""
         return bool(self.step == 1)
 
+    def of_shape(self, fn: Callable[[Sequence[int]], float]) -> Value:
+        """A number of each tensor that depends on nothing but its shape.
+
+        Args:
+            fn: gets the shape.
+        """
+        return self.trace.of_shape(fn)
+
     def child(self, name: str, u: Operand) -> Value:
         """The result of a child on ``u``; ``u`` itself where there is no such child."""
-        value = self.trace.promote(u, "element")
+        value = self.trace.promote(u, Kind.ELEMENT)
         module = self.module.children.get(name)
         if module is None:
             return value
@@ -176,7 +336,46 @@ class Context:
         self.trace.rule = self.rule
         return value
 
-    def apply(self, fn: Callable[..., list[Tensor]], *args: Operand) -> Value:
-        """An opaque function of whole tensors: ``fn`` gets lists (and numbers) and returns a list of new tensors."""
-        values = tuple(self.trace.promote(a, "element") if isinstance(a, Value) else a for a in args)
-        return Value(self.trace, "apply", values, "element", attr=("apply", *self.trace.key(), fn))
+    def call(self, fn: Callable[..., Any], *args: Operand, state: Sequence[str] = ()) -> Value:
+        """An opaque function of whole tensors.
+
+        Args:
+            fn: gets a list of tensors for each value among ``args``, numbers as they are, and as keywords a list of
+                tensors for each state. It returns a list of new tensors, shaped like the update. It may write its states
+                in place, or return ``(tensors, {"name": new tensors})``.
+            *args: values and numbers.
+            state: names of declared states, of whatever shape.
+        """
+        trace = self.trace
+        values = [trace.promote(a, Kind.ELEMENT) if isinstance(a, Value) else a for a in args]
+        found = []
+        for name in state:
+            if self.slot(name).plain:
+                storage = Storage(Place.STATE, self.rule, name)
+                found.append((storage, trace.load(storage, Kind.ELEMENT)))
+        call = Call(trace.key(), fn, self.rule, tuple(state))
+        out = Value(trace, ops.CALL, (*values, *(v for _, v in found)), Kind.ELEMENT, attr=call)
+        for storage, old in found:  # what comes later sees what the function leaves
+            trace.stores[storage] = Value(trace, ops.WRITTEN, (old, out), Kind.ELEMENT)
+        return out
+
+    def random(
+        self,
+        distribution: Literal["bernoulli", "normal", "uniform"],
+        *numbers: float | Number,
+        per: Literal["element", "tensor", "all"] = "element",
+    ) -> Value:
+        """Random values from the module's own generator, drawn in the order of the parameters.
+
+        Args:
+            distribution: "bernoulli" of a probability, "normal" of mean and deviation, "uniform" between two numbers.
+            *numbers: those of the distribution.
+            per: one for each element, for each tensor, or one for all.
+        """
+        kind = {"element": Kind.ELEMENT, "tensor": Kind.TENSOR, "all": Kind.GLOBAL}[per]
+        if kind is Kind.GLOBAL and any(isinstance(n, Number) and not n.whole for n in numbers):
+            raise TypeError("One random number for all parameters must not depend on settings of one group; use ctx.whole.")
+        return Value(self.trace, ops.RANDOM, numbers, kind, attr=Call(self.trace.key(), f"{distribution}_", self.rule))
+
+
+__all__ = ["WHERE", "Call", "Context", "Dims", "Ring", "Rule", "Slot", "Tracer", "Whole"]

@@ -1,43 +1,37 @@
-"""Chooses what runs a segment when the chain was made with ``compile=True``."""
+"""What runs the passes. A backend is a file with a ``refusal`` and a ``runner``, and a line here."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ..bucket import Bucket
+from ..program import Program
 from ..runner import Runner, Unsupported
-from . import c, triton
+from . import c
+from .foreach import ForeachRunner
+
+#: The compiling backend of each kind of device.
+COMPILING: dict[str, Any] = {"cpu": c}
 
 
-def compilable(bucket: Any) -> bool:
-    """Whether a backend takes the tensors of a bucket; one warning says why not."""
+def refusal(bucket: Bucket) -> str | None:
+    """Why no compiling backend takes the tensors of a bucket; None where one does."""
     data = bucket.data[0]
-    try:
-        if not bucket.dense:
-            raise Unsupported("a parameter does not fill one block of memory")
-        backend = {"cpu": c, "cuda": triton}.get(data.device.type)
-        if backend is None:
-            raise Unsupported(f"there is no compiling backend for {data.device.type}")
-        backend.require(data.dtype)
-    except Unsupported as error:
-        _warn(bucket, error)
-        return False
-    return True
+    if not bucket.dense:
+        return "a parameter does not fill one block of memory"
+    backend = COMPILING.get(data.device.type)
+    if backend is None:
+        return f"there is no compiling backend for {data.device.type}"
+    return backend.refusal(data.dtype)
 
 
-def compiled_runner(bucket: Any, program: Any) -> Runner | None:
-    """A runner of compiled passes for a bucket, or None (with one warning that says why) for the default one."""
-    try:
-        return c.CPURunner(bucket, program) if bucket.data[0].is_cpu else triton.GPURunner(bucket, program)
-    except Unsupported as error:
-        _warn(bucket, error)
-        return None
+def compiled(bucket: Bucket, program: Program) -> Runner:
+    """A runner of compiled passes for a bucket.
+
+    Raises:
+        Unsupported: something in the program cannot be compiled.
+    """
+    return COMPILING[bucket.data[0].device.type].runner(bucket, program)
 
 
-def _warn(bucket: Any, error: Unsupported) -> None:
-    names = bucket.segment.names
-    bucket.segment.home.warn_once(
-        f"compile:{names}:{error}", f"compile=True has no effect on {names}: {error}. It runs uncompiled."
-    )
-
-
-__all__ = ["compilable", "compiled_runner"]
+__all__ = ["ForeachRunner", "Unsupported", "compiled", "refusal"]

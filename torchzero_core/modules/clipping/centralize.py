@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...core import Context, Target, Transform
 from ...lang import Operand, Value
-from .slices import check_dims, large_enough, sliced
+from .slices import check_dims, dims_of, large_enough
 
 
 class Centralize(Transform):
@@ -43,6 +43,4 @@ class Centralize(Transform):
         super().__init__(dict(dim=dim, inverse_dims=inverse_dims, min_size=min_size), target=target)
 
     def rule(self, u: Value, ctx: Context) -> Operand:
-        if ctx.settings.dim is None:
-            return large_enough(ctx, u, u - u.mean())
-        return sliced(ctx, u, lambda t, dims, _: t - t.mean(dims, keepdim=True))
+        return large_enough(ctx, u, u - u.mean(dims_of(ctx)))

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from torch import Tensor
-
 from ...core import Context, Target, Transform
 from ...lang import Operand, Value
-from .slices import Dims, check_dims, large_enough, slice_norms, sliced
+from .slices import Dim, check_dims, dims_of, large_enough
 
 
 class ClipNorm(Transform):
@@ -40,7 +38,7 @@ class ClipNorm(Transform):
         self,
         max_norm: float,
         ord: float = 2,
-        dim: Dims = None,
+        dim: Dim = None,
         inverse_dims: bool = False,
         min_size: int = 1,
         target: Target = "update",
@@ -52,12 +50,5 @@ class ClipNorm(Transform):
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings
-        if h.dim is None or h.dim == "global":
-            norm = u.norm(h.ord) if h.dim is None else u.global_norm(h.ord)
-            return large_enough(ctx, u, u * (h.max_norm / norm.maximum(h.max_norm)))  # exactly 1 below max_norm
-        ord = float(h.ord)
-
-        def clip(t: Tensor, dims: list[int], max_norm: float) -> Tensor:
-            return t * (max_norm / slice_norms(t, dims, ord)).clamp_(max=1.0)
-
-        return sliced(ctx, u, clip, h.max_norm)
+        norm = u.global_norm(h.ord) if h.dim == "global" else u.norm(h.ord, dims_of(ctx))
+        return large_enough(ctx, u, u * (h.max_norm / norm.maximum(h.max_norm)))  # exactly 1 below max_norm

@@ -28,7 +28,8 @@ class _ByEMA(Transform):
 
     def norms(self, u: Value, ctx: Context) -> tuple[Value, Value]:
         """N, floored at eps, and the norm of u: per tensor or over all."""
-        s, h = ctx.state, ctx.settings
+        s = ctx.state
+        h = ctx.settings if ctx.settings.tensorwise else ctx.whole.settings
         if h.ema_init == "update" and ctx.first:
             s.ema = u
         else:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from ...core import Context, Target, Transform
 from ...lang import Operand, Value
-from .slices import Dims, check_dims, large_enough, slice_norms, sliced
+from .slices import Dim, check_dims, dims_of, large_enough
 
 
 class Normalize(Transform):
@@ -34,7 +32,7 @@ class Normalize(Transform):
         self,
         norm_value: float = 1,
         ord: float = 2,
-        dim: Dims = None,
+        dim: Dim = None,
         inverse_dims: bool = False,
         min_size: int = 1,
         target: Target = "update",
@@ -46,13 +44,5 @@ class Normalize(Transform):
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings
-        if h.dim is None or h.dim == "global":
-            norm = u.norm(h.ord) if h.dim is None else u.global_norm(h.ord)
-            return large_enough(ctx, u, u * (norm > 0).where(h.norm_value / norm, 1.0))
-        ord = float(h.ord)
-
-        def normalize(t: Tensor, dims: list[int], norm_value: float) -> Tensor:
-            norms = slice_norms(t, dims, ord)
-            return t * (norm_value / norms.masked_fill(norms == 0, 1))
-
-        return sliced(ctx, u, normalize, h.norm_value)
+        norm = u.global_norm(h.ord) if h.dim == "global" else u.norm(h.ord, dims_of(ctx))
+        return large_enough(ctx, u, u * (norm > 0).where(h.norm_value / norm, 1.0))

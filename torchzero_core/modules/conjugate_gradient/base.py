@@ -79,7 +79,7 @@ class ConjugateGradientBase(Transform):
         if interval is None:
             return False
         if isinstance(interval, str):
-            interval = 1 + sum(p.numel() for bucket in ctx.tracer.buckets for p in bucket.params)
+            interval = ctx.whole.numel + 1
         return bool((ctx.step - 1) % interval == 0)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from ...core import Context, Slot, Transform
+from ...core import Beta, Context, Slot, Transform
 from ...lang import Value
 
 
@@ -29,10 +27,9 @@ class Lion(Transform):
         tensor([-0.5000,  0.5000])
     """
 
-    slots: ClassVar = {"ema": Slot()}
-
-    def __init__(self, beta1: float = 0.9, beta2: float = 0.99) -> None:
-        super().__init__(dict(beta1=beta1, beta2=beta2))
+    beta1: Beta = 0.9
+    beta2: Beta = 0.99
+    ema = Slot()
 
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings

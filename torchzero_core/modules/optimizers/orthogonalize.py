@@ -108,8 +108,8 @@ def orthogonal_factor(u: Value, ctx: Context) -> Value:
         steps=int(h.ns_steps), method=h.method, dtype=as_dtype(h.ns_dtype), adjust_lr=bool(h.adjust_lr)
     )
     if h.dual_norm_correction:
-        return ctx.apply(lambda us, gs: orthogonalized(us, dual=gs, **options), u, ctx.grads)
-    return ctx.apply(lambda us: orthogonalized(us, dual=[], **options), u)
+        return ctx.call(lambda us, gs: orthogonalized(us, dual=gs, **options), u, ctx.grads)
+    return ctx.call(lambda us: orthogonalized(us, dual=[], **options), u)
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

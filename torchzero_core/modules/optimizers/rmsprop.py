@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from ...core import Context, Slot, Transform
-from ...core.module import Modules
+from ...core import Child, Context, Fraction, NonNegative, Slot, Transform
 from ...lang import Value
 
 
@@ -41,32 +40,17 @@ class RMSprop(Transform):
         tensor([-0.5000,  0.5000])
     """
 
-    slots: ClassVar = {"exp_avg_sq": Slot(), "exp_avg": Slot(), "max_exp_avg_sq": Slot()}
-
-    def __init__(
-        self,
-        smoothing: float = 0.99,
-        eps: float = 1e-8,
-        centered: bool = False,
-        debiased: bool = False,
-        amsgrad: bool = False,
-        pow: float = 2,
-        init: Literal["zeros", "update"] = "update",
-        inner: Modules | None = None,
-    ) -> None:
-        super().__init__(
-            dict(
-                smoothing=smoothing,
-                eps=eps,
-                centered=centered,
-                debiased=debiased,
-                amsgrad=amsgrad,
-                pow=pow,
-                init=init,
-            )
-        )
-        if inner is not None:
-            self.set_child("inner", inner)
+    smoothing: Fraction = 0.99
+    eps: NonNegative = 1e-8
+    centered: bool = False
+    debiased: bool = False
+    amsgrad: bool = False
+    pow: float = 2
+    init: Literal["zeros", "update"] = "update"
+    inner: Child | None = None
+    exp_avg_sq = Slot()
+    exp_avg = Slot()
+    max_exp_avg_sq = Slot()
 
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings

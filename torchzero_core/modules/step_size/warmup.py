@@ -6,7 +6,7 @@ import math
 from typing import ClassVar
 
 from ...core import Context, Transform
-from ...lang import Host, Operand, Value
+from ...lang import Number, Operand, Value
 
 
 class Warmup(Transform):
@@ -37,5 +37,5 @@ class Warmup(Transform):
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings
-        done: Host = (ctx.step - 1) / h.steps
+        done: Number = (ctx.step - 1) / h.steps
         return u * (h.start_lr + (h.end_lr - h.start_lr) * done.minimum(1.0))

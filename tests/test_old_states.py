@@ -1,0 +1,87 @@
+"""Runs that commit 29132e5 has saved are continued by the present code: same names, same shapes, same steps.
+
+How far off a continuation may end is not guessed. The file says where the old code itself ended when each parameter
+started one unit of rounding beside where it was (`noise`, see `tests/make_states.py`): what computes the same formulas
+in another order makes errors of that kind, a few of them a step. A state that is not found, or read for another one, is
+off by the size of a step, which is a thousand times as much. Where a rule is chaotic (the sign of a difference, a line
+search in bfloat16) the noise is of the size of a step too, and only names and shapes are compared.
+"""
+
+import math
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.make_states import AFTER, build, continued, distance, outline
+from tests.problems import run
+from tests.registry import ENTRIES
+
+FILE = Path(__file__).parent / "data" / "states_29132e5.pt"
+CASES = torch.load(FILE, weights_only=True)
+#: How many units of rounding, or of what one of them leads to, an end may be off.
+ROUNDINGS = 4
+
+cases = pytest.mark.parametrize("name", CASES)
+
+
+def assert_ends(params, case, end):
+    """The parameters are where the old code ended, to rounding."""
+    for p, expected, off, noise in zip(params, end, distance(params, end), case["noise"], strict=True):
+        assert p.dtype == expected.dtype
+        size = max(1.0, float(expected.abs().max()))
+        assert off <= ROUNDINGS * max(torch.finfo(p.dtype).eps * size, noise), f"{p} is {off} from {expected}"
+
+
+def assert_same_outline(now, then, where="state"):
+    """The same names and shapes; counts and words are equal, other numbers close."""
+    if isinstance(then, dict):
+        assert now.keys() == then.keys(), f"{where}: {sorted(map(str, now.keys() ^ then.keys()))} on one side only"
+        for key in then:
+            assert_same_outline(now[key], then[key], f"{where}[{key!r}]")
+    elif isinstance(then, list):
+        assert len(now) == len(then), where
+        for i, (a, b) in enumerate(zip(now, then, strict=True)):
+            assert_same_outline(a, b, f"{where}[{i}]")
+    elif isinstance(then, float):
+        assert isinstance(now, float) and math.isclose(now, then, rel_tol=1e-3), f"{where}: {now} is not {then}"
+    else:
+        assert type(now) is type(then) and now == then, f"{where}: {now} is not {then}"
+
+
+def test_every_entry_that_there_was_is_still_there():
+    known = {e.id for e in ENTRIES} | {""}
+    assert {case["spec"]["entry"] for case in CASES.values()} <= known
+    assert len(CASES) >= 216
+    assert FILE.stat().st_size < 500_000
+
+
+@cases
+def test_an_old_run_continues_as_it_did(name):
+    params, optimizer = continued(CASES[name])
+    assert_ends(params, CASES[name], CASES[name]["eager"])
+    assert_same_outline(outline(optimizer.state_dict()["state"]), CASES[name]["state"])
+
+
+@cases
+def test_an_old_run_continues_as_it_did_compiled(name):
+    case = CASES[name]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "compile=True has no effect")  # on the parts that are no rules
+        params, optimizer = continued(case, compile=True)
+    assert_ends(params, case, case["eager"] if case["compiled"] is None else case["compiled"])
+    assert_same_outline(outline(optimizer.state_dict()["state"]), case["state"])
+
+
+@pytest.mark.parametrize("name", ["Adam (float32)", "LBFGS (float32)", "five modules (mixed)", "muon and adam (mixed)"])
+def test_the_state_is_what_decides_the_end(name):
+    """The bound is so narrow that a run which starts with an empty state does not keep it."""
+    case = CASES[name]
+    params = [p.clone().requires_grad_() for p in case["saved"]["params"]]
+    spec = case["spec"]
+    optimizer = build(params, entry=spec["entry"], chain=spec["chain"], scale=spec["scale"])
+    torch.manual_seed(1)
+    run(optimizer, params, AFTER)
+    with pytest.raises(AssertionError, match=" from "):
+        assert_ends(params, case, case["eager"])

@@ -1,0 +1,291 @@
+"""Settings declared once: annotated class attributes of a module become its constructor, settings, ranges, children.
+
+``beta1: Beta = 0.9`` says all there is to say about a setting: its name, its type, its range, its default.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
+
+from ..lang import Slot
+
+
+class Range(NamedTuple):
+    """From where to where a number may be; a bracket that is round leaves its end out."""
+
+    low: float
+    high: float
+    brackets: str = "[]"
+
+    def holds(self, number: float) -> bool:
+        """Whether a number is in it; NaN is in none."""
+        above = self.low <= number if self.brackets[0] == "[" else self.low < number
+        return above and (number <= self.high if self.brackets[1] == "]" else number < self.high)
+
+    def __str__(self) -> str:
+        return f"{self.brackets[0]}{self.low:g}, {self.high:g}{self.brackets[1]}"
+
+
+#: The decay of an average, in [0, 1).
+Beta: TypeAlias = Annotated[float, Range(0, 1, "[)")]
+#: A share of something, in [0, 1].
+Fraction: TypeAlias = Annotated[float, Range(0, 1, "[]")]
+#: A share that is neither nothing nor all, in (0, 1).
+OpenFraction: TypeAlias = Annotated[float, Range(0, 1, "()")]
+#: In (0, inf).
+Positive: TypeAlias = Annotated[float, Range(0, math.inf, "()")]
+#: In [0, inf).
+NonNegative: TypeAlias = Annotated[float, Range(0, math.inf, "[)")]
+#: How many: a whole number from 1 on.
+Count: TypeAlias = Annotated[int, Range(1, math.inf, "[)")]
+
+
+class Role(Enum):
+    """What becomes of a declared attribute that is no setting; a part of its annotation."""
+
+    #: A module, or a list of modules, that becomes a child under the attribute's name.
+    CHILD = auto()
+    #: It goes to the constructor of the base that has a hand-written one, under its name.
+    PASSED = auto()
+    #: The same, and it is the constructor's last parameter, also where a subclass declares more.
+    PASSED_LAST = auto()
+
+
+T = TypeVar("T")
+#: ``modules: Passed[Modules]`` goes to the constructor of the base.
+Passed: TypeAlias = Annotated[T, Role.PASSED]
+
+
+class PerGroup(NamedTuple):
+    """The default of a setting that only groups can change."""
+
+    default: Any
+
+
+def per_group(*, default: Any, init: Literal[False] = False) -> Any:
+    """Declare a setting that the constructor does not take: a group can change it, under its name.
+
+    Args:
+        default: what it is where no group says otherwise.
+        init: never; tells type checkers that the constructor does not take it.
+
+    Example:
+        >>> from torchzero_core.core import Transform
+        >>> class Frozen(Transform):
+        ...     frozen: bool = per_group(default=True)
+        >>> Frozen().defaults
+        {'frozen': True}
+    """
+    return PerGroup(default)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A declared attribute. Read from a module it raises: what counts is the value that its group has.
+
+    Attributes:
+        owner: the class that declares it.
+        name: its name.
+        hint: its type, without what is said of its range and role.
+        default: what the constructor takes where it is not given; ``inspect.Parameter.empty`` where it must be.
+        range: where a number must be.
+        role: what it is if it is no setting.
+        in_signature: whether the constructor takes it.
+    """
+
+    owner: str
+    name: str
+    hint: Any
+    default: Any
+    range: Range | None
+    role: Role | None
+    in_signature: bool
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        name = self.name
+        raise AttributeError(
+            f"{self.owner}.{name} differs between parameters, so no module has it as an attribute: read "
+            f"ctx.settings.{name} in a rule, self.settings[p][{name!r}] in a step, and self.defaults[{name!r}] for "
+            "what the constructor was given."
+        )
+
+    def parameter(self) -> inspect.Parameter:
+        """Its place in a signature."""
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        return inspect.Parameter(self.name, kind, default=self.default, annotation=self.hint)
+
+
+def declare(cls: Any, root: type) -> None:
+    """Take what a new class declares: its slots, and its fields unless it writes its constructor by hand.
+
+    Args:
+        cls: the class.
+        root: the class that all modules come from.
+
+    Raises:
+        TypeError: an annotation that cannot be resolved, a name that means something else, a field that has no way
+            into the constructor of a base.
+    """
+    slots = {name: value for name, value in vars(cls).items() if isinstance(value, Slot)}
+    if slots:
+        cls.slots = {**getattr(cls, "slots", {}), **slots}
+    if "__init__" in vars(cls):
+        return
+    own = _own_fields(cls)
+    if not own:
+        return
+    for field in own.values():
+        _check_name(cls, field.name)
+    for field in own.values():
+        if field.role is None:
+            setattr(cls, field.name, field)
+        elif field.name in vars(cls):
+            delattr(cls, field.name)  # the constructor sets what is no setting
+    cls.own_fields = own
+    base = next(c for c in cls.__mro__[1:] if "__init__" in vars(c) and not hasattr(c.__init__, "fields"))
+    fields = _fields_after(cls, base)
+    if base is not root and "defaults" not in inspect.signature(base.__init__).parameters:
+        raise TypeError(
+            f"{cls.__name__} declares {', '.join(own)}, but {base.__name__} has a hand-written __init__ that takes no "
+            f"defaults to pass them on by; write {cls.__name__}.__init__ by hand too."
+        )
+    kept = {name: bounds for name, bounds in cls.bounds.items() if name not in own}
+    cls.bounds = {**kept, **{f.name: f.range for f in own.values() if f.range is not None}}
+    cls.__init__ = _constructor(cls, base, fields)
+
+
+def fields_of(cls: Any) -> Mapping[str, Field]:
+    """The fields that a class's constructor is made of, in its order; none where it is hand-written.
+
+    Args:
+        cls: a module's class.
+
+    Example:
+        >>> import torchzero_core as tz
+        >>> [f"{name}: {field.range}" for name, field in fields_of(tz.m.Lion).items()]
+        ['beta1: [0, 1)', 'beta2: [0, 1)']
+    """
+    return getattr(cls.__init__, "fields", {})
+
+
+def _own_fields(cls: type) -> dict[str, Field]:
+    """The fields that stand in the body of a class."""
+    body = vars(cls)
+    own = {}
+    for name, text in inspect.get_annotations(cls).items():
+        if name.startswith("_") or str(text).startswith(("ClassVar", "typing.ClassVar")):
+            continue
+        hint = _resolve(cls, name, text)
+        if hint is ClassVar or get_origin(hint) is ClassVar:
+            continue
+        default = body.get(name, inspect.Parameter.empty)
+        only_group = isinstance(default, PerGroup)
+        notes = list(_notes(hint))
+        own[name] = Field(
+            owner=cls.__name__,
+            name=name,
+            hint=_plain(hint),
+            default=default.default if isinstance(default, PerGroup) else default,
+            range=next((n for n in notes if isinstance(n, Range)), None),
+            role=next((n for n in notes if isinstance(n, Role)), None),
+            in_signature=not only_group,
+        )
+    return own
+
+
+def _resolve(cls: type, name: str, text: Any) -> Any:
+    """An annotation where it is written; subclasses elsewhere need not import its names."""
+    if not isinstance(text, str):
+        return text
+    functions = [f for f in vars(cls).values() if isinstance(f, types.FunctionType)]
+    space = functions[0].__globals__ if functions else vars(sys.modules[cls.__module__])
+    try:
+        return eval(text, dict(space), dict(vars(cls)))
+    except Exception as error:
+        raise TypeError(
+            f"The annotation {text!r} of {cls.__name__}.{name} cannot be resolved ({error}). The names in it must be "
+            "known when the class is made: import them at the top of the file, not under TYPE_CHECKING or in a "
+            "function. What is no setting is annotated as ClassVar or not at all."
+        ) from error
+
+
+def _notes(hint: Any) -> Iterable[Any]:
+    """What the annotations in a type say beside it, also those of a union's members."""
+    if get_origin(hint) is Annotated:
+        inner, *notes = get_args(hint)
+        yield from notes
+        yield from _notes(inner)
+    elif get_origin(hint) in (Union, types.UnionType):
+        for member in get_args(hint):
+            yield from _notes(member)
+
+
+def _plain(hint: Any) -> Any:
+    """The type without them."""
+    if get_origin(hint) is Annotated:
+        return _plain(get_args(hint)[0])
+    if get_origin(hint) is Union:
+        return Union[tuple(map(_plain, get_args(hint)))]  # noqa: UP007
+    return hint
+
+
+def _check_name(cls: type, name: str) -> None:
+    """Refuse a field whose name is that of something else."""
+    for base in cls.__mro__[1:]:
+        if name in vars(base) and not isinstance(vars(base)[name], Field):
+            raise TypeError(
+                f"{cls.__name__}.{name} is annotated, which declares a setting, but {base.__name__}.{name} is none. "
+                f"Write {name} without an annotation or as a ClassVar, or give the setting another name."
+            )
+
+
+def _fields_after(cls: Any, base: type) -> dict[str, Field]:
+    """All fields from the hand-written base down to a class, as its constructor takes them."""
+    below = cls.__mro__[: cls.__mro__.index(base)]
+    fields: dict[str, Field] = {}
+    for part in reversed(below):
+        fields.update(vars(part).get("own_fields", {}))
+    return dict(sorted(fields.items(), key=lambda item: item[1].role is Role.PASSED_LAST))
+
+
+def _constructor(cls: type, base: Any, fields: dict[str, Field]) -> Callable[..., None]:
+    """The constructor with the explicit signature."""
+    visible = [f for f in fields.values() if f.in_signature]
+    try:
+        signature = inspect.Signature([f.parameter() for f in visible], return_annotation=None)
+    except ValueError as error:
+        raise TypeError(f"{cls.__name__}: {error}; give it a default or declare it earlier.") from error
+    hidden = {f.name: f.default for f in fields.values() if not f.in_signature}
+    settings = [f.name for f in fields.values() if f.role is None]
+    children = {f.name: f.default for f in fields.values() if f.role is Role.CHILD}
+    passed = [f.name for f in fields.values() if f.role in (Role.PASSED, Role.PASSED_LAST)]
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{cls.__name__}(): {error}") from None
+        bound.apply_defaults()
+        values = {**bound.arguments, **hidden}
+        base.__init__(self, defaults={n: values[n] for n in settings}, **{n: values[n] for n in passed})
+        for name, default in children.items():
+            if values[name] is not None or default is not None:
+                self.set_child(name, values[name])
+        after = getattr(self, "__post_init__", None)
+        if after is not None:
+            after()
+
+    me = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    made: Any = __init__
+    made.fields = fields
+    made.__signature__ = signature.replace(parameters=[me, *signature.parameters.values()])
+    made.__annotations__ = {f.name: f.hint for f in visible} | {"return": None}
+    made.__qualname__, made.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
+    return __init__

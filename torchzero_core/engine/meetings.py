@@ -1,0 +1,106 @@
+"""What the buckets of a segment come together for at the end of a pass: totals, modules that are no rules, dice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..distributed import Reductions, local
+from ..lang.graph import Kind, Number, Value
+from ..lang.ops import CALL, CHILD, RANDOM, TOTAL
+from ..lang.rule import Call, Rule
+from .runner import Runner
+from .surroundings import Step
+
+
+def meet(k: int, runners: Sequence[Runner], step: Step, segment: Any) -> None:
+    """Everything that happens between pass ``k`` and the next.
+
+    Args:
+        k: the pass.
+        runners: those that have one.
+        step: the step.
+        segment: whose buckets they run.
+    """
+    totals = [(r, n) for r in runners for n in r.plan.passes[k].totals]
+    opaque = [(r, n) for r in runners for n in r.plan.passes[k].opaque]
+    if totals:
+        reductions = segment.home.distributed if segment.home is not None else Reductions()
+        for key in dict.fromkeys(n.attr for _, n in totals):
+            parts = [(r, n) for r, n in totals if n.attr == key]
+            value = _combine(parts[0][1], [_partial(r, n) for r, n in parts], reductions)
+            for r, n in parts:
+                r.set_numbers(n, value)
+    for r, n in opaque:
+        if n.op is CALL:
+            r.call(n)
+    shared = [(r, n) for r, n in opaque if n.op is not CALL]
+    for key in dict.fromkeys(n.attr.key for _, n in shared):
+        parts = [(r, n) for r, n in shared if n.attr.key == key]
+        if parts[0][1].op is CHILD:
+            _run_child(parts, step)
+        else:
+            assert parts[0][1].op is RANDOM
+            _throw(parts, segment.rules[parts[0][1].attr.rule])
+
+
+Parts = Sequence[tuple[Runner, Value]]
+
+
+def _partial(runner: Runner, node: Value) -> Any:
+    """A total over one bucket."""
+    values = runner.numbers(node.inputs[0])
+    return values.sum() if node.op is TOTAL else values.max()
+
+
+def _combine(node: Value, parts: list[Any], reductions: Reductions) -> Any:
+    """A total over all buckets and ranks."""
+    tensors = [p for p in parts if isinstance(p, Tensor)]
+    if not tensors:
+        value: Any = sum(parts) if node.op is TOTAL else max(parts)
+        if type(reductions) is Reductions:
+            return value
+        tensors = parts = [torch.tensor(value, dtype=torch.float64)]
+    like = tensors[0]
+    parts = [torch.as_tensor(p, dtype=like.dtype, device=like.device) for p in parts]
+    value = parts[0]
+    for other in parts[1:]:
+        value = value + other if node.op is TOTAL else torch.maximum(value, other)
+    return reductions.sum_scalar(value) if node.op is TOTAL else reductions.max_scalar(value)
+
+
+def _run_child(parts: Parts, step: Step) -> None:
+    """A module that is no rule, on the tensors of all buckets."""
+    inputs: dict[int, Tensor] = {}
+    for r, node in parts:
+        inputs.update(zip(r.bucket.indices, r.whole(node.inputs[0]), strict=True))
+    result = step.run_child(parts[0][1].attr.fn, inputs)
+    for r, node in parts:
+        r.set_result(node, [local(result[i]) for i in r.bucket.indices])
+
+
+def _throw(parts: Parts, rule: Rule) -> None:
+    """Random values, drawn in the order of the parameters whatever their buckets are."""
+    kind = parts[0][1].kind
+    places = sorted((i, j, r, node) for r, node in parts for j, i in enumerate(r.bucket.indices))
+    drawn: dict[int, list[Any]] = {id(r): [None] * len(r.bucket.data) for r, _ in parts}
+    for _, j, r, node in places if kind is not Kind.GLOBAL else places[:1]:
+        call: Call = node.attr
+        numbers = [float(r.argument(a)) if isinstance(a, Number) else float(a) for a in node.args]
+        like = r.bucket.data[j]
+        out = torch.empty_like(like) if kind is Kind.ELEMENT else torch.empty((), device=like.device)
+        getattr(out, call.fn)(*numbers, generator=rule.generator(like.device))
+        drawn[id(r)][j] = out
+    if kind is Kind.GLOBAL:
+        first = next(x for x in drawn[id(places[0][2])] if x is not None)
+        for r, node in parts:
+            r.set_numbers(node, first)
+        return
+    for r, node in parts:
+        if kind is Kind.ELEMENT:
+            r.set_result(node, drawn[id(r)])
+        else:
+            r.set_numbers(node, torch.stack(drawn[id(r)]))

@@ -1,0 +1,85 @@
+"""Numbers per tensor and for all: a numpy array of doubles on the host, or a tensor that the host does not wait for.
+
+On the CPU a call of torch costs more than the arithmetic; on an accelerator the host must not read a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..lang.graph import Kind, Number, Value
+from ..lang.ops import FILL, LOAD, SHAPE, Role
+from .plan import Pass, Plan
+
+
+def both(fn: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Tensor:
+    """A function of two tensors where one of them may be a number."""
+    if not isinstance(a, Tensor):
+        a = b.new_full((), a)
+    elif not isinstance(b, Tensor):
+        b = a.new_full((), b)
+    return fn(a, b)
+
+
+def choose(mask: Any, a: Any, b: Any, dtype: torch.dtype) -> Any:
+    """``torch.where`` for any mixture of tensors and numbers."""
+    if isinstance(mask, Tensor):
+        return torch.where(mask, a, b).to(dtype)
+    chosen = a if mask else b
+    if isinstance(chosen, Tensor):
+        return chosen.clone()
+    like = b if mask else a
+    return torch.full_like(like, chosen) if isinstance(like, Tensor) else torch.full((), chosen, dtype=dtype)
+
+
+#: What the spellings for torch may call.
+TORCH: dict[str, Any] = {"torch": torch, "both": both, "choose": choose}
+
+
+def real(dtype: torch.dtype) -> torch.dtype:
+    """In what numbers per tensor are kept on a device."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def doubles(numbers: Tensor) -> Any:
+    """Numbers on the host, in double precision."""
+    if numbers.dtype is torch.float32:  # numpy converts it faster than torch
+        return numbers.numpy().astype(np.float64)
+    return (numbers if numbers.dtype is torch.bool else numbers.double()).numpy()
+
+
+def literal(x: Any) -> str:
+    """A constant as source."""
+    return f"({x!r})" if np.isfinite(x) else f"float('{x}')"
+
+
+def compiled(name: str, params: str, lines: list[str], namespace: Mapping[str, Any]) -> Callable[..., Any]:
+    """A function from its lines; it keeps its source as ``source``."""
+    code = f"def {name}({params}):\n" + "".join(f"    {line}\n" for line in lines)
+    space = dict(namespace)
+    exec(compile(code, f"<{name}>", "exec"), space)
+    function = space[name]
+    function.source = code
+    return function
+
+
+def write_numbers(plan: Plan, here: Pass, ids: Mapping[Value, int], *, host: bool) -> Callable[..., None] | None:
+    """The numbers of a pass: ``f(H, T, zeros, dtype)`` reads and writes ``T[id]``, arrays of numpy or of torch."""
+    lines = []
+    for node in here.numbers:
+        if node.op in (LOAD, SHAPE) or node.op.role is Role.OPAQUE:
+            continue
+        args = [
+            f"T[{ids[a]}]" if isinstance(a, Value) else f"H[{plan.hosts[a]}]" if isinstance(a, Number) else literal(a)
+            for a in node.args
+        ]
+        text = (node.op.numpy if host else node.op.torch).format(*args)
+        if node.op is FILL:
+            text = text.replace("like", "zeros" if node.kind is Kind.TENSOR else "zeros.sum()")
+        lines.append(f"T[{ids[node]}] = {text}")
+    return compiled("numbers", "H, T, zeros, dtype", lines, {"np": np} if host else TORCH) if lines else None
