@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from ...core.module import Modules
+from ...core import Beta, Child, Count, NonNegative, Range
 from ...core.vector_method import Unit, VectorMethod
 
 
@@ -58,48 +59,24 @@ class LBFGS(VectorMethod):
         True
     """
 
-    bounds = {
-        "history_size": (1, math.inf, "[)"),
-        "tol": (0, math.inf, "[)"),
-        "init_damping": (0, 1, "(]"),
-        "params_beta": (0, 1, "[)"),
-        "grads_beta": (0, 1, "[)"),
-        "z_beta": (0, 1, "[)"),
-        "update_freq": (1, math.inf, "[)"),
-    }
+    history_size: Count = 10
+    tol: NonNegative = 1e-10
+    damping: bool = False
+    init_damping: Annotated[float, Range(0, 1, "(]")] = 0.9
+    eigval_bounds: tuple[float, float] = (0.5, 50)
+    params_beta: Beta | None = None
+    grads_beta: Beta | None = None
+    update_freq: Count = 1
+    z_beta: Beta | None = None
+    tol_reset: bool = False
+    inner: Child | None = None
 
-    def __init__(
-        self,
-        history_size: int = 10,
-        tol: float = 1e-10,
-        damping: bool = False,
-        init_damping: float = 0.9,
-        eigval_bounds: tuple[float, float] = (0.5, 50),
-        params_beta: float | None = None,
-        grads_beta: float | None = None,
-        update_freq: int = 1,
-        z_beta: float | None = None,
-        tol_reset: bool = False,
-        inner: Modules | None = None,
-    ) -> None:
-        low, high = eigval_bounds
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        low, high = settings["eigval_bounds"]
         if not 0 < low <= 1 <= high:
-            raise ValueError(f"LBFGS(eigval_bounds={eigval_bounds}) must be (low, high) with 0 < low <= 1 <= high.")
-        super().__init__(
-            dict(
-                history_size=history_size,
-                tol=tol,
-                damping=damping,
-                init_damping=init_damping,
-                eigval_bounds=tuple(eigval_bounds),
-                params_beta=params_beta,
-                grads_beta=grads_beta,
-                update_freq=update_freq,
-                z_beta=z_beta,
-                tol_reset=tol_reset,
-            ),
-            inner,
-        )
+            raise ValueError(
+                f"LBFGS(eigval_bounds={settings['eigval_bounds']}) must be (low, high) with 0 < low <= 1 <= high."
+            )
 
     # -- learning ----------------------------------------------------------------------------------------------------
     def learn(self, unit: Unit, u: Tensor) -> Tensor:
