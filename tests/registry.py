@@ -162,6 +162,14 @@ MATRIX = dict(together=True, refused=ALL, compiles=False, syncs=True, ulps=1e4, 
 #: What a norm over all parameters is computed with.
 WHOLE_NORM = dict(refused=frozenset({"ord", "eps", "max_ema_growth"}))
 SEARCH = dict(closure=True, together=True, refused=ALL, compiles=False, syncs=True)
+#: A method on matrices that are decomposed, which accelerators wait for.
+PRECONDITIONER = dict(
+    compiles=False,
+    syncs=True,
+    ulps=1e4,
+    alternatives=dict(beta=0.9, decay=0.9),
+    refused=frozenset({"concat_params"}),
+)
 ORTHOGONAL = dict(
     float32=None,
     alternatives=dict(ns_dtype=torch.float64),
@@ -273,6 +281,30 @@ ENTRIES: list[Entry] = [
         elementwise=True,
     ),
     Entry("Lion", then_lr(0.05), elementwise=True, float32=None),
+    Entry("FullMatrixAdagrad", then_lr(0.5), rosenbrock=(300, 10), **PRECONDITIONER),
+    Entry(
+        "FullMatrixAdagrad",
+        then_lr(0.1),
+        lambda: dict(beta=0.99, inner=tz.m.EMA(0.9), update_freq=3, stagger=True),
+        variant="Adam",
+        # whose turn it is depends on all parameters
+        **{**PRECONDITIONER, "together": True, "refused": frozenset({"concat_params", "decay"})},
+    ),
+    Entry(
+        "FullMatrixAdagrad",
+        then_lr(0.3),
+        dict(decay=0.9),
+        variant="decay",
+        **{**PRECONDITIONER, "refused": frozenset({"concat_params", "beta"})},
+    ),
+    Entry("FullMatrixAdagrad", then_lr(3.0), dict(sqrt=False), variant="solve", **PRECONDITIONER),
+    Entry(
+        "FullMatrixAdagrad",
+        then_lr(0.5),
+        dict(concat_params=True),
+        variant="concat",
+        **{**PRECONDITIONER, "together": True, "refused": ALL},
+    ),
     Entry("Orthogonalize", **ORTHOGONAL),
     Entry("Orthogonalize", kwargs=dict(method="svd"), variant="svd", syncs=True, **ORTHOGONAL),
     Entry("Muon", lambda m: [tz.m.Split(_is_matrix, m, tz.m.Adam()), tz.m.LR(0.05)], compiles=False, **ORTHOGONAL),

@@ -30,6 +30,10 @@ class Reductions:
         """The mean over ranks of gradients that a module took itself (those of ``backward`` are reduced by DDP)."""
         return list(grads)
 
+    def gather(self, vector: Tensor) -> tuple[Tensor, int]:
+        """The vectors of all shards, one after the other in the same order everywhere, and where one's own starts."""
+        return vector, 0
+
     def sum_scalar(self, value: Tensor) -> Tensor:
         """The sum over shards of an inner product or a squared norm."""
         return value

@@ -36,6 +36,10 @@ class Recorder(Reductions):
         self.calls.append(("max_scalar", value))
         return value
 
+    def gather(self, vector):
+        self.calls.append(("gather", vector))
+        return vector, 0
+
     def names(self):
         return {name for name, _ in self.calls}
 
@@ -66,6 +70,10 @@ class Shard(Reductions):
     def max_scalar(self, value):
         return torch.stack([torch.as_tensor(v) for v in self.ranks.gather(self.rank, value)]).max()
 
+    def gather(self, vector):
+        pieces = self.ranks.gather(self.rank, vector)
+        return torch.cat(pieces), sum(len(piece) for piece in pieces[: self.rank])
+
 
 class Replica(Reductions):
     """A rank that sees other data: means over the others."""
@@ -94,6 +102,7 @@ def test_the_default_does_nothing():
     assert reductions.sum_scalar(value) is value
     assert reductions.max_scalar(value) is value
     assert reductions.mean_grads(grads)[0] is grads[0]
+    assert reductions.gather(value) == (value, 0)
     assert type(tz.Modular(make_params(), tz.m.LR(0.1)).distributed) is Reductions
 
 
@@ -105,6 +114,11 @@ ASK = {
     "search": (lambda: [tz.m.Backtracking()], {"sum_scalar", "mean_loss"}),
     "wolfe": (lambda: [tz.m.StrongWolfe()], {"sum_scalar", "mean_loss"}),
     "lbfgs": (lambda: [tz.m.LBFGS(), tz.m.LR(0.1)], {"sum_scalar"}),
+    "bfgs": (lambda: [tz.m.BFGS(), tz.m.LR(0.1)], {"gather"}),
+    "bfgs of each": (lambda: [tz.m.BFGS(concat_params=False), tz.m.LR(0.1)], set()),
+    "full matrix": (lambda: [tz.m.FullMatrixAdagrad(concat_params=True), tz.m.LR(0.1)], {"gather"}),
+    "newton": (lambda: [tz.m.NewtonCG(), tz.m.LR(0.1)], {"sum_scalar"}),
+    "newton by autograd": (lambda: [tz.m.NewtonCG(hvp_method="autograd")], {"sum_scalar", "mean_grads"}),
     "elementwise": (lambda: [tz.m.ClipValue(1), tz.m.Adam(), tz.m.LR(0.1)], set()),
     "per tensor": (lambda: [tz.m.ClipNorm(0.5), tz.m.LR(0.1)], set()),
 }
@@ -195,6 +209,54 @@ def test_two_halves_of_the_parameters_are_the_whole(name, compile):
     in_parallel([lambda k=k: rank(k) for k in range(2)])
     for a, b in zip([*parts[0], *parts[1]], whole, strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-13)
+
+
+def shard_loss(params, first=0):
+    """Not quadratic, and a sum over the tensors, as a loss over shards is."""
+    total = 0.0
+    for i, p in enumerate(params, first):
+        a = torch.linspace(0.5, 2.0, p.numel(), dtype=p.dtype).view(p.shape)
+        total = total + (0.5 * a * (p - (i + 1.0)).square() + torch.log(torch.cosh(p - 1))).sum()
+    return total
+
+
+VECTOR_METHODS = {
+    "lbfgs": lambda: [tz.m.LBFGS(), tz.m.LR(0.3)],
+    "lbfgs with resets": lambda: [tz.m.LBFGS(tol=0.05, tol_reset=True), tz.m.LR(0.3)],
+    "damped lbfgs": lambda: [tz.m.LBFGS(damping=True, params_beta=0.5, z_beta=0.5, inner=tz.m.EMA(0.5)), tz.m.LR(0.3)],
+    "bfgs": lambda: [tz.m.BFGS(), tz.m.LR(0.3)],
+    "bfgs with all": lambda: [
+        tz.m.BFGS(reset_interval="auto", beta=0.3, scale_second=True, inner=tz.m.EMA(0.5)),
+        tz.m.LR(0.3),
+    ],
+    "full matrix": lambda: [tz.m.FullMatrixAdagrad(concat_params=True, inner=tz.m.EMA(0.5)), tz.m.LR(0.3)],
+    # far from exact, so that every sum matters: the length of differences, the tolerance, the sign of a warm start
+    "newton": lambda: [tz.m.NewtonCG(h=0.5, maxiter=3), tz.m.LR(0.5)],
+    "newton from the last solution": lambda: [tz.m.NewtonCG(h=0.5, maxiter=1, warm_start=True), tz.m.LR(1.3)],
+    "newton by central differences": lambda: [tz.m.NewtonCG(h=0.5, hvp_method="central"), tz.m.LR(0.5)],
+    "newton by autograd": lambda: [tz.m.NewtonCG(hvp_method="autograd"), tz.m.LR(0.85)],
+    "newton to the end": lambda: [tz.m.NewtonCG(tol=0.0, hvp_method="autograd", forcing=False), tz.m.LR(0.1)],
+}
+
+
+@pytest.mark.parametrize("name", VECTOR_METHODS)
+def test_a_vector_in_two_shards_is_the_whole(name):
+    """What sees all parameters as one vector: sums over ranks, or a gathered vector, give the steps of one process."""
+    steps = 22
+    whole = make_params(SHAPES)
+    run(tz.Modular(whole, *VECTOR_METHODS[name]()), whole, steps, shard_loss)
+
+    ranks = Ranks(2)
+    parts = [make_params(SHAPES)[:2], make_params(SHAPES)[2:]]
+
+    def rank(k):
+        own = tz.Modular(parts[k], *VECTOR_METHODS[name]())
+        own.distributed = Shard(ranks, k)
+        run(own, parts[k], steps, lambda params: shard_loss(params, 2 * k))
+
+    in_parallel([lambda k=k: rank(k) for k in range(2)])
+    for a, b in zip([*parts[0], *parts[1]], whole, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-9)
 
 
 def test_without_the_sums_the_halves_differ():

@@ -44,7 +44,12 @@ def hvp_autograd(
 
 
 def hvp_forward(
-    gradient: Gradient, params: Sequence[Tensor], vector: Sequence[Tensor], at: Sequence[Tensor], h: float = 1e-3
+    gradient: Gradient,
+    params: Sequence[Tensor],
+    vector: Sequence[Tensor],
+    at: Sequence[Tensor],
+    h: float = 1e-3,
+    reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     """H·v ≈ (g(x + t·v) − g(x)) / t with t = h/‖v‖: one gradient evaluation, error of order h.
 
@@ -54,6 +59,7 @@ def hvp_forward(
         vector: v.
         at: g(x).
         h: the distance by which the parameters are moved.
+        reduce: sums ‖v‖² over shards; the identity by default.
 
     Example:
         >>> x = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -61,7 +67,7 @@ def hvp_forward(
         >>> out.round(decimals=3)
         tensor([12.,  0.], dtype=torch.float64)
     """
-    t = _distance(vector, h)
+    t = _distance(vector, h, reduce)
     if t is None:
         return [torch.zeros_like(p) for p in params]
     (moved,) = _gradients_at(gradient, params, vector, [t])
@@ -71,7 +77,11 @@ def hvp_forward(
 
 
 def hvp_central(
-    gradient: Gradient, params: Sequence[Tensor], vector: Sequence[Tensor], h: float = 1e-3
+    gradient: Gradient,
+    params: Sequence[Tensor],
+    vector: Sequence[Tensor],
+    h: float = 1e-3,
+    reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     """H·v ≈ (g(x + t·v) − g(x − t·v)) / 2t with t = h/‖v‖: two gradient evaluations, error of order h².
 
@@ -80,6 +90,7 @@ def hvp_central(
         params: the parameters. They are moved and put back exactly, also when ``gradient`` raises.
         vector: v.
         h: the distance by which the parameters are moved.
+        reduce: sums ‖v‖² over shards; the identity by default.
 
     Example:
         >>> x = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -87,7 +98,7 @@ def hvp_central(
         >>> out.round(decimals=6)
         tensor([12.,  0.], dtype=torch.float64)
     """
-    t = _distance(vector, h)
+    t = _distance(vector, h, reduce)
     if t is None:
         return [torch.zeros_like(p) for p in params]
     plus, minus = _gradients_at(gradient, params, vector, [t, -t])
@@ -96,9 +107,10 @@ def hvp_central(
     return list(out)
 
 
-def _distance(vector: Sequence[Tensor], h: float) -> float | None:
+def _distance(vector: Sequence[Tensor], h: float, reduce: Callable[[Tensor], Tensor] | None) -> float | None:
     """The multiple of the vector that has length h; None for zero, whose product is zero."""
-    norm = float(total_dot(vector, vector)) ** 0.5
+    square = total_dot(vector, vector)
+    norm = float(square if reduce is None else reduce(square)) ** 0.5
     return h / norm if norm > 0 else None
 
 

@@ -8,6 +8,19 @@ import torch
 from torch import Tensor
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor itself, or in float32 where its dtype is a half precision.
+
+    Args:
+        tensor: a real tensor.
+
+    Example:
+        >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def flatten(tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
     """The elements of all tensors, in order, as one vector.
 
@@ -100,8 +113,7 @@ def total_dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
-    if x.dtype in (torch.bfloat16, torch.float16):
-        x, y = x.float(), y.float()
+    x, y = at_least_float32(x), at_least_float32(y)
     if x.is_contiguous() and y.is_contiguous():
         return torch.dot(x.view(-1), y.view(-1))
     return (x * y).sum()

@@ -2,9 +2,10 @@
 
 from .adagrad import Adagrad
 from .adam import Adam
+from .full_matrix_adagrad import FullMatrixAdagrad
 from .lion import Lion
 from .muon import Muon
 from .orthogonalize import Orthogonalize
 from .rmsprop import RMSprop
 
-__all__ = ["Adagrad", "Adam", "Lion", "Muon", "Orthogonalize", "RMSprop"]
+__all__ = ["Adagrad", "Adam", "FullMatrixAdagrad", "Lion", "Muon", "Orthogonalize", "RMSprop"]

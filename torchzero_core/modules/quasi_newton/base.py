@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, MutableMapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ...core import Module, Var
-from ...core.evaluate import uniform_settings
 from ...core.module import Modules
-from ...core.same_params import same_params
-from ...linalg import flatten, unflatten, unflatten_as
+from ...core.vector_method import Unit, VectorMethod
 
 
-class _FullMatrix(Module):
+class _FullMatrix(VectorMethod):
     """What the methods on H (the inverse Hessian) and on B (the Hessian) share."""
 
+    gathers = True
     bounds = {
-        "beta": (0, 1, "[)"),
         "tol": (0, math.inf, "[)"),
         "update_freq": (1, math.inf, "[)"),
     }
-    matrix: str = "H"
+    #: The name of the matrix in the state.
+    matrix: ClassVar[str] = "H"
+    #: Whether the formula asks for the previous parameters or update (which are otherwise overwritten).
+    needs_previous: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -53,21 +53,22 @@ class _FullMatrix(Module):
                 scale_second=scale_second,
                 concat_params=concat_params,
                 **(defaults or {}),
-            )
+            ),
+            inner,
         )
-        if inner is not None:
-            self.set_child("inner", inner)
 
-    # -- what a method defines ---------------------------------------------------------------------------------------
+    # -- what the two bases define -----------------------------------------------------------------------------------
     def _formula(self, matrix: Tensor, *args: Any) -> Tensor:
         raise NotImplementedError
 
-    def _scale(self, sy: Tensor, ss: Tensor, yy: Tensor) -> Tensor:
+    def _auto_scale(self, sy: Tensor, ss: Tensor, yy: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _product(self, matrix: Tensor, vector: Tensor) -> Tensor:
+    def _multiple(self, init_scale: float) -> float:
+        """The multiple of I that the matrix starts as."""
         raise NotImplementedError
 
+    # -- what a method may change ------------------------------------------------------------------------------------
     def initial_matrix(self, n: int, like: Tensor, settings: Mapping[str, Any]) -> Tensor:
         """The matrix of the first step and after a reset: the identity, or ``init_scale`` times it.
 
@@ -78,7 +79,7 @@ class _FullMatrix(Module):
         """
         scale = settings["init_scale"]
         matrix = torch.eye(n, dtype=like.dtype, device=like.device)
-        return matrix if isinstance(scale, str) else matrix.mul_(scale if self.matrix == "H" else 1 / scale)
+        return matrix if isinstance(scale, str) else matrix.mul_(self._multiple(scale))
 
     def on_reset(self, matrix: Tensor, state: MutableMapping[str, Any], settings: Mapping[str, Any]) -> Tensor:
         """The matrix to go on with at a reset of ``reset_interval``; the initial one unless overridden.
@@ -90,143 +91,59 @@ class _FullMatrix(Module):
         """
         return self.initial_matrix(len(matrix), matrix, settings)
 
-    # -- learning from a step and applying what was learnt -----------------------------------------------------------
-    def learn(
-        self, params: Sequence[Tensor], u: Tensor, state: MutableMapping[str, Any], settings: Mapping[str, Any]
-    ) -> Tensor | None:
-        """Take in the present parameters and update.
-
-        Args:
-            params: the parameters of one vector.
-            u: their update, as a vector; it is copied.
-            state: where matrix and previous point are kept.
-            settings: the settings.
-
-        Returns:
-            Whether the matrix was reset in this step, as a truth value on the device; None at the first step.
-        """
+    # -- learning ----------------------------------------------------------------------------------------------------
+    def learn(self, unit: Unit, u: Tensor) -> Tensor | bool:
+        """Let the formula learn from the differences to the last step."""
+        state, h, name = unit.state, unit.settings, self.matrix
         t = state["step"] = state.get("step", 0) + 1
-        name = self.matrix
         if name not in state:
-            p = u.new_empty(u.numel())
-            state.update({name: self.initial_matrix(u.numel(), u, settings), "fresh": _true(u)})
-            state.update(prev_params=flatten(params, p), prev_update=u.clone())
-            return None
-        s, y = state["prev_params"], state["prev_update"]  # differences are taken in the memory of the old values
-        interval = u.numel() + 1 if settings["reset_interval"] == "auto" else settings["reset_interval"]
-        due = interval is not None and (t - 1) % interval == 0
+            state.update({name: self.initial_matrix(u.numel(), u, h), "fresh": _true(u)})
+            state.update(prev_params=unit.point(torch.empty_like(u)), prev_update=u.clone())
+            return bool(h["scale_first"])
+        interval = u.numel() + 1 if h["reset_interval"] == "auto" else h["reset_interval"]
         reset = torch.zeros_like(state["fresh"])
-        if due:
-            state[name], state["fresh"] = self.on_reset(state[name], state, settings), _true(u)
+        if interval is not None and (t - 1) % interval == 0:
+            state[name], state["fresh"] = self.on_reset(state[name], state, h), _true(u)
             reset = _true(u)
-        elif (t - 1) % settings["update_freq"] == 0:
-            p_prev, g_prev = (s.clone(), y.clone()) if self.needs_previous else (s, y)
-            torch._foreach_sub_(unflatten(s, params), list(params))
-            s.neg_()
-            y.neg_().add_(u)
-            reset = self._update(state, s, y, params, u, p_prev, g_prev, settings)
-        flatten(params, s)
-        y.copy_(u)
-        return reset
+        elif (t - 1) % h["update_freq"] == 0:
+            reset = self._update(unit, u)
+        unit.point(state["prev_params"])
+        state["prev_update"].copy_(u)
+        if t == 2 and h["scale_second"]:
+            return True
+        return reset if h["scale_first"] else False
 
-    #: Whether the formula asks for the previous parameters or update (which are otherwise overwritten).
-    needs_previous: bool = False
+    def _update(self, unit: Unit, u: Tensor) -> Tensor:
+        """Apply the formula, and scale, reset or skip, all without asking for the value of a tensor.
 
-    def _update(
-        self,
-        state: MutableMapping[str, Any],
-        s: Tensor,
-        y: Tensor,
-        params: Sequence[Tensor],
-        u: Tensor,
-        p_prev: Tensor,
-        g_prev: Tensor,
-        h: Mapping[str, Any],
-    ) -> Tensor:
-        """Apply the formula, and scale, reset or skip, all without asking for the value of a tensor."""
+        Returns whether the matrix was reset, as a truth value on the device.
+        """
+        state, h = unit.state, unit.settings
         matrix, fresh = state[self.matrix], state["fresh"]
+        s, y = state["prev_params"], state["prev_update"]  # differences are taken in the memory of the old values
+        p_prev, g_prev = (s.clone(), y.clone()) if self.needs_previous else (s, y)
+        unit.step_from(s)
+        y.neg_().add_(u)
         flat = y.abs().amax() <= h["tol"]
         if h["init_scale"] == "auto":
             sy, ss, yy = torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)
             usable = fresh & ~flat & (sy > h["tol"] * (ss * yy).sqrt())
-            factor = torch.where(usable, self._scale(sy, ss, yy), 1.0)
+            factor = torch.where(usable, self._auto_scale(sy, ss, yy), 1.0)
             matrix.mul_(torch.where(factor.isfinite(), factor, 1.0))
             fresh.logical_and_(~usable)
-        keep = h["beta"] is not None or not h["tol_reset"]
-        old = matrix.clone() if keep else matrix
-        p = flatten(params, torch.empty_like(u)) if self.needs_previous else s
+        old = matrix.clone() if h["beta"] is not None or not h["tol_reset"] else matrix
+        p = unit.point(torch.empty_like(u)) if self.needs_previous else s
         new = self._formula(matrix, s, y, p, u, p_prev, g_prev, state, h)
         if h["beta"] is not None:
             new = old.lerp(new, 1 - h["beta"])
-        reset = flat if h["tol_reset"] else torch.zeros_like(flat)
         if h["tol_reset"]:
-            new.masked_fill_(reset, 0.0)
-            scale = 1.0 if isinstance(h["init_scale"], str) else h["init_scale"]
-            new.diagonal().add_(reset * (scale if self.matrix == "H" else 1 / scale))
-            fresh.logical_or_(reset)
-        else:
-            new = torch.where(flat, old, new)
-        state[self.matrix] = new
-        return reset
-
-    def apply(self, vector: Tensor, state: Mapping[str, Any]) -> Tensor:
-        """The direction for a vector: H·x, or the solution of B·d = x.
-
-        Args:
-            vector: x.
-            state: where the matrix is kept.
-        """
-        return self._product(state[self.matrix], vector)
-
-    # -- the step ----------------------------------------------------------------------------------------------------
-    def step(self, var: Var) -> Var:
-        """Learn from the update and replace it by the direction."""
-        update, params = var.get_update(), var.params
-        if not params:
-            return var
-        concat = uniform_settings(self, params, ["concat_params"])["concat_params"]
-        units: list[tuple[list[Tensor], list[Tensor], MutableMapping[str, Any], Mapping[str, Any]]]
-        if concat:
-            settings = uniform_settings(self, params)
-            shared = self.global_state
-            if not same_params(self, params):
-                for key in [k for k in shared if k not in ("epoch", "members")]:
-                    del shared[key]
-            units = [(params, update, shared, settings)]
-        else:
-            units = [
-                ([p], [u], self.state[p], self.settings[p]) for p, u in zip(params, update, strict=True) if p.numel()
-            ]
-        vectors = [self._vector(us) for _, us, _, _ in units]
-        resets = [self.learn(ps, u, state, h) for (ps, _, state, h), u in zip(units, vectors, strict=True)]
-        scales = [
-            self._first_scale(u, reset, state["step"], h)
-            for u, reset, (_, _, state, h) in zip(vectors, resets, units, strict=True)
-        ]
-        if "inner" in self.children:
-            inner = var.run_inner(self.children["inner"])
-            replaced = {id(p): u for p, u in zip(params, inner, strict=True)}
-            vectors = [self._vector([replaced[id(p)] for p in ps]) for ps, _, _, _ in units]
-        out = {id(p): u for p, u in zip(params, update, strict=True)}
-        for (ps, _, state, _), x, scale in zip(units, vectors, scales, strict=True):
-            direction = self.apply(x, state)
-            if scale is not None:
-                direction.mul_(scale)
-            out.update({id(p): d for p, d in zip(ps, unflatten_as(direction, ps), strict=True)})
-        var.update = [out[id(p)] for p in params]
-        return var
-
-    def _vector(self, tensors: list[Tensor]) -> Tensor:
-        vector = flatten(tensors)
-        return vector.float() if vector.dtype in (torch.bfloat16, torch.float16) else vector
-
-    def _first_scale(self, u: Tensor, reset: Tensor | None, t: int, h: Mapping[str, Any]) -> Tensor | None:
-        """1/max(1, ‖u‖₁) at the steps that have no curvature to go by."""
-        if (reset is None and h["scale_first"]) or (t == 2 and h["scale_second"]):
-            return 1 / u.abs().sum().clamp(min=1.0)
-        if reset is not None and h["scale_first"]:
-            return torch.where(reset, 1 / u.abs().sum().clamp(min=1.0), 1.0)
-        return None
+            new.masked_fill_(flat, 0.0)
+            new.diagonal().add_(flat * (1.0 if isinstance(h["init_scale"], str) else self._multiple(h["init_scale"])))
+            fresh.logical_or_(flat)
+            state[self.matrix] = new
+            return flat
+        state[self.matrix] = torch.where(flat, old, new)
+        return torch.zeros_like(flat)
 
 
 class QuasiNewtonH(_FullMatrix):
@@ -303,11 +220,15 @@ class QuasiNewtonH(_FullMatrix):
     def _formula(self, matrix: Tensor, *args: Any) -> Tensor:
         return self.update_H(matrix, *args)
 
-    def _scale(self, sy: Tensor, ss: Tensor, yy: Tensor) -> Tensor:
+    def _auto_scale(self, sy: Tensor, ss: Tensor, yy: Tensor) -> Tensor:
         return sy / yy
 
-    def _product(self, matrix: Tensor, vector: Tensor) -> Tensor:
-        return matrix @ vector
+    def _multiple(self, init_scale: float) -> float:
+        return init_scale
+
+    def apply(self, unit: Unit, x: Tensor) -> Tensor:
+        """H·x."""
+        return unit.state["H"] @ x
 
 
 class QuasiNewtonB(_FullMatrix):
@@ -365,12 +286,16 @@ class QuasiNewtonB(_FullMatrix):
     def _formula(self, matrix: Tensor, *args: Any) -> Tensor:
         return self.update_B(matrix, *args)
 
-    def _scale(self, sy: Tensor, ss: Tensor, yy: Tensor) -> Tensor:
+    def _auto_scale(self, sy: Tensor, ss: Tensor, yy: Tensor) -> Tensor:
         return yy / sy
 
-    def _product(self, matrix: Tensor, vector: Tensor) -> Tensor:
-        solution, _ = torch.linalg.solve_ex(matrix, vector)
-        return torch.where(solution.isfinite().all(), solution, vector)
+    def _multiple(self, init_scale: float) -> float:
+        return 1 / init_scale
+
+    def apply(self, unit: Unit, x: Tensor) -> Tensor:
+        """The solution d of B·d = x."""
+        solution, _ = torch.linalg.solve_ex(unit.state["B"], x)
+        return torch.where(solution.isfinite().all(), solution, x)
 
 
 def _true(like: Tensor) -> Tensor:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from ...core import Module, Var
-from ...core.evaluate import uniform_settings
-from ...core.module import Modules
-from ...core.same_params import same_params
-from ...linalg import flatten, unflatten, unflatten_as
+from ...core import Beta, Child, Count, NonNegative, Range
+from ...core.vector_method import Unit, VectorMethod
 
 
-class LBFGS(Module):
+class LBFGS(VectorMethod):
     """Limited-memory BFGS: the direction H·u by the two-loop recursion over the last pairs (s, y).
 
     s and y are the differences of parameters and of updates between steps, and H0 = (s'y/y'y)·I of the newest pair. A
@@ -63,129 +59,89 @@ class LBFGS(Module):
         True
     """
 
-    bounds = {
-        "history_size": (1, math.inf, "[)"),
-        "tol": (0, math.inf, "[)"),
-        "init_damping": (0, 1, "(]"),
-        "params_beta": (0, 1, "[)"),
-        "grads_beta": (0, 1, "[)"),
-        "z_beta": (0, 1, "[)"),
-        "update_freq": (1, math.inf, "[)"),
-    }
+    history_size: Count = 10
+    tol: NonNegative = 1e-10
+    damping: bool = False
+    init_damping: Annotated[float, Range(0, 1, "(]")] = 0.9
+    eigval_bounds: tuple[float, float] = (0.5, 50)
+    params_beta: Beta | None = None
+    grads_beta: Beta | None = None
+    update_freq: Count = 1
+    z_beta: Beta | None = None
+    tol_reset: bool = False
+    inner: Child | None = None
 
-    def __init__(
-        self,
-        history_size: int = 10,
-        tol: float = 1e-10,
-        damping: bool = False,
-        init_damping: float = 0.9,
-        eigval_bounds: tuple[float, float] = (0.5, 50),
-        params_beta: float | None = None,
-        grads_beta: float | None = None,
-        update_freq: int = 1,
-        z_beta: float | None = None,
-        tol_reset: bool = False,
-        inner: Modules | None = None,
-    ) -> None:
-        low, high = eigval_bounds
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        low, high = settings["eigval_bounds"]
         if not 0 < low <= 1 <= high:
-            raise ValueError(f"LBFGS(eigval_bounds={eigval_bounds}) must be (low, high) with 0 < low <= 1 <= high.")
-        super().__init__(
-            dict(
-                history_size=history_size,
-                tol=tol,
-                damping=damping,
-                init_damping=init_damping,
-                eigval_bounds=tuple(eigval_bounds),
-                params_beta=params_beta,
-                grads_beta=grads_beta,
-                update_freq=update_freq,
-                z_beta=z_beta,
-                tol_reset=tol_reset,
+            raise ValueError(
+                f"LBFGS(eigval_bounds={settings['eigval_bounds']}) must be (low, high) with 0 < low <= 1 <= high."
             )
-        )
-        if inner is not None:
-            self.set_child("inner", inner)
 
     # -- learning ----------------------------------------------------------------------------------------------------
-    def learn(self, params: Sequence[Tensor], u: Tensor, settings: Mapping[str, Any]) -> None:
-        """Take in the present parameters and update.
-
-        Args:
-            params: the parameters.
-            u: their update as a vector; it is copied.
-            settings: the settings.
-        """
-        state = self.global_state
+    def learn(self, unit: Unit, u: Tensor) -> Tensor:
+        """Take a pair from the differences to the last values, or to averages of them."""
+        state, h = unit.state, unit.settings
         t = state["step"] = state.get("step", 0) + 1
-        slots = settings["history_size"] + 1
+        slots = h["history_size"] + 1
         if "s" not in state or len(state["s"]) != slots:
-            self._begin(state, params, u, slots)
-            return
-        # Differences to the last values (or their averages) are taken in the memory of these.
-        dp, du = state["prev_params"], state["prev_update"]
-        torch._foreach_sub_(unflatten(dp, params), list(params))
-        dp.neg_()
-        du.neg_().add_(u)
-        a, b = settings["params_beta"], settings["grads_beta"]
-        if (t - 1) % settings["update_freq"] == 0:
+            self._begin(unit, u, slots)
+            return ~state["valid"].any()
+        # Differences are taken in the memory of these.
+        ds, dy = unit.step_from(state["prev_params"]), state["prev_update"].neg_().add_(u)
+        a, b = h["params_beta"], h["grads_beta"]
+        if (t - 1) % h["update_freq"] == 0:
             # an average moves by (1 − β) of the difference
-            self._take(state, dp if a is None else (1 - a) * dp, du if b is None else (1 - b) * du, settings)
-        for difference, beta, source in ((dp, a, params), (du, b, [u])):
-            if beta is None:
-                flatten(source, difference)
-            else:
-                torch._foreach_add_(unflatten(difference.mul_(-beta), source), list(source))
+            self._take(unit, ds if a is None else (1 - a) * ds, dy if b is None else (1 - b) * dy)
+        unit.point(ds) if a is None else torch._foreach_add_(unit.pieces(ds.mul_(-a)), list(unit.params))
+        dy.copy_(u) if b is None else dy.mul_(-b).add_(u)
+        return ~state["valid"].any()
 
-    def _begin(self, state: MutableMapping[str, Any], params: Sequence[Tensor], u: Tensor, slots: int) -> None:
+    def _begin(self, unit: Unit, u: Tensor, slots: int) -> None:
         # One row is spare: a new pair is written there and only counts once it is accepted.
-        n, small = u.numel(), torch.float32 if u.device.type == "mps" else torch.float64
+        state, n, small = unit.state, u.numel(), torch.float32 if u.device.type == "mps" else torch.float64
         state["s"], state["y"] = u.new_zeros(slots, n), u.new_zeros(slots, n)
         state["sy"] = torch.zeros(slots, slots, dtype=small, device=u.device)
         state["valid"] = torch.zeros(slots, dtype=torch.bool, device=u.device)
         state["spare"] = torch.zeros(1, dtype=torch.long, device=u.device)
         state["gamma"] = torch.ones((), dtype=small, device=u.device)
-        state["prev_params"], state["prev_update"] = flatten(params, torch.empty_like(u)), u.clone()
+        state["prev_params"], state["prev_update"] = unit.point(torch.empty_like(u)), u.clone()
 
-    def _take(self, state: MutableMapping[str, Any], s: Tensor, y: Tensor, h: Mapping[str, Any]) -> None:
+    def _take(self, unit: Unit, s: Tensor, y: Tensor) -> None:
         """Write a pair into the spare row and let it count if it is accepted."""
-        S, Y, spare, small = state["s"], state["y"], state["spare"], state["sy"].dtype
-        flat = y.abs().amax() <= h["tol"] if h["tol_reset"] else None
-        sy, ss, yy = self._sum(torch.stack([torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)])).to(small)
+        state, h = unit.state, unit.settings
+        S, Y, SY, valid, spare = state["s"], state["y"], state["sy"], state["valid"], state["spare"]
+        small = SY.dtype
+        flat = unit.largest(y.abs().amax()) <= h["tol"] if h["tol_reset"] else None
+        sy, ss, yy = unit.total(torch.stack([torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)])).to(small)
         if h["damping"]:
             tau = _damping(sy / ss, h["init_damping"], *h["eigval_bounds"])
             y.lerp_(s, (1 - tau).to(y.dtype))
-            sy, yy = self._sum(torch.stack([torch.dot(s, y), torch.dot(y, y)])).to(small)
+            sy, yy = unit.total(torch.stack([torch.dot(s, y), torch.dot(y, y)])).to(small)
         accept = (sy > h["tol"] * (ss * yy).sqrt()) & (sy / yy).isfinite()
         if flat is not None:
             accept = accept & ~flat
-            state["valid"].logical_and_(~flat)
+            valid.logical_and_(~flat)
+        refuse = ~accept
         for matrix, row in ((S, s), (Y, y)):  # what is not accepted may not be finite
-            matrix.index_copy_(0, spare, row.masked_fill_(~accept, 0.0).unsqueeze(0))
-        column = self._sum(S @ y).to(small)
-        state["sy"].index_copy_(1, spare, column.unsqueeze(1))
-        state["gamma"].copy_(torch.where(accept, sy / yy, state["gamma"]))
-        state["valid"].index_fill_(0, spare, True).logical_and_(accept | ~_one_hot(spare, len(S)))
-        state["spare"] = torch.where(accept, (spare + 1) % len(S), spare)
-        state["valid"].index_fill_(0, state["spare"], False)
-
-    def _sum(self, values: Tensor) -> Tensor:
-        """Over the shards of a vector that is spread out."""
-        return values if self.home is None else self.home.distributed.sum_scalar(values)
+            matrix.index_copy_(0, spare, row.masked_fill_(refuse, 0.0).unsqueeze(0))
+        SY.index_copy_(1, spare, unit.total(S @ y).to(small).unsqueeze(1))
+        gamma = state["gamma"]
+        gamma.copy_(torch.where(accept, sy / yy, gamma))
+        valid.index_copy_(0, spare, accept.unsqueeze(0))
+        state["spare"] = spare = torch.where(accept, (spare + 1) % len(S), spare)
+        valid.index_fill_(0, spare, False)
 
     # -- applying ----------------------------------------------------------------------------------------------------
-    def apply(self, x: Tensor) -> Tensor:
-        """H·x, in the memory of x.
-
-        Args:
-            x: a vector.
-        """
-        state = self.global_state
-        S, Y, small = state["s"], state["y"], state["sy"].dtype
+    def apply(self, unit: Unit, x: Tensor) -> Tensor:
+        """H·x, in the memory of x."""
+        state = unit.state
+        S, Y, SY = state["s"], state["y"], state["sy"]
+        small = SY.dtype
         age = (state["spare"] + 1 + torch.arange(len(S), device=S.device)) % len(S)  # rows from the oldest pair on
         valid = state["valid"][age]
         both = valid.unsqueeze(0) & valid.unsqueeze(1)
-        R = torch.where(both, state["sy"][age][:, age], 0.0).triu()
+        R = torch.where(both, SY[age][:, age], 0.0).triu()
         R.diagonal().add_(~valid)  # a row without a pair takes no part
         gamma = torch.where(valid.any(), state["gamma"], 1.0)
 
@@ -195,43 +151,21 @@ class LBFGS(Module):
         def rows(by_age: Tensor) -> Tensor:
             return torch.zeros_like(by_age).index_copy_(0, age, by_age).to(x.dtype)
 
-        alpha = solve(R, torch.where(valid, self._sum(S @ x).to(small)[age], 0.0), upper=True)
+        alpha = solve(R, torch.where(valid, unit.total(S @ x).to(small)[age], 0.0), upper=True)
         x.addmv_(Y.t(), rows(alpha), alpha=-1)
-        beta = torch.where(valid, self._sum(Y @ x).to(small)[age], 0.0)
+        beta = torch.where(valid, unit.total(Y @ x).to(small)[age], 0.0)
         c = solve(R.t(), R.diagonal() * alpha - gamma * beta, upper=False)
         return x.mul_(gamma.to(x.dtype)).addmv_(S.t(), rows(c))
 
-    def step(self, var: Var) -> Var:
-        """Learn from the update and replace it by the direction."""
-        update, params = var.get_update(), var.params
-        if not params or not sum(p.numel() for p in params):
-            return var
-        settings, state = uniform_settings(self, params), self.global_state
-        if not same_params(self, params):
-            for key in [k for k in state if k not in ("epoch", "members")]:
-                del state[key]
-        u = _vector(update)
-        self.learn(params, u, settings)
-        scale = torch.where(state["valid"].any(), 1.0, 1 / self._sum(u.abs().sum()).clamp(min=1.0))
-        if "inner" in self.children:
-            u = _vector(var.run_inner(self.children["inner"]))
-        direction = self.apply(u).mul_(scale.to(u.dtype))
-        if settings["z_beta"] is not None:
-            if "z" in state:
-                direction = state["z"].lerp_(direction, 1 - settings["z_beta"]).clone()
-            else:
-                state["z"] = direction.clone()
-        var.update = unflatten_as(direction, params)
-        return var
-
-
-def _vector(tensors: Sequence[Tensor]) -> Tensor:
-    vector = flatten(tensors)
-    return vector.float() if vector.dtype in (torch.bfloat16, torch.float16) else vector
-
-
-def _one_hot(index: Tensor, n: int) -> Tensor:
-    return torch.arange(n, device=index.device) == index
+    def finish(self, unit: Unit, direction: Tensor) -> Tensor:
+        """The average of directions with the factor ``z_beta``."""
+        state, beta = unit.state, unit.settings["z_beta"]
+        if beta is None:
+            return direction
+        if "z" in state:
+            return state["z"].lerp_(direction, 1 - beta).clone()
+        state["z"] = direction.clone()
+        return direction
 
 
 def _damping(curvature: Tensor, largest: float, low: float, high: float) -> Tensor:

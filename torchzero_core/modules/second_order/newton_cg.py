@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ...core import Module, Var
+from ...core import StepInfo, Var
 from ...core.evaluate import gradient, uniform_settings
 from ...core.module import Modules
-from ...linalg import cg, flatten, hvp_autograd, hvp_central, hvp_forward, unflatten_as
+from ...core.vector_method import Unit, VectorMethod, reductions_of
+from ...linalg import cg, hvp_autograd, hvp_central, hvp_forward
 
 
-class NewtonCG(Module):
+@dataclass(eq=False)
+class _System:
+    """The system of a step: products with H, the solver's tolerance, and where to say how it went."""
+
+    product: Callable[[list[Tensor]], list[Tensor]]
+    info: StepInfo
+    tol: float = 0.0
+
+
+class NewtonCG(VectorMethod):
     """Inexact Newton method: the direction solves (H + reg·I) x = u by conjugate gradients, without forming H.
 
     The solver ends when the residual is below η·‖u‖. The forcing sequence η is ``tol`` at the first step and then
@@ -58,6 +69,7 @@ class NewtonCG(Module):
     """
 
     requires_closure = True
+    starts_anew = False
     bounds = {
         "maxiter": (1, math.inf, "[)"),
         "tol": (0, 1, "[)"),
@@ -78,64 +90,63 @@ class NewtonCG(Module):
         forcing: bool = True,
     ) -> None:
         super().__init__(
-            dict(maxiter=maxiter, tol=tol, reg=reg, hvp_method=hvp_method, h=h, warm_start=warm_start, forcing=forcing)
+            dict(maxiter=maxiter, tol=tol, reg=reg, hvp_method=hvp_method, h=h, warm_start=warm_start, forcing=forcing),
+            inner,
         )
-        if inner is not None:
-            self.set_child("inner", inner)
 
     @property
     def needs_gradient(self) -> bool:  # type: ignore[override]
         """With autograd the module takes the gradient itself, so that it can be differentiated again."""
         return self.defaults["hvp_method"] != "autograd"
 
-    def step(self, var: Var) -> Var:
-        """Replace the update by the direction."""
+    def prepare(self, var: Var) -> _System:
+        """Evaluate the gradient of the step, if nothing has done so yet, in the way that the products need it."""
         if var.closure is None:
             raise RuntimeError(f"{self.path} has to evaluate the gradient elsewhere: call optimizer.step(closure).")
-        if not var.params:  # none has a gradient
-            return var
-        settings = uniform_settings(self, var.params)
-        product = self._products(var, settings)
-        update, params = var.get_update(), var.params
-        if not params:
-            return var
-        norm = float(torch.stack([u.detach().float().square().sum() for u in update]).sum().sqrt())
-        if "inner" in self.children:
-            update = var.run_inner(self.children["inner"])
-        b = flatten(update)
-        b = b.float() if b.dtype in (torch.bfloat16, torch.float16) else b
-        states = [self.state[p] for p in params]
+        return _System(self._products(var, uniform_settings(self, var.params)), var.info)
+
+    def learn(self, unit: Unit, u: Tensor) -> bool:
+        """Choose the tolerance from the norm of the update."""
+        squares = torch.stack([t.float().square().sum() for t in unit.tensors(u)])  # enough for a tolerance
+        unit.given.tol = self._tolerance(float(unit.total(squares.sum()).sqrt()), unit)
+        return False
+
+    def apply(self, unit: Unit, x: Tensor) -> Tensor:
+        """The approximate solution of (H + reg·I) d = x."""
+        h, system = unit.settings, unit.given
+        states = [self.state[p] for p in unit.params]
         start = None
-        if settings["warm_start"] and all("prev_x" in s for s in states):
-            start = flatten([s["prev_x"] for s in states], torch.empty_like(b))
-        limit = min(b.numel(), 1000) if settings["maxiter"] is None else settings["maxiter"]
-        distributed = var.modular.distributed if var.modular is not None else None
+        if h["warm_start"] and all("prev_x" in s for s in states):
+            start = unit.vector([s["prev_x"] for s in states])
         result = cg(
-            lambda v: flatten(product(unflatten_as(v, params)), torch.empty_like(v)),
-            b,
+            lambda v: unit.vector(system.product(unit.tensors(v))),
+            x,
             start,
-            tol=self._tolerance(norm, settings),
-            maxiter=limit,
-            reg=settings["reg"],
-            reduce=None if distributed is None else distributed.sum_scalar,
+            tol=system.tol,
+            maxiter=min(unit.numel(), 1000) if h["maxiter"] is None else h["maxiter"],
+            reg=h["reg"],
+            reduce=unit.total,
         )
         if result.status == "breakdown":
-            var.info.status = "Hessian product not finite"
-        x = result.x
+            system.info.status = "Hessian product not finite"
+        d = result.x
         if result.curved is not None:  # go on as if the curvature were positive
-            x = result.curved if result.iterations == 1 + (start is not None) else x + result.curved
-        if start is not None and float(torch.dot(x, b)) <= 0:  # only a warm start can point uphill
-            x = b
-        if settings["warm_start"]:
-            for s, piece in zip(states, unflatten_as(x, params), strict=True):
-                s["prev_x"] = piece.clone()
-        var.update = unflatten_as(x, params)
-        return var
+            d = result.curved if result.iterations == 1 + (start is not None) else d + result.curved
+        if start is not None and float(unit.dot(d, x)) <= 0:  # only a warm start can point uphill
+            d = x
+        return d
 
-    def _tolerance(self, norm: float, h: dict[str, Any]) -> float:
-        state = self.global_state
-        before = state.get("prev_norm")
-        eta = h["tol"]
+    def finish(self, unit: Unit, direction: Tensor) -> Tensor:
+        """Keep the solution for a warm start."""
+        if unit.settings["warm_start"]:
+            for p, piece in zip(unit.params, unit.tensors(direction), strict=True):
+                self.state[p]["prev_x"] = piece.clone()
+        return direction
+
+    def _tolerance(self, norm: float, unit: Unit) -> float:
+        """The forcing term."""
+        state, h = unit.state, unit.settings
+        before, eta = state.get("prev_norm"), h["tol"]
         if h["forcing"] and before is not None and before > 0 and math.isfinite(norm):
             ratio = min(norm / before, 1.0)
             eta = max(h["tol"], min(0.9 * ratio * ratio, 0.1))
@@ -143,21 +154,20 @@ class NewtonCG(Module):
             state["prev_norm"] = norm
         return eta
 
-    def _products(self, var: Var, settings: dict[str, Any]) -> Callable[[list[Tensor]], list[Tensor]]:
+    def _products(self, var: Var, settings: Mapping[str, Any]) -> Callable[[list[Tensor]], list[Tensor]]:
         """v ↦ H·v; evaluates the gradient of the step if nothing has done so yet."""
-        method, h = settings["hvp_method"], settings["h"]
-        closure = var.closure
+        method, h, closure = settings["hvp_method"], settings["h"], var.closure
         assert closure is not None
         if method == "autograd":
             return self._autograd(var)
         at = var.get_grad()
-        params = var.params
+        params, total = var.params, reductions_of(var).sum_scalar
         if method == "forward":
-            return lambda v: hvp_forward(lambda: gradient(closure, params)[1], params, v, at, h)
-        return lambda v: hvp_central(lambda: gradient(closure, params)[1], params, v, h)
+            return lambda v: hvp_forward(lambda: gradient(closure, params)[1], params, v, at, h, total)
+        return lambda v: hvp_central(lambda: gradient(closure, params)[1], params, v, h, total)
 
     def _autograd(self, var: Var) -> Callable[[list[Tensor]], list[Tensor]]:
-        distributed = var.modular.distributed if var.modular is not None else None
+        mean = reductions_of(var).mean_grads
         assert var.closure is not None
         if var.grad is None:
             try:
@@ -166,8 +176,7 @@ class NewtonCG(Module):
                 if "graph of the loss" in str(error):
                     raise RuntimeError(self._no_graph()) from error
                 raise
-            detached = [g.detach() for g in grads]
-            var.grad = detached if distributed is None else distributed.mean_grads(detached)
+            var.grad = mean([g.detach() for g in grads])
         else:  # evaluated before, without a graph
             with torch.enable_grad():
                 loss = var.closure(False)
@@ -176,12 +185,7 @@ class NewtonCG(Module):
                 taken = torch.autograd.grad(loss, var.params, create_graph=True, allow_unused=True)
             grads = [torch.zeros_like(p) if g is None else g for p, g in zip(var.params, taken, strict=True)]
         params = var.params
-
-        def product(v: list[Tensor]) -> list[Tensor]:
-            out = hvp_autograd(grads, params, v)
-            return out if distributed is None else distributed.mean_grads(out)
-
-        return product
+        return lambda v: mean(hvp_autograd(grads, params, v))
 
     def _no_graph(self) -> str:
         return (

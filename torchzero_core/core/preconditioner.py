@@ -1,0 +1,309 @@
+"""Preconditioners: matrices that are accumulated from updates, decomposed now and then, and multiplied with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .module import Module, Modules
+from .var import Var
+from .vector_method import Unit, at_least_float32, inner_update, units_of
+
+#: The state of several tensors: by name, one entry for each tensor.
+States = Mapping[str, Sequence[Tensor]]
+
+
+class Preconditioner(Module):
+    """Base class of methods that multiply an update with factors made from matrices of past updates.
+
+    Each tensor has some symmetric matrices (one, or one for each dimension) that :meth:`accumulate` adds the update
+    to. Every ``update_freq`` steps of the tensor, from its first on, :meth:`refresh` makes the factors from them, for
+    all matrices of one size in one batch. :meth:`precondition` multiplies with the factors.
+
+    With ``stagger`` the tensors take turns, so that no step has to refresh them all: the largest are as far from each
+    other as the interval allows.
+
+    Where a refresh fails, or its result is not finite, the last good factor stays (the identity before there was one).
+    The failures in a row are counted in the state and the step's status says so; after :attr:`max_failures` of them
+    comes an error. All arithmetic is in float32 at least, and so is the state.
+
+    Settings that the base reads: ``update_freq``; ``stagger`` and ``concat_params`` if there are any.
+
+    Args:
+        defaults: the settings.
+        inner: a module that gives what is multiplied with the factors; the matrices see the plain update.
+
+    Raises:
+        RuntimeError: a matrix could not be decomposed :attr:`max_failures` times in a row.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> from torchzero_core.core.preconditioner import Preconditioner
+        >>> from torchzero_core.linalg import inverse_root
+        >>> class RowWhitening(Preconditioner):
+        ...     def __init__(self, beta=0.9, update_freq=1):
+        ...         super().__init__(dict(beta=beta, update_freq=update_freq))
+        ...
+        ...     def sizes(self, shape, settings):
+        ...         return shape[:1]
+        ...
+        ...     def accumulate(self, state, matrices, u, settings):
+        ...         rows = u.reshape(len(u), -1)
+        ...         matrices[0].lerp_(rows @ rows.T, 1 - settings["beta"])
+        ...
+        ...     def refresh(self, matrices, factors):
+        ...         return inverse_root(matrices, 2)
+        ...
+        ...     def precondition(self, state, factors, x, settings):
+        ...         return (factors[0] @ x.reshape(len(x), -1)).view_as(x)
+        >>> p = torch.zeros(2, 3, requires_grad=True)
+        >>> p.grad = torch.tensor([[1.0, 0.0, 0.0], [0.0, 10.0, 0.0]])
+        >>> tz.Modular([p], RowWhitening(beta=0.0)).step()
+        >>> p.detach().round(decimals=4) + 0.0
+        tensor([[-1.,  0.,  0.],
+                [ 0., -1.,  0.]])
+    """
+
+    bounds = {"update_freq": (1, math.inf, "[)")}
+    #: The names of matrices and factors in the state. Where a tensor has several they are one vector.
+    accumulator: ClassVar[str] = "GG"
+    factor: ClassVar[str] = "factor"
+    #: The names of what else :meth:`init` makes for a tensor.
+    more_states: ClassVar[tuple[str, ...]] = ()
+    #: How many failures in a row are an error.
+    max_failures: ClassVar[int] = 5
+
+    def __init__(self, defaults: Mapping[str, Any] | None = None, inner: Modules | None = None) -> None:
+        super().__init__(defaults)
+        if inner is not None:
+            self.set_child("inner", inner)
+
+    # -- what a method defines ---------------------------------------------------------------------------------------
+    def sizes(self, shape: Sequence[int], settings: Mapping[str, Any]) -> Sequence[int]:
+        """The sizes of the matrices of a tensor.
+
+        Args:
+            shape: the tensor's shape.
+            settings: its settings.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no sizes(shape, settings).")
+
+    def accumulate(
+        self, state: Mapping[str, Tensor], matrices: list[Tensor], u: Tensor, settings: Mapping[str, Any]
+    ) -> None:
+        """Add the update to the matrices, in place.
+
+        Args:
+            state: all states of the tensor, by name; they may be written in place.
+            matrices: its matrices.
+            u: its update.
+            settings: its settings.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no accumulate(state, matrices, u, settings).")
+
+    def arguments(self, shape: Sequence[int], settings: Mapping[str, Any]) -> tuple[Hashable, ...]:
+        """What :meth:`refresh` gets beside the matrices; those that differ in it are refreshed apart.
+
+        Args:
+            shape: the tensor's shape.
+            settings: its settings.
+        """
+        return ()
+
+    def refresh(self, matrices: Tensor, factors: list[Tensor], *arguments: Any) -> tuple[Tensor, Tensor]:
+        """The factors of a batch of matrices.
+
+        Args:
+            matrices: of shape (batch, n, n).
+            factors: the present factors, one for each matrix.
+            *arguments: those of :meth:`arguments`.
+
+        Returns:
+            The new factors, of the same shape, and of shape (batch,) whether they are right.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no refresh(matrices, factors).")
+
+    def precondition(
+        self, state: Mapping[str, Tensor], factors: list[Tensor], x: Tensor, settings: Mapping[str, Any]
+    ) -> Tensor:
+        """The product of the factors with a tensor.
+
+        Args:
+            state: all states of the tensor, by name.
+            factors: its factors.
+            x: what to multiply with, in the tensor's shape.
+            settings: its settings.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no precondition(state, factors, x, settings).")
+
+    # -- functions of lists of tensors -------------------------------------------------------------------------------
+    def init(self, like: Tensor, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The state of a tensor before its first step: matrices and factors are identities.
+
+        Args:
+            like: the tensor, in the dtype of the state.
+            settings: its settings.
+        """
+        sizes = self.sizes(like.shape, settings)
+        identities = [torch.eye(n, dtype=like.dtype, device=like.device) for n in sizes]
+        packed = identities[0] if len(sizes) == 1 else torch.cat([like.new_zeros(0), *(m.view(-1) for m in identities)])
+        failures = torch.zeros((), dtype=torch.long, device=like.device)
+        return {self.accumulator: packed, self.factor: packed.clone(), "failures": failures}
+
+    def learn(
+        self, us: Sequence[Tensor], states: States, settings: Sequence[Mapping[str, Any]], due: Sequence[bool]
+    ) -> int:
+        """Accumulate the updates and refresh what is due.
+
+        Args:
+            us: the updates.
+            states: their states, changed in place.
+            settings: their settings.
+            due: whose factors to refresh.
+
+        Returns:
+            For how many tensors a refresh failed.
+        """
+        groups: dict[tuple[Any, ...], list[tuple[int, Tensor, Tensor]]] = {}
+        for i, (u, h) in enumerate(zip(us, settings, strict=True)):
+            state = {name: of_all[i] for name, of_all in states.items()}
+            matrices = self._matrices(state[self.accumulator], u, h)
+            self.accumulate(state, matrices, u, h)
+            if due[i]:
+                factors = self._matrices(state[self.factor], u, h)
+                for matrix, factor in zip(matrices, factors, strict=True):
+                    key = matrix.shape, matrix.dtype, matrix.device, self.arguments(u.shape, h)
+                    groups.setdefault(key, []).append((i, matrix, factor))
+        failed: set[int] = set()
+        for (*_, arguments), members in groups.items():
+            failed |= self._refresh_group(members, arguments)
+        self._count(us, states, [i for i, refreshed in enumerate(due) if refreshed], failed)
+        return len(failed)
+
+    def _refresh_group(self, members: list[tuple[int, Tensor, Tensor]], arguments: tuple[Any, ...]) -> set[int]:
+        """Refresh the factors of matrices of one size; the tensors for which it failed."""
+        factors = [factor for _, _, factor in members]
+        stacked = torch.stack([matrix for _, matrix, _ in members]) if len(members) > 1 else members[0][1].unsqueeze(0)
+        new, ok = self.refresh(stacked, factors, *arguments)
+        right = (ok & new.isfinite().flatten(1).all(1)).tolist()
+        pairs = [(factor, n) for factor, n, fine in zip(factors, new, right, strict=True) if fine]
+        if pairs:
+            torch._foreach_copy_([factor for factor, _ in pairs], [n for _, n in pairs])
+        return {i for (i, _, _), fine in zip(members, right, strict=True) if not fine}
+
+    def _count(self, us: Sequence[Tensor], states: States, refreshed: list[int], failed: set[int]) -> None:
+        """Count the failures in a row.
+
+        Raises:
+            RuntimeError: there are too many.
+        """
+        failures = states["failures"]
+        fine = [failures[i] for i in refreshed if i not in failed]
+        if fine:
+            torch._foreach_zero_(fine)
+        for i in sorted(failed):
+            if int(failures[i].add_(1)) >= self.max_failures:
+                finite = bool(states[self.accumulator][i].isfinite().all())
+                raise RuntimeError(
+                    f"{self.path} could not decompose the matrices of a parameter of shape {tuple(us[i].shape)} "
+                    f"{int(failures[i])} times in a row"
+                    + (
+                        "; a larger eps or parameters in float64 make them easier to decompose."
+                        if finite
+                        else ": they are not finite, because an update was not. Skip steps whose loss or gradient is "
+                        "not finite, and forget the matrices with the module's reset()."
+                    )
+                )
+
+    def apply(self, xs: Sequence[Tensor], states: States, settings: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """The products of the factors with tensors. It changes nothing of what is known.
+
+        Args:
+            xs: the tensors.
+            states: their states.
+            settings: their settings.
+        """
+        out = []
+        for i, (x, h) in enumerate(zip(xs, settings, strict=True)):
+            state = {name: of_all[i] for name, of_all in states.items()}
+            out.append(self.precondition(state, self._matrices(state[self.factor], x, h), x, h))
+        return out
+
+    def _matrices(self, packed: Tensor, like: Tensor, settings: Mapping[str, Any]) -> list[Tensor]:
+        """The matrices of a tensor as views of its state."""
+        sizes = self.sizes(like.shape, settings)
+        pieces = packed.view(-1).split([n * n for n in sizes])
+        return [piece.view(n, n) for piece, n in zip(pieces, sizes, strict=True)]
+
+    # -- under the chain: all that knows of steps, and of where state is kept ----------------------------------------
+    def step(self, var: Var) -> Var:
+        """Accumulate the update, refresh what is due, and multiply with the factors."""
+        update = var.get_update()
+        units = units_of(self, var, concat=False, gathers=True)
+        if not units:
+            return var
+        us, settings = [_values(unit, update) for unit in units], [unit.settings for unit in units]
+        states = self._states(units, us)
+        if self.learn(us, states, settings, self._due(units, us)):
+            var.info.status = "decomposition failed"
+        inner = inner_update(self, var)
+        xs = us if inner is None else [_values(unit, inner) for unit in units]
+        out = list(update)
+        for unit, x in zip(units, self.apply(xs, states, settings), strict=True):
+            for place, tensor in zip(unit.places, unit.tensors(x.reshape(-1)), strict=True):
+                out[place] = tensor
+        var.update = out
+        return var
+
+    def _states(self, units: Sequence[Unit], us: Sequence[Tensor]) -> States:
+        for unit, u in zip(units, us, strict=True):
+            if self.accumulator not in unit.state:
+                unit.state.update(self.init(u, unit.settings))
+        names = (self.accumulator, self.factor, "failures", *self.more_states)
+        return {name: [unit.state[name] for unit in units] for name in names}
+
+    def _due(self, units: Sequence[Unit], us: Sequence[Tensor]) -> list[bool]:
+        """Count a step of every tensor; whose factors are to be refreshed in it."""
+        new: dict[int, list[int]] = {}
+        for i, unit in enumerate(units):
+            if "step" not in unit.state and unit.settings.get("stagger", False):
+                new.setdefault(unit.settings["update_freq"], []).append(i)
+        for every, members in new.items():
+            costs = [sum(n**3 for n in self.sizes(us[i].shape, units[i].settings)) for i in members]
+            for i, phase in zip(members, phases(costs, every), strict=True):
+                units[i].state["phase"] = phase
+        due = []
+        for unit in units:
+            t = unit.state["step"] = unit.state.get("step", 0) + 1
+            due.append(t == 1 or (t - 1 - unit.state.get("phase", 0)) % unit.settings["update_freq"] == 0)
+        return due
+
+
+def phases(costs: Sequence[float], every: int) -> list[int]:
+    """Spread things over the steps of an interval: in which step each has its turn.
+
+    Every step gets as many as every other, give or take one, the dearest each in another step as long as there are
+    enough, and few things as far from each other as can be.
+
+    Args:
+        costs: what each thing costs.
+        every: the number of steps.
+
+    Example:
+        >>> phases([1, 1, 1], 10), phases([5, 1, 9, 1], 2)
+        ([0, 3, 6], [1, 0, 0, 1])
+    """
+    used = min(len(costs), every)
+    out = [0] * len(costs)
+    for rank, i in enumerate(sorted(range(len(costs)), key=lambda i: -costs[i])):
+        out[i] = rank % used * every // used
+    return out
+
+
+def _values(unit: Unit, tensors: Sequence[Tensor]) -> Tensor:
+    """All as one vector, or the one tensor in its own shape."""
+    return unit.vector(tensors) if unit.concat else at_least_float32(tensors[unit.places[0]])

@@ -1,0 +1,114 @@
+"""Adagrad with the full matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...core.module import Modules
+from ...core.preconditioner import Preconditioner
+from ...linalg import inverse_root
+
+
+class FullMatrixAdagrad(Preconditioner):
+    """Adagrad with the outer products of updates instead of their squares: GG ← GG + uu', out = GG^(−½)·u.
+
+    GG starts as I. With ``decay`` it is GG ← decay·GG + uu', with ``beta`` GG ← beta·GG + (1−beta)·uu', so
+    ``FullMatrixAdagrad(beta=0.999, inner=tz.m.EMA(0.9))`` is full-matrix Adam. A tensor of n elements has n² numbers
+    in GG and as many in the root, and a refresh costs about 10·n³ operations.
+
+    Where a decomposition fails the last good root stays; after five failures in a row there is an error.
+
+    Args:
+        beta: factor of an exponential moving average of uu'. None: a sum.
+        decay: factor of the sum before each addition.
+        sqrt: False: out = GG⁻¹·u.
+        concat_params: treat all parameters as one vector; it starts anew when another set of parameters has
+            gradients. False: one matrix for each parameter.
+        update_freq: compute the root every so many steps of a parameter, from its first on.
+        inner: a module that gives what the root is multiplied with; GG sees the plain update.
+        eps: smallest eigenvalue that is used.
+        stagger: spread the roots of the parameters over the ``update_freq`` steps.
+
+    Raises:
+        ValueError: both ``beta`` and ``decay``; settings that differ between parameter groups although
+            ``concat_params`` makes them one vector.
+        RuntimeError: a matrix could not be decomposed five times in a row.
+
+    Reference: Duchi, Hazan and Singer, JMLR 12, 2011; Agarwal et al., Efficient full-matrix adaptive regularization,
+    2018, arXiv:1806.02958.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> optimizer = tz.Modular([p], tz.m.FullMatrixAdagrad(), tz.m.LR(1.0))
+        >>> for _ in range(50):
+        ...     p.grad = torch.tensor([1.0, 9.0]) * p.detach()
+        ...     optimizer.step()
+        >>> bool(p.abs().max() < 1e-3)
+        True
+    """
+
+    bounds = {
+        **Preconditioner.bounds,
+        "beta": (0, 1, "[)"),
+        "decay": (0, math.inf, "[)"),
+        "eps": (0, math.inf, "[)"),
+    }
+
+    def __init__(
+        self,
+        beta: float | None = None,
+        decay: float | None = None,
+        sqrt: bool = True,
+        concat_params: bool = False,
+        update_freq: int = 1,
+        inner: Modules | None = None,
+        *,
+        eps: float = 1e-12,
+        stagger: bool = False,
+    ) -> None:
+        settings = dict(
+            beta=beta,
+            decay=decay,
+            sqrt=sqrt,
+            concat_params=concat_params,
+            update_freq=update_freq,
+            eps=eps,
+            stagger=stagger,
+        )
+        _weights(settings)
+        super().__init__(settings, inner)
+
+    def sizes(self, shape: Sequence[int], settings: Mapping[str, Any]) -> list[int]:
+        return [math.prod(shape)]
+
+    def accumulate(
+        self, state: Mapping[str, Tensor], matrices: list[Tensor], u: Tensor, settings: Mapping[str, Any]
+    ) -> None:
+        old, new = _weights(settings)
+        g = u.reshape(-1)
+        matrices[0].addr_(g, g, beta=old, alpha=new)
+
+    def arguments(self, shape: Sequence[int], settings: Mapping[str, Any]) -> tuple[int, float]:
+        return 2 if settings["sqrt"] else 1, settings["eps"]
+
+    def refresh(self, matrices: Tensor, factors: list[Tensor], *arguments: Any) -> tuple[Tensor, Tensor]:
+        p, eps = arguments
+        return inverse_root(matrices, p, eps=eps)
+
+    def precondition(
+        self, state: Mapping[str, Tensor], factors: list[Tensor], x: Tensor, settings: Mapping[str, Any]
+    ) -> Tensor:
+        return (factors[0] @ x.reshape(-1)).view(x.shape)
+
+
+def _weights(settings: Mapping[str, Any]) -> tuple[float, float]:
+    """What GG and uu' are multiplied with before they are added."""
+    beta, decay = settings["beta"], settings["decay"]
+    if beta is not None and decay is not None:
+        raise ValueError(f"FullMatrixAdagrad(beta={beta}, decay={decay}): give beta or decay, not both.")
+    return (1.0 if decay is None else decay, 1.0) if beta is None else (beta, 1 - beta)
