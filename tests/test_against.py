@@ -75,7 +75,8 @@ def test_the_table_says_what_was_measured(other, monkeypatch):
         ("LBFGS + StrongWolfe", "eager", 2),
     ]
     assert all(len(x) == 2 * against.SAMPLES for s in scores for x in s.seconds)
-    assert all(s.calls[0] == s.calls[1] > 20 for s in scores)
+    # what is freed in between calls functions too
+    assert all(s.calls[1] > 20 and abs(s.calls[0] / s.calls[1] - 1) < 0.1 for s in scores)
     assert lines[0].startswith("tiny: 2 builds of 3 chains")
     scores[0].seconds = ([3e-3, 3e-3], [2e-3, 2e-3])
     scores[0].temporary, scores[0].workspace, scores[0].calls = [30, 0], [60, 15], [1200, 7]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
+from torchzero_core.lang.ops import OPERATIONS
 from tests.problems import values
 
 A = [0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 2.5, -3.25, 1e-30, -1e30, math.inf, -math.inf, math.nan, 7.0]
@@ -172,6 +173,52 @@ def test_elementwise(name, dtype, compile):
     wanted = expected(a, b).to(dtype)
     rtol = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(got, wanted + 0.0, rtol=rtol, atol=0, equal_nan=True)
+
+
+#: Every function of one value in the table, so that a new one is compared without a line here.
+FUNCTIONS = sorted(n for n, op in OPERATIONS.items() if "{1}" not in op.torch and not op.logical and n != "where")
+
+
+@both
+@dtypes
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_of_the_table(name, dtype, compile):
+    """Of elements, of numbers per tensor and per slice, of numbers for all, and of numbers of the host."""
+    a = torch.tensor(A, dtype=dtype)
+    wanted = getattr(torch, name)(a).to(dtype)
+    tolerance = dict(rtol=16 * torch.finfo(dtype).eps, atol=0, equal_nan=True)
+    (got,) = apply(lambda a, b, h: getattr(a, name)(), [a], [a], compile=compile)
+    torch.testing.assert_close(got, wanted + 0.0, **tolerance)
+    each = [x.reshape(1) + 0.0 for x in a[a.isfinite()]]  # a sum has no negative zero
+    wanted = [getattr(torch, name)(x).to(dtype) for x in each]
+    got = apply(lambda a, b, h: getattr(a.sum(), name)().float() + 0 * b, each, each, compile=compile)
+    torch.testing.assert_close(got, [x + 0.0 for x in wanted], **tolerance)
+    got = apply(lambda a, b, h: getattr(a.sum(0), name)().float() + 0 * b, each, each, compile=compile)
+    torch.testing.assert_close(got, [x + 0.0 for x in wanted], **tolerance)
+    for x, y in zip(each, wanted, strict=True):
+        (got,) = apply(lambda a, b, h: getattr(a.global_sum(), name)().float() + 0 * b, [x], [x], compile=compile)
+        torch.testing.assert_close(got, y + 0.0, **tolerance)
+        number = float(OPERATIONS[name].on_numbers(float(x)))
+        torch.testing.assert_close(torch.tensor([number], dtype=dtype), y, **tolerance)
+
+
+PAIRS = {
+    "remainder": (lambda a, b, h: a % b, torch.remainder),
+    "remainder number": (lambda a, b, h: a % h, lambda a, b: torch.remainder(a, 0.75)),
+    "atan2": (lambda a, b, h: a.atan2(b), torch.atan2),
+}
+
+
+@both
+@dtypes
+@pytest.mark.parametrize("name", PAIRS)
+def test_functions_of_two_values(name, dtype, compile):
+    fn, expected = PAIRS[name]
+    finite = [x for x in A if math.isfinite(x) and abs(x) < 1e6]
+    a = torch.tensor(finite, dtype=dtype).repeat_interleave(5)
+    b = torch.tensor([2.0, -2.0, 0.3, -7.5, 1.0], dtype=dtype).repeat(len(finite))
+    (got,) = apply(fn, [a], [b], compile=compile)
+    torch.testing.assert_close(got, expected(a, b) + 0.0, rtol=16 * torch.finfo(dtype).eps, atol=1e-6)
 
 
 @both
