@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import torchzero_core as tz
-from torchzero_core.lang.ops import OPERATIONS
 from tests.problems import values
+from torchzero_core.lang.ops import OPERATIONS
 
 A = [0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 2.5, -3.25, 1e-30, -1e30, math.inf, -math.inf, math.nan, 7.0]
 B = [1.0, -1.0, 0.5, 0.25, -0.0, 3.0, 2.5, math.inf, math.nan, 1e30, 2.0, -2.0, 1.0, 0.0]
