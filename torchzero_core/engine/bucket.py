@@ -149,11 +149,10 @@ class Bucket:
     def counts_hold(self) -> bool:
         """Whether the state still says which step each counted rule makes next."""
         for rule in () if self.program is None else self.program.graph.counted:
-            t = self.counts[rule] - 1
+            places = self.places(rule, "step")
             try:
-                for store, key in self.places(rule, "step"):
-                    if store[key] != t:
-                        return False
+                if [store[key] for store, key in places] != [self.counts[rule] - 1] * len(places):
+                    return False
             except KeyError:
                 return False
         return True

@@ -203,6 +203,8 @@ class Value(Symbol):
 
     def dot(self, other: Value) -> Value:
         """Inner product with ``other`` over each tensor."""
+        if other.kind is not self.kind:
+            raise TypeError("The two of an inner product must both be one number per element, or per slice.")
         return self._reduce(ops.DOT, (self.float(), other.float()), None)
 
     def amax(self, dims: Any = None) -> Value:

@@ -161,7 +161,14 @@ class Ring:
         return Storage(Place.STATE, ctx.rule, self._name, place.index)
 
     def __getitem__(self, place: Any) -> Value:
-        return self._ctx.trace.load(self._storage(place), Kind.ELEMENT, mask=self._slot.mask)
+        storage = self._storage(place)
+        for other in self._ctx.trace.stores:
+            if other[:3] == storage[:3] and other != storage:
+                raise TypeError(
+                    f"{type(self._ctx.module).__name__} reads a place of the ring {self._name!r} after it has written "
+                    "another one, which may be the same; read all places before you write one."
+                )
+        return self._ctx.trace.load(storage, Kind.ELEMENT, mask=self._slot.mask)
 
     def __setitem__(self, place: Any, value: Operand) -> None:
         self._ctx.trace.store(self._storage(place), Kind.ELEMENT, value, mask=self._slot.mask)

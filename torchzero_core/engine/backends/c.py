@@ -73,6 +73,7 @@ class CPURunner(Runner):
         most = max(len(here.reductions) for here in plan.passes)
         self.nhost = len(plan.hosts)
         self.P = (POINTER * max(1, len(source.rows) * nt))()
+        self.pointers: list[list[int]] = [[]] * len(source.rows)
         self.T = (ctypes.c_double * max(1, len(source.columns) * nt))()
         self.H = (ctypes.c_double * max(1, self.nhost + len(source.globals)))()
         self.kept: list[Any] = [(INT64 * nt)(*sizes), (ctypes.c_double * max(1, most * nt * self.threads))()]
@@ -94,6 +95,10 @@ class CPURunner(Runner):
         ]
         self.write = self._function(lib, "commit")
         self.stores = number_stores(plan, Kind.GLOBAL)
+        self.changing = [i for s, i in plan.storages.items() if s.place is not Place.PARAM]
+        for storage, i in plan.storages.items():
+            if storage.place is Place.PARAM:  # the bucket is given up when their memory changes
+                self._enter(i, data)
         #: Rows of states that are no elements.
         self.more = [(s, row) for s, row in source.rows.items() if s.place is Place.STATE and s not in plan.storages]
 
@@ -136,8 +141,11 @@ class CPURunner(Runner):
                 self.T[column * self.nt : (column + 1) * self.nt] = values  # type: ignore[assignment]
 
     def _enter(self, row: int, tensors: list[Tensor]) -> None:
-        """Enter a row of pointers."""
-        self.P[row * self.nt : (row + 1) * self.nt] = [t.data_ptr() for t in tensors]
+        """Enter a row of pointers: tensors stay the same objects where somebody gives them other memory."""
+        pointers = list(map(Tensor.data_ptr, tensors))
+        if pointers != self.pointers[row]:
+            self.pointers[row] = pointers
+            self.P[row * self.nt : (row + 1) * self.nt] = pointers
 
     # -- the step ----------------------------------------------------------------------------------------------------
     def begin(self, given: Given) -> None:
@@ -147,8 +155,8 @@ class CPURunner(Runner):
         self.H[: self.nhost] = self.hosts  # type: ignore[call-overload]
         self.find(given)
         self.conform()
-        for i, tensors in enumerate(self.lists):
-            self._enter(i, tensors)
+        for i in self.changing:
+            self._enter(i, self.lists[i])
         for storage, row in self.more:
             self._enter(row, bucket.states(storage.rule, storage.name))
         for node in program.number_loads:
