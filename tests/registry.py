@@ -188,6 +188,8 @@ APPROXIMATION = dict(
     alternatives=dict(seed=1, beta=0.5),
 )
 
+#: Only signs count, and they turn at the minimum.
+RPROP = dict(elementwise=True, float32=None, alternatives=dict(nplus=1.1))
 #: Limits that are None by default.
 GROWTH = dict(add=0.1, mul=1.2)
 
@@ -279,7 +281,13 @@ ENTRIES: list[Entry] = [
     Entry("MedianAveraging", then_lr(0.1), dict(history_size=4), variant="even", elementwise=True),
     Entry("MedianAveraging", then_lr(0.03), dict(history_size=17), variant="long", elementwise=True),
     Entry(
-        "CoordinateMomentum", then_lr(0.1), dict(p=0.5), together=True, repeatable=False, refused=frozenset({"seed"})
+        "CoordinateMomentum",
+        then_lr(0.1),
+        dict(p=0.5, seed=0),
+        together=True,
+        repeatable=False,
+        float32=None,  # other numbers are drawn for another dtype
+        refused=frozenset({"seed"}),
     ),
     # -- optimizers --------------------------------------------------------------------------------------------------
     Entry("Adam", then_lr(0.1), elementwise=True, rosenbrock=(600, 1)),
@@ -304,8 +312,8 @@ ENTRIES: list[Entry] = [
         elementwise=True,
     ),
     Entry("Lion", then_lr(0.05), elementwise=True, float32=None),
-    Entry("Rprop", lambda m: [m], dict(alpha=0.1), elementwise=True, float32=None, rosenbrock=(300, 1)),
-    Entry("Rprop", lambda m: [m], dict(alpha=0.1, backtrack=False), variant="stay", elementwise=True, float32=None),
+    Entry("Rprop", lambda m: [m], dict(alpha=0.1), **RPROP),
+    Entry("Rprop", lambda m: [m], dict(alpha=0.1, backtrack=False), variant="stay", rosenbrock=(300, 1), **RPROP),
     Entry("FullMatrixAdagrad", then_lr(0.5), rosenbrock=(300, 10), **PRECONDITIONER),
     Entry(
         "FullMatrixAdagrad",
@@ -350,6 +358,7 @@ ENTRIES: list[Entry] = [
         dict(parameterwise=True, use_grad=False, max=0.5),
         variant="parameterwise",
         closure=True,
+        together=True,  # the loss is that of all
     ),
     Entry("Warmup", then_lr(0.3), dict(steps=10), elementwise=True),
     Entry("WeightDecay", then_lr(0.3), dict(weight_decay=1e-2), elementwise=True),

@@ -376,6 +376,8 @@ class Context:
             raise TypeError(
                 "One random number for all parameters must not depend on settings of one group; use ctx.whole."
             )
+        if "seed" in self.module.defaults:  # the generator has one
+            self.trace.uniform.add((self.rule, "seed"))
         return Value(self.trace, ops.RANDOM, numbers, kind, attr=Call(self.trace.key(), f"{distribution}_", self.rule))
 
 
