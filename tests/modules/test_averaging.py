@@ -62,7 +62,7 @@ def test_history_is_one_tensor_for_each_parameter(module):
     optimizer = tz.Modular([p], module(5))
     optimizer.step()
     assert optimizer.state[p][f"{module.__name__}.history"].shape == (5, 3, 4)
-    with pytest.raises(ValueError, match="history_size=0 is out of range"):
+    with pytest.raises(ValueError, match=r"history_size=0\) is out of range"):
         module(0)
 
 

@@ -36,13 +36,13 @@ class Averaging(Transform):
     history_size: Count
     target: Target = "update"
     history = Slot(history="history_size")
-    average = Slot()
+    total = Slot()
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         s, n, t = ctx.state, ctx.settings.history_size, ctx.step
         place = (t - 1) % n
-        total = s.average + (u - s.history[place])  # of a place that was never written, zero
-        s.history[place], s.average = u, total
+        total = s.total + (u - s.history[place])  # of a place that was never written, zero
+        s.history[place], s.total = u, total
         return total / t.minimum(n)
 
 
