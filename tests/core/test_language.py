@@ -147,7 +147,8 @@ def test_a_matrix_is_for_calls_only():
 
 
 @both
-def test_a_call_writes_a_state_that_formulas_read_before_and_after(compile):
+@pytest.mark.parametrize("late", [False, True])
+def test_a_call_writes_a_state_that_formulas_read_before_and_after(late, compile):
     class Doubling(Transform):
         total = Slot()
 
@@ -159,15 +160,19 @@ def test_a_call_writes_a_state_that_formulas_read_before_and_after(compile):
                 torch._foreach_mul_(total, 2.0)
                 return torch._foreach_mul(us, 10.0)
 
-            tens = ctx.call(double, u, state=("total",))
-            return tens + before + 100 * ctx.state.total
+            tens = ctx.call(double, u + before, state=("total",))
+            return (tens + before if late else tens) + 100 * ctx.state.total
 
     grads = gradients(3)
+    if late:
+        with pytest.raises(TypeError, match=r"'total' is used after ctx\.call has changed it; use it before"):
+            steps_of(Doubling(), grads, compile=compile)
+        return
     updates, _ = steps_of(Doubling(), grads, compile=compile)
     totals = [torch.zeros_like(g) for g in grads[0]]
     for step, update in zip(grads, updates, strict=True):
         new = [2 * (t + g) for t, g in zip(totals, step, strict=True)]
-        close(update, [10 * g + t + 100 * n for g, t, n in zip(step, totals, new, strict=True)])
+        close(update, [10 * (g + t) + 100 * n for g, t, n in zip(step, totals, new, strict=True)])
         totals = new
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -95,7 +97,7 @@ def _note_and_take_median(us: list[Tensor], place: float, known: float, history:
     return medians
 
 
-def _middle(ordered: list) -> Operand:  # type: ignore[type-arg]
+def _middle(ordered: list[Any]) -> Any:
     """The median of ordered values or tensors."""
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else 0.5 * (ordered[half - 1] + ordered[half])
