@@ -147,25 +147,27 @@ def test_a_matrix_is_for_calls_only():
 
 
 @both
-@pytest.mark.parametrize("late", [False, True])
-def test_a_call_writes_a_state_that_formulas_read_before_and_after(late, compile):
+@pytest.mark.parametrize(("early", "late"), [(False, False), (False, True), (True, False)])
+def test_a_call_writes_a_state_that_formulas_read_before_and_after(early, late, compile):
     class Doubling(Transform):
         total = Slot()
 
         def rule(self, u, ctx):
             before = ctx.state.total
-            ctx.state.total = before + u
+            if early:
+                ctx.state.total = before + u
 
             def double(us, total):
-                torch._foreach_mul_(total, 2.0)
-                return torch._foreach_mul(us, 10.0)
+                torch._foreach_copy_(total, torch._foreach_mul(us, 2.0))
+                return torch._foreach_mul(us, 10.0)  # torch makes it a tuple
 
             tens = ctx.call(double, u + before, state=("total",))
             return (tens + before if late else tens) + 100 * ctx.state.total
 
     grads = gradients(3)
-    if late:
-        with pytest.raises(TypeError, match=r"'total' is used after ctx\.call has changed it; use it before"):
+    if early or late:
+        why = r"'total' has a new value" if early else r"'total' is used after ctx\.call has changed it; use it before"
+        with pytest.raises(TypeError, match=why):
             steps_of(Doubling(), grads, compile=compile)
         return
     updates, _ = steps_of(Doubling(), grads, compile=compile)
