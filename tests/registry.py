@@ -188,6 +188,11 @@ APPROXIMATION = dict(
     alternatives=dict(seed=1, beta=0.5),
 )
 
+#: Only signs count, and they turn at the minimum.
+RPROP = dict(elementwise=True, float32=None, alternatives=dict(nplus=1.1))
+#: Limits that are None by default.
+GROWTH = dict(add=0.1, mul=1.2)
+
 ENTRIES: list[Entry] = [
     # -- clipping and normalisation ----------------------------------------------------------------------------------
     Entry("ClipValue", then_lr(0.3), dict(value=0.3), elementwise=True),
@@ -213,6 +218,19 @@ ENTRIES: list[Entry] = [
     Entry("NormalizeByEMA", then_lr(0.1), dict(beta=0.9)),
     Entry(
         "NormalizeByEMA", then_lr(0.1), dict(beta=0.9, tensorwise=False), variant="global", together=True, **WHOLE_NORM
+    ),
+    Entry("ClipValueGrowth", then_lr(0.3), elementwise=True, alternatives=GROWTH),
+    Entry(
+        "ClipValueGrowth", then_lr(0.3), dict(add=0.1, mul=None), variant="add", elementwise=True, alternatives=GROWTH
+    ),
+    Entry("ClipNormGrowth", then_lr(0.3), alternatives=GROWTH),
+    Entry(
+        "ClipNormGrowth",
+        then_lr(0.3),
+        dict(add=0.1, max_decay=1.1, parameterwise=False),
+        variant="global",
+        together=True,
+        refused=frozenset({"add", "mul", "min_value", "max_decay", "ord"}),
     ),
     # -- momentum ----------------------------------------------------------------------------------------------------
     Entry("HeavyBall", then_lr(0.05), elementwise=True, rosenbrock=None),
@@ -258,6 +276,19 @@ ENTRIES: list[Entry] = [
         variant="grad",
         elementwise=True,
     ),
+    Entry("Averaging", then_lr(0.1), dict(history_size=4), elementwise=True),
+    Entry("MedianAveraging", then_lr(0.1), dict(history_size=3), elementwise=True),
+    Entry("MedianAveraging", then_lr(0.1), dict(history_size=4), variant="even", elementwise=True),
+    Entry("MedianAveraging", then_lr(0.03), dict(history_size=17), variant="long", elementwise=True),
+    Entry(
+        "CoordinateMomentum",
+        then_lr(0.1),
+        dict(p=0.5, seed=0),
+        together=True,
+        repeatable=False,
+        float32=None,  # other numbers are drawn for another dtype
+        refused=frozenset({"seed"}),
+    ),
     # -- optimizers --------------------------------------------------------------------------------------------------
     Entry("Adam", then_lr(0.1), elementwise=True, rosenbrock=(600, 1)),
     Entry("Adam", then_lr(0.1), dict(amsgrad=True, pow=3), variant="amsgrad", elementwise=True),
@@ -281,6 +312,8 @@ ENTRIES: list[Entry] = [
         elementwise=True,
     ),
     Entry("Lion", then_lr(0.05), elementwise=True, float32=None),
+    Entry("Rprop", lambda m: [m], dict(alpha=0.1), **RPROP),
+    Entry("Rprop", lambda m: [m], dict(alpha=0.1, backtrack=False), variant="stay", rosenbrock=(300, 1), **RPROP),
     Entry("FullMatrixAdagrad", then_lr(0.5), rosenbrock=(300, 10), **PRECONDITIONER),
     Entry(
         "FullMatrixAdagrad",
@@ -311,6 +344,22 @@ ENTRIES: list[Entry] = [
     # -- learning rate, weight decay, wrappers -----------------------------------------------------------------------
     Entry("LR", lambda m: [m], dict(lr=0.3), elementwise=True, rosenbrock=None),
     Entry("StepSize", lambda m: [m], dict(step_size=0.3), elementwise=True, skipped=frozenset({"key"})),
+    Entry(
+        "PolyakStepSize",
+        lambda m: [m],
+        closure=True,
+        together=True,
+        refused=frozenset({"use_grad"}),
+        alternatives=dict(max=0.1),
+    ),
+    Entry(
+        "PolyakStepSize",
+        lambda m: [tz.m.EMA(0.5), m, tz.m.LR(0.5)],
+        dict(parameterwise=True, use_grad=False, max=0.5),
+        variant="parameterwise",
+        closure=True,
+        together=True,  # the loss is that of all
+    ),
     Entry("Warmup", then_lr(0.3), dict(steps=10), elementwise=True),
     Entry("WeightDecay", then_lr(0.3), dict(weight_decay=1e-2), elementwise=True),
     Entry("WeightDecay", then_lr(0.3), dict(weight_decay=1e-2, ord=1), variant="l1", elementwise=True),
@@ -324,6 +373,18 @@ ENTRIES: list[Entry] = [
         syncs=True,  # torch's Adam reads its step count
         alternatives=dict(betas=(0.8, 0.9)),
         skipped=frozenset({"foreach", "fused", "capturable", "differentiable"}),  # ways to run it, not what it does
+    ),
+    # -- smoothing --------------------------------------------------------------------------------------------------
+    Entry("LaplacianSmoothing", then_lr(0.3), ulps=1e3, refused=frozenset({"layerwise"})),
+    Entry(
+        "LaplacianSmoothing",
+        then_lr(0.3),
+        dict(layerwise=False),
+        variant="vector",
+        together=True,
+        compiles=False,
+        ulps=1e3,
+        refused=ALL,
     ),
     # -- line searches -----------------------------------------------------------------------------------------------
     Entry("Backtracking", lambda m: [m], rosenbrock=(300, 5), alternatives=dict(min_alpha=1e-6), **SEARCH),

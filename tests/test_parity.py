@@ -240,6 +240,13 @@ PAIRS = [
         torch_optim("Adagrad", lr=0.3, lr_decay=0.05, initial_accumulator_value=0.2, eps=1e-4),
         "torch Adagrad",
     ),
+    Pair("Rprop", lambda: [m.Rprop(alpha=0.1, backtrack=False)], torch_optim("Rprop", lr=0.1), "torch Rprop"),
+    Pair(
+        "Rprop, other factors",
+        lambda: [m.Rprop(nplus=1.3, nminus=0.4, lb=1e-3, ub=0.2, backtrack=False, alpha=0.5)],
+        torch_optim("Rprop", lr=0.5, etas=(0.4, 1.3), step_sizes=(1e-3, 0.2)),
+        "torch Rprop",
+    ),
     Pair(
         "Lion",
         lambda: [m.Lion(0.9, 0.99), m.LR(0.01)],

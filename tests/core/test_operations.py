@@ -63,6 +63,10 @@ ELEMENTWISE = {
     "isnan": (lambda a, b, h: a.isnan(), lambda a, b: a.isnan()),
     "where": (lambda a, b, h: (a > b).where(a, b), lambda a, b: torch.where(a > b, a, b)),
     "where numbers": (lambda a, b, h: (a > b).where(h, -1.0), lambda a, b: torch.where(a > b, 0.75, -1.0)),
+    "where inexact": (
+        lambda a, b, h: (a > b).where(0.4, h - 0.05),
+        lambda a, b: torch.where(a > b, 0.4, torch.full_like(b, 0.7)),
+    ),
     "where truth": (lambda a, b, h: a.where(b, 5.0), lambda a, b: torch.where(a != 0, b, torch.full_like(b, 5.0))),
     "float": (lambda a, b, h: (a > 0).float() + a.float() * 0, lambda a, b: (a > 0).to(a.dtype) + a * 0),
 }

@@ -111,3 +111,44 @@ def test_by_average_follows_the_formula(tensorwise, normalize):
         for p, b, g, n, s in zip(params, before, grads, norms, sizes, strict=True):
             factor = n / s if normalize else min(1, n / s)
             torch.testing.assert_close(b - p.detach(), g * factor, rtol=1e-12, atol=1e-12)
+
+
+def grown(sizes, add, mul, min_value, max_decay):
+    """What the sizes of successive updates become."""
+    out, prev = [], None
+    for size in sizes:
+        if prev is not None:
+            size = size if add is None else min(size, prev + add)
+            size = size if mul is None else min(size, mul * (prev if min_value is None else max(prev, min_value)))
+        out.append(size)
+        prev = size if prev is None or max_decay is None else max(size, prev / max_decay)
+    return out
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("limits", [(None, 1.5, 1e-4, 2), (0.5, None, None, None), (1.0, 2.0, 0.25, 1.25)])
+@pytest.mark.parametrize("kind", ["value", "norm", "global"])
+def test_growth(kind, limits, compile):
+    names = dict(zip(("add", "mul", "min_value", "max_decay"), limits, strict=True))
+    module = m.ClipValueGrowth(**names) if kind == "value" else m.ClipNormGrowth(**names, parameterwise=kind == "norm")
+    scales = torch.tensor([[1, -2], [3, 3], [-0.1, 0], [2, 5], [0, 0], [0, 9], [4, -4.0]], dtype=torch.float64)
+    base = torch.tensor([3.0, -4.0], dtype=torch.float64) / (1 if kind == "value" else 5)
+    params = [torch.zeros(2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    optimizer = tz.Modular(params, module, compile=compile)
+    wanted = [[scale * base for scale in step] for step in scales]
+    if kind == "value":
+        sizes = torch.stack([torch.stack(step) for step in wanted]).abs().flatten(1)
+        sizes = torch.tensor([grown(column.tolist(), *limits) for column in sizes.T], dtype=torch.float64).T
+        wanted = [list(s.view(2, 2).copysign(torch.stack(w))) for s, w in zip(sizes, wanted, strict=True)]
+    else:
+        norms = scales.abs() if kind == "norm" else scales.norm(dim=1, keepdim=True).expand(-1, 2)
+        limited = torch.tensor([grown(column.tolist(), *limits) for column in norms.T], dtype=torch.float64).T
+        factors = torch.where(norms > 0, limited / norms, 1.0)
+        wanted = [[f * w for f, w in zip(fs, ws, strict=True)] for fs, ws in zip(factors, wanted, strict=True)]
+    for step, expected in zip(scales, wanted, strict=True):
+        before = [p.detach().clone() for p in params]
+        for p, scale in zip(params, step, strict=True):
+            p.grad = scale * base
+        optimizer.step()
+        for p, b, w in zip(params, before, expected, strict=True):
+            torch.testing.assert_close(b - p.detach(), w, rtol=1e-12, atol=1e-12)

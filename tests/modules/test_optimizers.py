@@ -106,6 +106,10 @@ A, B = G, torch.tensor([1.0, 1.0, -2.0, 4.0], dtype=torch.float64)
         (lambda: m.RMSprop(0.5, amsgrad=True), B / torch.maximum(A**2, (A**2 + B**2) / 2).sqrt()),
         (lambda: m.RMSprop(0.5, centered=True, debiased=True), B / ((A - B).abs() / 2) * math.sqrt(0.75)),
         (lambda: m.Lion(0.25, 0.5), (0.25 * 0.5 * A + 0.75 * B).sign()),
+        # signs: kept, changed, changed, 0 before
+        (lambda: m.Rprop(alpha=0.5), torch.tensor([0.6, 0.5, -0.5, 0.5], dtype=torch.float64)),
+        (lambda: m.Rprop(alpha=0.5, backtrack=False, nplus=2), torch.tensor([1.0, 0.0, 0.0, 0.5], dtype=torch.float64)),
+        (lambda: m.Rprop(alpha=0.5, nplus=2, ub=0.75), torch.tensor([0.75, 0.5, -0.5, 0.5], dtype=torch.float64)),
     ],
 )
 def test_second_update(module, expected, compile):
@@ -152,3 +156,90 @@ def test_step_size_is_not_a_learning_rate():
     p.grad = torch.ones(1)
     optimizer.step()
     assert p.item() == pytest.approx(-0.05)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_rprop_does_not_change_a_step_size_right_after_a_change_of_sign(compile):
+    signs = [torch.tensor([s], dtype=torch.float64) for s in (1.0, -1.0, -1.0, -1.0)]
+    wanted = [1.0, -1.0, -0.5, -0.6]  # taken back at the second step
+    for t in range(1, 5):
+        assert update_of([m.Rprop()], *signs[:t], compile=compile).item() == pytest.approx(wanted[t - 1])
+
+
+# -- Polyak's step size ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize(
+    ("module", "factors"),
+    [  # the loss is 1·9 + 2·16 = 41 and ⟨u, g⟩ is 3·36 and 3·256
+        (lambda: m.PolyakStepSize(), [41 / 876] * 2),
+        (lambda: m.PolyakStepSize(min_obj_value=1, alpha=2), [80 / 876] * 2),
+        (lambda: m.PolyakStepSize(max=0.01), [0.01] * 2),
+        (lambda: m.PolyakStepSize(use_grad=False), [41 / 2628] * 2),
+        (lambda: m.PolyakStepSize(parameterwise=True), [41 / 108, 41 / 768]),
+        (lambda: m.PolyakStepSize(parameterwise=True, use_grad=False, max=0.1), [0.1, 41 / 2304]),
+    ],
+)
+def test_polyak(module, factors, compile):
+    params = [torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (3.0, 4.0)]
+    optimizer = tz.Modular(params, m.Mul(3), module(), compile=compile)
+
+    def closure(backward=True):
+        loss = (params[0] ** 2 + 2 * params[1] ** 2).sum()
+        if backward:
+            optimizer.zero_grad()
+            loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert [p.item() for p in params] == pytest.approx([3 - 18 * factors[0], 4 - 48 * factors[1]])
+
+
+@pytest.mark.parametrize("parameterwise", [False, True])
+def test_polyak_stays_where_the_gradient_is_zero(parameterwise):
+    p = torch.zeros(2, requires_grad=True)
+    optimizer = tz.Modular([p], m.PolyakStepSize(parameterwise=parameterwise))
+
+    def closure(backward=True):
+        if backward:
+            p.grad = torch.zeros(2)
+        return p.sum() + 1
+
+    optimizer.step(closure)
+    assert p.tolist() == [0, 0]
+
+
+# -- smoothing ---------------------------------------------------------------------------------------------------------
+def laplacian_solved(u, sigma):
+    """By the matrix."""
+    n = u.numel()
+    eye = torch.eye(n, dtype=torch.float64)
+    matrix = (1 + 2 * sigma) * eye - sigma * (eye.roll(1, 0) + eye.roll(-1, 0))
+    return torch.linalg.solve(matrix, u.flatten()).view(u.shape)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("layerwise", [True, False])
+def test_laplacian_smoothing(layerwise, compile):
+    grads = [
+        torch.arange(n, dtype=torch.float64).square().sin().view(s) for n, s in ((6, (2, 3)), (4, (4,)), (5, (5,)))
+    ]
+    params = [torch.zeros_like(g).requires_grad_() for g in grads]
+    optimizer = tz.Modular(params, m.LaplacianSmoothing(0.7, layerwise), m.LR(1), compile=compile and layerwise)
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g.clone()
+    optimizer.step()
+    if layerwise:
+        wanted = [laplacian_solved(grads[0], 0.7), grads[1], laplacian_solved(grads[2], 0.7)]
+    else:
+        wanted = laplacian_solved(torch.cat([g.flatten() for g in grads]), 0.7).split([6, 4, 5])
+    for p, w in zip(params, wanted, strict=True):
+        torch.testing.assert_close(-p.detach(), w.view_as(p))
+
+
+@pytest.mark.parametrize("layerwise", [True, False])
+def test_laplacian_smoothing_keeps_to_its_constructor_about_what_it_smooths(layerwise):
+    p = torch.zeros(6, requires_grad=True)
+    p.grad = torch.ones(6)
+    optimizer = tz.Modular([{"params": [p], "layerwise": not layerwise}], m.LaplacianSmoothing(layerwise=layerwise))
+    with pytest.raises(ValueError, match=r"LaplacianSmoothing: layerwise.* pass it to the constructor"):
+        optimizer.step()

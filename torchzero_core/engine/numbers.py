@@ -31,6 +31,8 @@ def both(fn: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Tensor:
 def choose(mask: Any, a: Any, b: Any, dtype: torch.dtype) -> Any:
     """``torch.where`` for any mixture of tensors and numbers."""
     if isinstance(mask, Tensor):
+        if not isinstance(a, Tensor) and not isinstance(b, Tensor):  # torch would round them to float32
+            b = torch.full((), b, dtype=dtype, device=mask.device)
         return torch.where(mask, a, b).to(dtype)
     chosen = a if mask else b
     if isinstance(chosen, Tensor):

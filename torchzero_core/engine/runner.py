@@ -166,7 +166,7 @@ class Runner:
             args = [lists[x] if s == "list" else hosts[x] if s == "host" else self.argument(x) for s, x in sources]
             states = {name: self.bucket.states(call.rule, name) for name in names}
             out = call.fn(*args, **states)
-            if isinstance(out, tuple):
+            if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict):  # torch gives tuples too
                 out, new = out
                 for name, tensors in new.items():
                     torch._foreach_copy_(states[name], list(tensors))

@@ -356,6 +356,12 @@ class Context:
         values = [trace.promote(a, Kind.ELEMENT) if isinstance(a, Value) else a for a in args]
         found = []
         for name in state:
+            mine = [v for s, v in trace.stores.items() if s[:3] == (Place.STATE, self.rule, name)]
+            if any(v.op not in (ops.LOAD, ops.WRITTEN) for v in mine):  # which is in memory only after the step
+                raise TypeError(
+                    f"The state {name!r} has a new value that ctx.call would not see; give that to the function as an "
+                    "argument, and let the function write the state."
+                )
             if self.slot(name).plain:
                 storage = Storage(Place.STATE, self.rule, name)
                 found.append((storage, trace.load(storage, Kind.ELEMENT)))
@@ -383,6 +389,8 @@ class Context:
             raise TypeError(
                 "One random number for all parameters must not depend on settings of one group; use ctx.whole."
             )
+        if "seed" in self.module.defaults:  # the generator has one
+            self.trace.uniform.add((self.rule, "seed"))
         return Value(self.trace, ops.RANDOM, numbers, kind, attr=Call(self.trace.key(), f"{distribution}_", self.rule))
 
 

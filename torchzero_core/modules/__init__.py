@@ -10,6 +10,7 @@ from .optimizers import *
 from .projections import *
 from .quasi_newton import *
 from .second_order import *
+from .smoothing import *
 from .step_size import *
 from .weight_decay import *
 from .wrappers import *

@@ -4,6 +4,16 @@ from .centralize import Centralize
 from .clip_norm import ClipNorm
 from .clip_value import ClipValue
 from .ema_norm import ClipNormByEMA, NormalizeByEMA
+from .growth import ClipNormGrowth, ClipValueGrowth
 from .normalize import Normalize
 
-__all__ = ["Centralize", "ClipNorm", "ClipNormByEMA", "ClipValue", "Normalize", "NormalizeByEMA"]
+__all__ = [
+    "Centralize",
+    "ClipNorm",
+    "ClipNormByEMA",
+    "ClipNormGrowth",
+    "ClipValue",
+    "ClipValueGrowth",
+    "Normalize",
+    "NormalizeByEMA",
+]

@@ -7,5 +7,6 @@ from .lion import Lion
 from .muon import Muon
 from .orthogonalize import Orthogonalize
 from .rmsprop import RMSprop
+from .rprop import Rprop
 
-__all__ = ["Adagrad", "Adam", "FullMatrixAdagrad", "Lion", "Muon", "Orthogonalize", "RMSprop"]
+__all__ = ["Adagrad", "Adam", "FullMatrixAdagrad", "Lion", "Muon", "Orthogonalize", "RMSprop", "Rprop"]

@@ -1,7 +1,8 @@
 """Learning rate and step size."""
 
 from .lr import LR
+from .polyak import PolyakStepSize
 from .step_size import StepSize
 from .warmup import Warmup
 
-__all__ = ["LR", "StepSize", "Warmup"]
+__all__ = ["LR", "PolyakStepSize", "StepSize", "Warmup"]
