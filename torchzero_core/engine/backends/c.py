@@ -145,7 +145,7 @@ class CPURunner(Runner):
         pointers = list(map(Tensor.data_ptr, tensors))
         if pointers != self.pointers[row]:
             self.pointers[row] = pointers
-            self.P[row * self.nt : (row + 1) * self.nt] = pointers
+            self.P[row * self.nt : (row + 1) * self.nt] = pointers  # type: ignore[assignment]
 
     # -- the step ----------------------------------------------------------------------------------------------------
     def begin(self, given: Given) -> None:

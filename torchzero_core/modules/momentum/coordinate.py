@@ -24,10 +24,10 @@ class CoordinateMomentum(Transform):
         True
     """
 
-    p: Fraction = 0.1
-    target: Target = "update"
-    seed: int | None = None
     velocity = Slot()
+
+    def __init__(self, p: Fraction = 0.1, target: Target = "update", *, seed: int | None = None) -> None:
+        super().__init__(dict(p=p, seed=seed), target=target)
 
     def rule(self, u: Value, ctx: Context) -> Value:
         renewed = ctx.random("bernoulli", ctx.settings.p) > 0
