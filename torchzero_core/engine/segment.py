@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed import local
+from ..distributed import local, placed
 from ..lang.graph import OUT, PARAM, UPDATE, Kind, Trace, Value
 from ..lang.number import Host
 from ..lang.ops import CHILD
 from ..lang.rule import Call, Context, Rule
 from . import backends, kernels
 from .bucket import Bucket, is_dense
-from .meetings import meet
+from .meetings import add_up, meet
 from .params import Params
 from .program import Mode, Program
 from .runner import Given, Runner
@@ -292,6 +292,8 @@ class Segment:
         if not params:
             return tensors
         binding = self._bound(params)
+        if any(bucket.shards is not None for bucket in binding.buckets):
+            tensors = placed(tensors, params)
         self._prepare(binding, writable=writable, moves=moves)
         out = tensors
         if not moves and not writable:
@@ -303,6 +305,8 @@ class Segment:
             program = runner.program
             for k in range(len(program.meets)):
                 runner.sweep(k)
+                if runner.bucket.shards is not None:
+                    add_up(k, runner)
                 if program.calls[k]:
                     runner.run_calls(k)
                 if program.meets[k]:
@@ -318,6 +322,8 @@ class Segment:
             present = [r for r in runners if k < len(r.plan.passes)]
             for runner in present:
                 runner.sweep(k)
+                if runner.bucket.shards is not None:
+                    add_up(k, runner)
                 if runner.program.calls[k]:
                     runner.run_calls(k)
             if any(r.program.meets[k] for r in present):
@@ -338,6 +344,7 @@ class Segment:
         if not whole:
             tensors, grads, out = ([x[i] for i in bucket.indices] if x else x for x in (tensors, grads, out))
         if bucket.shards is not None:
+            grads = placed(grads, bucket.params) if grads else []
             tensors, grads, out = (list(map(local, x)) for x in (tensors, grads, out))
 
         def scratch(number: int) -> list[Tensor]:

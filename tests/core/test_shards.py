@@ -1,0 +1,174 @@
+"""Parameters that are spread over ranks move as they would on one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import torchzero_core as tz
+from tests.problems import values
+from torchzero_core.core import Slot, Transform
+
+SHAPES = [(5, 3), (4, 4), (6,), (1, 3), (2, 7)]
+MATRICES = [s for s in SHAPES if len(s) == 2]
+
+
+class Trust(Transform):
+    """A number per tensor and one in all that are kept, and sums of slices added up again."""
+
+    size = Slot(scalar=True)
+    largest = Slot(dims=0)
+
+    def rule(self, u, ctx):
+        s = ctx.state
+        s.size = 0.5 * s.size + u.norm() / ctx.params.norm(1).maximum(1e-3)
+        s.largest = s.largest.maximum(u.abs().amax(0))
+        rows = u.square().sum(1).sqrt().sum()
+        return u * s.size / (s.largest + 1) / (1 + rows + u.mean(0).amax() + u.amax().global_max())
+
+
+class Mixed(Transform):
+    """An opaque function of whole tensors with states of several kinds."""
+
+    rows = Slot(shape=lambda p: (p.shape[0], p.shape[0]), init=torch.nn.init.eye_)
+    average = Slot()
+
+    def rule(self, u, ctx):
+        def mix(us, gs, rows, average):
+            for u, r, a in zip(us, rows, average, strict=True):
+                r.addmm_(u, u.mT, beta=0.9)
+                a.lerp_(u.flip(0), 0.3)
+            return [r @ a + 0.1 * g for r, a, g in zip(rows, average, gs, strict=True)]
+
+        return ctx.call(mix, u, ctx.grads, state=("rows", "average"))
+
+
+class Recent(Transform):
+    """A ring of the last updates."""
+
+    old = Slot(history=2)
+
+    def rule(self, u, ctx):
+        ctx.state.old[ctx.step % 2] = u
+        return ctx.state.old[0] + ctx.state.old[1]
+
+
+class Reverse(tz.core.Module):
+    """A module that is no rule."""
+
+    def step(self, var):
+        var.update = [-2.0 * u for u in var.get_update()]
+        return var
+
+
+class Noise(Transform):
+    def rule(self, u, ctx):
+        return u + ctx.random("normal", 0.0, 1.0) * ctx.random("uniform", 0.0, 1.0, per="tensor")
+
+
+m = tz.m
+CHAINS = {
+    "Adam": lambda: [m.Adam(), m.LR(0.1)],
+    "AdamW": lambda: [m.Adam(), m.WeightDecay(0.1), m.LR(0.1)],
+    "Adam, global norm": lambda: [m.ClipNorm(0.5, dim="global"), m.Adam(), m.Normalize(), m.LR(0.1)],
+    "Lion": lambda: [m.Lion(), m.WeightDecay(0.1, ord=1), m.LR(0.1)],
+    "RMSprop": lambda: [m.RMSprop(), m.LR(0.1)],
+    "tensors": lambda: [m.ClipNorm(0.5), m.Normalize(ord=1), m.Centralize(), m.LR(0.1)],
+    "columns": lambda: [m.ClipNorm(0.5, dim=0), m.Normalize(dim=0, min_size=2), m.LR(0.1)],
+    "rows": lambda: [m.ClipNorm(0.5, dim=1, ord=float("inf")), m.Normalize(dim=-1), m.LR(0.1)],
+    "inverse": lambda: [m.Centralize(dim=0, inverse_dims=True), m.Normalize(dim=[0, 1]), m.LR(0.1)],
+    "EMA": lambda: [m.NormalizeByEMA(), m.ClipNorm(0.1, dim="global", ord=float("inf"))],
+    "EMA, global": lambda: [m.NormalizeByEMA(tensorwise=False), m.LR(0.1)],
+    "numbers": lambda: [Trust(), m.LR(0.1)],
+    "ring": lambda: [Recent(), m.LR(0.1)],
+    "child": lambda: [m.Adam(), Reverse(), m.ClipNorm(0.5), Reverse()],
+    "noise": lambda: [Noise(), m.Adam(), m.LR(0.1)],
+    "params": lambda: [m.Normalize(target="params_direct"), m.Centralize(target="grad"), m.LR(0.1)],
+    "Muon": lambda: [m.Muon(method="svd"), m.LR(0.1)],
+    "opaque": lambda: [Mixed(), m.ClipNorm(1.0), m.LR(0.1)],
+}
+
+
+def gradients(params, step):
+    return [torch.sin(3 * p + step) for p in params]
+
+
+def walk(name, spread, whole, *, compile):
+    """The parameters after four steps, in one piece."""
+    shapes = MATRICES if name in ("Muon", "opaque") else SHAPES
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(spread(values(s, i))) for i, s in enumerate(shapes)]
+    optimizer = tz.Modular(params, *CHAINS[name](), compile=compile)
+    for step in range(4):
+        for p, g in zip(params, gradients([whole(p.detach()) for p in params], step), strict=True):
+            p.grad = spread(g)
+        optimizer.step()
+    return [whole(p.detach()) for p in params]
+
+
+def compare(rank, ranks):
+    """On one rank: every chain against the run without ranks; the differences are printed."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+    line = init_device_mesh("cpu", (ranks,))
+    ways = {
+        "rows": (line, lambda ndim: [Shard(0)]),
+        "columns": (line, lambda ndim: [Shard(ndim - 1)]),
+        "copies": (line, lambda ndim: [Replicate()]),
+    }
+    if ranks == 4:
+        square = init_device_mesh("cpu", (2, 2))
+        ways["blocks"] = square, lambda ndim: [Shard(0), Shard(1) if ndim > 1 else Replicate()]
+        ways["copies of rows"] = square, lambda ndim: [Replicate(), Shard(0)]
+    for name in CHAINS:
+        expected = walk(name, torch.clone, torch.clone, compile=False)
+        for way, (mesh, placements) in ways.items():
+            for compile in (False, True):
+                found = walk(
+                    name,
+                    lambda t, mesh=mesh, placements=placements: distribute_tensor(t, mesh, placements(t.ndim)),
+                    lambda t: t.full_tensor(),
+                    compile=compile,
+                )
+                for a, b in zip(found, expected, strict=True):
+                    torch.testing.assert_close(
+                        a, b, rtol=0, atol=1e-12, msg=lambda text, at=(name, way, compile): f"{at}, rank {rank}: {text}"
+                    )
+
+
+def spawn(ranks, folder):
+    """Run this file once for each rank; the output of all that failed."""
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-W", "error::UserWarning:torchzero_core", "-m", "tests.core.test_shards"]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(ranks), str(folder / "meeting")],
+            cwd=root,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    return [text for text, process in zip(outputs, processes, strict=True) if process.returncode]
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_parameters_that_are_spread_move_as_whole_ones(ranks, tmp_path):
+    assert spawn(ranks, tmp_path) == []
+
+
+if __name__ == "__main__":
+    rank, ranks = int(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=ranks)
+    compare(rank, ranks)
+    dist.destroy_process_group()
