@@ -8,7 +8,6 @@ module takes itself, inner products and norms over all parameters. Parameters th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from importlib import import_module
 from typing import Any
 
@@ -75,17 +74,11 @@ class Shards:
     # -- parts and wholes --------------------------------------------------------------------------------------------
     def ring(self) -> tuple[Any, ...]:
         """The placements of a tensor that has one dimension more than these, in front."""
-        return tuple(self._move(p, p.dim + 1) if _cuts(p) else p for p in self.placements)
+        return tuple(_inner(p) if _cuts(p) else p for p in self.placements)
 
     def without(self, dims: Sequence[int]) -> tuple[Any, ...]:
         """The placements of a tensor that has one number where these have all along some dimensions."""
         return tuple(self._tensor.Replicate() if _cuts(p) and p.dim in dims else p for p in self.placements)
-
-    @staticmethod
-    def _move(placement: Any, dim: int) -> Any:
-        moved = copy(placement)
-        object.__setattr__(moved, "dim", dim)
-        return moved
 
     def join(self, part: Tensor, shape: Sequence[int], placements: Sequence[Any] | None = None) -> Tensor:
         """The tensor of which this rank has a part; it shares the memory.
@@ -155,6 +148,13 @@ class Shards:
 
 def _cuts(placement: Any) -> bool:
     return hasattr(placement, "dim") and not placement.is_replicate()
+
+
+def _inner(placement: Any) -> Any:
+    """The same placement where there is one more dimension in front."""
+    factor = getattr(placement, "split_factor", None)  # of FSDP on top of tensor parallelism
+    cls, dim = type(placement), placement.dim + 1
+    return cls(dim) if factor is None else cls(dim, split_factor=factor)
 
 
 def shards_of(params: Sequence[Tensor]) -> Shards | None:
