@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,17 +98,25 @@ def gradients(params, step):
     return [torch.sin(3 * p + step) for p in params]
 
 
-def walk(name, spread, whole, *, compile):
-    """The parameters after four steps, in one piece."""
+def whole(t):
+    return t.detach().full_tensor() if hasattr(t, "full_tensor") else t.detach().clone()
+
+
+def make(name, spread, *, compile, start=None):
+    """Parameters, here or spread over ranks, and their optimizer."""
     shapes = MATRICES if name in ("Muon", "opaque") else SHAPES
-    torch.manual_seed(0)
-    params = [torch.nn.Parameter(spread(values(s, i))) for i, s in enumerate(shapes)]
-    optimizer = tz.Modular(params, *CHAINS[name](), compile=compile)
-    for step in range(4):
-        for p, g in zip(params, gradients([whole(p.detach()) for p in params], step), strict=True):
+    start = [values(s, i) for i, s in enumerate(shapes)] if start is None else start
+    params = [torch.nn.Parameter(spread(t)) for t in start]
+    return params, tz.Modular(params, *CHAINS[name](), compile=compile)
+
+
+def walk(params, optimizer, steps, spread):
+    """The parameters after some steps, in one piece."""
+    for step in steps:
+        for p, g in zip(params, gradients([whole(p) for p in params], step), strict=True):
             p.grad = spread(g)
         optimizer.step()
-    return [whole(p.detach()) for p in params]
+    return [whole(p) for p in params]
 
 
 def compare(rank, ranks):
@@ -119,25 +128,43 @@ def compare(rank, ranks):
         "rows": (line, lambda ndim: [Shard(0)]),
         "columns": (line, lambda ndim: [Shard(ndim - 1)]),
         "copies": (line, lambda ndim: [Replicate()]),
+        "rows, gradients in copies": (line, lambda ndim: [Shard(0)]),
     }
     if ranks == 4:
         square = init_device_mesh("cpu", (2, 2))
         ways["blocks"] = square, lambda ndim: [Shard(0), Shard(1) if ndim > 1 else Replicate()]
         ways["copies of rows"] = square, lambda ndim: [Replicate(), Shard(0)]
     for name in CHAINS:
-        expected = walk(name, torch.clone, torch.clone, compile=False)
+        torch.manual_seed(0)
+        expected = walk(*make(name, torch.clone, compile=False), range(4), torch.clone)
         for way, (mesh, placements) in ways.items():
+            spread = partial(spread_by, mesh, placements)
+            grads = partial(spread_by, mesh, lambda ndim: [Replicate()]) if "gradients" in way else spread
             for compile in (False, True):
-                found = walk(
-                    name,
-                    lambda t, mesh=mesh, placements=placements: distribute_tensor(t, mesh, placements(t.ndim)),
-                    lambda t: t.full_tensor(),
-                    compile=compile,
-                )
-                for a, b in zip(found, expected, strict=True):
-                    torch.testing.assert_close(
-                        a, b, rtol=0, atol=1e-12, msg=lambda text, at=(name, way, compile): f"{at}, rank {rank}: {text}"
-                    )
+                torch.manual_seed(0)
+                found = walk(*make(name, spread, compile=compile), range(4), grads)
+                check(found, expected, name, way, compile, rank)
+    spread = partial(spread_by, line, lambda ndim: [Shard(0)])
+    other = partial(spread_by, line, lambda ndim: [Shard(ndim - 1)])
+    for name in ("Adam", "EMA", "numbers", "ring", "opaque"):
+        expected = walk(*make(name, torch.clone, compile=False), range(4), torch.clone)
+        for first, then in ((spread, torch.clone), (torch.clone, spread), (spread, other)):
+            params, optimizer = make(name, first, compile=False)
+            start = walk(params, optimizer, range(2), first)
+            params, resumed = make(name, then, compile=False, start=start)
+            resumed.load_state_dict(optimizer.state_dict())
+            check(walk(params, resumed, range(2, 4), then), expected, name, "resumed", rank)
+
+
+def spread_by(mesh, placements, t):
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(t, mesh, placements(t.ndim))
+
+
+def check(found, expected, *where):
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12, msg=lambda text: f"{where}: {text}")
 
 
 def spawn(ranks, folder):

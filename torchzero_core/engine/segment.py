@@ -148,6 +148,7 @@ class Segment:
                 p.device,
                 p.dtype,
                 is_dense(local(p.detach())),
+                getattr(p, "device_mesh", None),
                 getattr(p, "placements", None),
                 tuple(id(rule.settings[p]) for rule in self.rules),
                 tuple(self._read_counts(p)),
