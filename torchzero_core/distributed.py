@@ -100,15 +100,15 @@ class Shards:
 
     def gather(self, part: Tensor, shape: Sequence[int]) -> Tensor:
         """All of a tensor of which this rank has a part. Every rank has to ask for it."""
-        return self.join(part, shape).full_tensor()
+        return self.join(part, shape).full_tensor()  # type: ignore[attr-defined]
 
     def part(self, whole: Tensor, placements: Sequence[Any] | None = None) -> Tensor:
         """This rank's part of a tensor that each rank has all of, or that is spread in another way."""
         placements = self.placements if placements is None else placements
         if not hasattr(whole, "device_mesh"):
             whole = self._tensor.distribute_tensor(whole, self.mesh, placements, src_data_rank=None)
-        elif tuple(whole.placements) != tuple(placements):
-            whole = whole.redistribute(self.mesh, placements)  # type: ignore[operator]
+        elif tuple(whole.placements) != tuple(placements):  # type: ignore[attr-defined]
+            whole = whole.redistribute(self.mesh, placements)  # type: ignore[attr-defined]
         return local(whole)
 
     # -- numbers -----------------------------------------------------------------------------------------------------

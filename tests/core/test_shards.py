@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import torch.distributed as dist
 import torchzero_core as tz
 from tests.problems import values
 from torchzero_core.core import Slot, Transform
+from torchzero_core.distributed import Shards
+from torchzero_core.engine.backends import c_build
 
 SHAPES = [(5, 3), (4, 4), (6,), (1, 3), (2, 7)]
 MATRICES = [s for s in SHAPES if len(s) == 2]
@@ -121,7 +124,7 @@ def walk(params, optimizer, steps, spread):
 
 def compare(rank, ranks):
     """On one rank: every chain against the run without ranks; the differences are printed."""
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, init_device_mesh
 
     line = init_device_mesh("cpu", (ranks,))
     ways = {
@@ -134,6 +137,8 @@ def compare(rank, ranks):
         square = init_device_mesh("cpu", (2, 2))
         ways["blocks"] = square, lambda ndim: [Shard(0), Shard(1) if ndim > 1 else Replicate()]
         ways["copies of rows"] = square, lambda ndim: [Replicate(), Shard(0)]
+    numbers_of_parts(rank, ranks, Shards(line, [Shard(0)]))
+    messages(partial(spread_by, line, lambda ndim: [Shard(0)]))
     for name in CHAINS:
         torch.manual_seed(0)
         expected = walk(*make(name, torch.clone, compile=False), range(4), torch.clone)
@@ -156,6 +161,36 @@ def compare(rank, ranks):
             check(walk(params, resumed, range(2, 4), then), expected, name, "resumed", rank)
 
 
+def numbers_of_parts(rank, ranks, shards):
+    """Infinities and NaN are not lost, and what is not cut stays."""
+    largest = [torch.tensor([float("nan") if rank == 0 else 1.0, -float("inf"), rank]), torch.tensor(float(rank))]
+    shards.reduce(largest, [(0,), ()], largest=True)
+    expected = torch.tensor([float("nan"), -float("inf"), ranks - 1])
+    torch.testing.assert_close(largest[0], expected, equal_nan=True)
+    assert largest[1] == rank
+    sums = torch.tensor([rank, float("inf") if rank == 0 else -float("inf")])
+    shards.reduce([sums], [(0,)])
+    torch.testing.assert_close(sums, torch.tensor([ranks * (ranks - 1) / 2, float("nan")]), equal_nan=True)
+
+
+def messages(spread):
+    """The sums of a pass are one message, whatever their number, and so are the maxima."""
+    sent, send = [], dist.all_reduce
+
+    def counting(values, op=dist.ReduceOp.SUM, group=None):
+        sent.append(op)
+        send(values, op, group=group)
+
+    dist.all_reduce = counting
+    try:
+        for name, compile in (("tensors", False), ("tensors", True), ("EMA", False), ("Adam", False)):
+            walk(*make(name, spread, compile=compile), range(1), spread)
+    finally:
+        dist.all_reduce = send
+    # ClipNorm, Normalize and Centralize; NormalizeByEMA and ClipNorm
+    assert sent == [*[dist.ReduceOp.SUM] * 3 * 2, dist.ReduceOp.SUM, dist.ReduceOp.MAX]
+
+
 def spread_by(mesh, placements, t):
     from torch.distributed.tensor import distribute_tensor
 
@@ -171,7 +206,7 @@ def spawn(ranks, folder):
     """Run this file once for each rank; the output of all that failed."""
     root = Path(__file__).parents[2]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    command = [sys.executable, "-W", "error::UserWarning:torchzero_core", "-m", "tests.core.test_shards"]
+    command = [sys.executable, "-m", "tests.core.test_shards"]
     processes = [
         subprocess.Popen(
             [*command, str(rank), str(ranks), str(folder / "meeting")],
@@ -196,6 +231,8 @@ def test_parameters_that_are_spread_move_as_whole_ones(ranks, tmp_path):
 if __name__ == "__main__":
     rank, ranks = int(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
+    if c_build.refusal() is None:  # then everything but the module that is no rule is compiled
+        warnings.filterwarnings("error", "compile=True has no effect on (?!Reverse)")
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=ranks)
     compare(rank, ranks)
     dist.destroy_process_group()
