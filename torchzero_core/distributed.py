@@ -2,7 +2,8 @@
 
 Whatever a module decides from goes through :class:`Reductions`: the loss a line search compares, gradients that a
 module takes itself, inner products and norms over all parameters. Parameters that are spread over ranks themselves
-(DTensor) are worked on shard by shard; :class:`Shards` says what has to be added up then.
+(DTensor) are worked on shard by shard; :class:`Shards` says what has to be added up then, and the engine does that: the
+numbers of such parameters that reach :class:`Reductions` are those of all ranks.
 """
 
 from __future__ import annotations

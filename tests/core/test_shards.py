@@ -143,6 +143,8 @@ def compare(rank, ranks):
         torch.manual_seed(0)
         expected = walk(*make(name, torch.clone, compile=False), range(4), torch.clone)
         for way, (mesh, placements) in ways.items():
+            if "gradients" in way and name not in ("Adam", "columns", "child", "opaque"):
+                continue
             spread = partial(spread_by, mesh, placements)
             grads = partial(spread_by, mesh, lambda ndim: [Replicate()]) if "gradients" in way else spread
             for compile in (False, True):
@@ -218,7 +220,11 @@ def spawn(ranks, folder):
         )
         for rank in range(ranks)
     ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return [text for text, process in zip(outputs, processes, strict=True) if process.returncode]
 
 
@@ -228,6 +234,14 @@ def test_parameters_that_are_spread_move_as_whole_ones(ranks, tmp_path):
     assert spawn(ranks, tmp_path) == []
 
 
+@pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
+def test_summands_of_parameters_are_refused():
+    from torch.distributed.tensor import Partial, Shard
+
+    with pytest.raises(ValueError, match="hold summands of a parameter"):
+        Shards(None, [Shard(0), Partial()])
+
+
 if __name__ == "__main__":
     rank, ranks = int(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
@@ -235,4 +249,6 @@ if __name__ == "__main__":
         warnings.filterwarnings("error", "compile=True has no effect on (?!Reverse)")
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=ranks)
     compare(rank, ranks)
-    dist.destroy_process_group()
+    dist.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # torch may abort when the interpreter takes down the threads of a process group

@@ -39,6 +39,7 @@ class Binding:
         runners: what runs each program on a bucket.
         facts: what is known of all of them together: the number of elements, and the next step of each rule.
         settings_version: of the settings that the buckets have.
+        spread: whether some of the parameters are spread over ranks.
         ways: how it last ran: whether the update might be overwritten, whether the parameters were moved.
         turn: which of the segment's bindings it is; step counts are out of date in all but the latest.
     """
@@ -46,6 +47,7 @@ class Binding:
     def __init__(self, buckets: list[Bucket], facts: list[float], settings_version: int, turn: int) -> None:
         self.buckets, self.facts, self.settings_version, self.turn = buckets, facts, settings_version, turn
         self.runners: dict[Bucket, dict[Program, Runner]] = {bucket: {} for bucket in buckets}
+        self.spread = any(bucket.shards is not None for bucket in buckets)
         self.ways = (False, False)
 
 
@@ -293,7 +295,7 @@ class Segment:
         if not params:
             return tensors
         binding = self._bound(params)
-        if any(bucket.shards is not None for bucket in binding.buckets):
+        if binding.spread:
             tensors = placed(tensors, params)
         self._prepare(binding, writable=writable, moves=moves)
         out = tensors
