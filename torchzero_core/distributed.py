@@ -2,14 +2,17 @@
 
 Whatever a module decides from goes through :class:`Reductions`: the loss a line search compares, gradients that a
 module takes itself, inner products and norms over all parameters. Parameters that are spread over ranks themselves
-(DTensor) are worked on shard by shard; :class:`Shards` says what has to be added up then.
+(DTensor) are worked on shard by shard; :class:`Shards` says what has to be added up then, and the engine does that: the
+numbers of such parameters that reach :class:`Reductions` are those of all ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -49,18 +52,132 @@ def local(t: Tensor) -> Tensor:
 
 
 class Shards:
-    """How tensors are spread over ranks.
+    """How tensors are spread over ranks, and what that asks of whoever works on one rank's parts.
 
     Args:
         mesh: the ranks.
         placements: what each dimension of the mesh does to the tensors.
+
+    Raises:
+        ValueError: the ranks hold summands of the tensors.
     """
 
     def __init__(self, mesh: Any, placements: Sequence[Any]) -> None:
         self.mesh, self.placements = mesh, tuple(placements)
+        if any(placement.is_partial() for placement in self.placements):
+            raise ValueError(
+                f"The ranks hold summands of a parameter ({self.placements}), which no step can be made with; "
+                "call redistribute() on it first."
+            )
+        # Whoever has a DTensor has loaded this; everybody else is spared half a second.
+        self._tensor: Any = import_module("torch.distributed.tensor")
+
+    # -- parts and wholes --------------------------------------------------------------------------------------------
+    def ring(self) -> tuple[Any, ...]:
+        """The placements of a tensor that has one dimension more than these, in front."""
+        return tuple(_inner(p) if _cuts(p) else p for p in self.placements)
+
+    def without(self, dims: Sequence[int]) -> tuple[Any, ...]:
+        """The placements of a tensor that has one number where these have all along some dimensions."""
+        return tuple(self._tensor.Replicate() if _cuts(p) and p.dim in dims else p for p in self.placements)
+
+    def join(self, part: Tensor, shape: Sequence[int], placements: Sequence[Any] | None = None) -> Tensor:
+        """The tensor of which this rank has a part; it shares the memory.
+
+        Args:
+            part: this rank's part.
+            shape: the shape of the whole.
+            placements: how it is spread, if not as the parameters are.
+        """
+        stride = torch.empty(tuple(shape), device="meta").stride()
+        return self._tensor.DTensor.from_local(
+            part,
+            self.mesh,
+            self.placements if placements is None else placements,
+            run_check=False,
+            shape=torch.Size(shape),
+            stride=stride,
+        )
+
+    def gather(self, part: Tensor, shape: Sequence[int]) -> Tensor:
+        """All of a tensor of which this rank has a part. Every rank has to ask for it."""
+        return self.join(part, shape).full_tensor()  # type: ignore[attr-defined]
+
+    def part(self, whole: Tensor, placements: Sequence[Any] | None = None) -> Tensor:
+        """This rank's part of a tensor that each rank has all of, or that is spread in another way."""
+        placements = self.placements if placements is None else placements
+        if not hasattr(whole, "device_mesh"):
+            whole = self._tensor.distribute_tensor(whole, self.mesh, placements, src_data_rank=None)
+        elif tuple(whole.placements) != tuple(placements):  # type: ignore[attr-defined]
+            whole = whole.redistribute(self.mesh, placements)  # type: ignore[attr-defined]
+        return local(whole)
+
+    # -- numbers -----------------------------------------------------------------------------------------------------
+    def cutting(self, dims: Sequence[int] | None = None) -> tuple[int, ...]:
+        """The dimensions of the mesh that cut the tensors along some of their dimensions; along any, for None."""
+        cuts = enumerate(self.placements)
+        return tuple(m for m, p in cuts if _cuts(p) and (dims is None or p.dim in dims))
+
+    def reduce(self, numbers: Sequence[Tensor], meshes: Sequence[Sequence[int]], *, largest: bool = False) -> None:
+        """Make numbers of the parts those of the wholes, in place and with one message for each dimension of the mesh.
+
+        Args:
+            numbers: any shapes.
+            meshes: for each of them, over which dimensions of the mesh.
+            largest: take the largest instead of the sum.
+        """
+        for m in range(len(self.placements)):
+            chosen = [t for t, over in zip(numbers, meshes, strict=True) if m in over]
+            if not chosen:
+                continue
+            values = torch.cat([t.reshape(-1).double() for t in chosen])
+            values = self._largest(values, m) if largest else self._sum(values, m)
+            for t, new in zip(chosen, values.split([t.numel() for t in chosen]), strict=True):
+                t.copy_(new.view(t.shape))
+
+    def _sum(self, values: Tensor, m: int) -> Tensor:
+        torch.distributed.all_reduce(values, group=self.mesh.get_group(m))
+        return values
+
+    def _largest(self, values: Tensor, m: int) -> Tensor:
+        nan = values.isnan()  # which a maximum over ranks may lose
+        both = torch.cat([values.masked_fill(nan, -torch.inf), nan.double()])
+        torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX, group=self.mesh.get_group(m))
+        values, nan = both.chunk(2)
+        return values.masked_fill(nan > 0, torch.nan)
+
+
+def _cuts(placement: Any) -> bool:
+    return hasattr(placement, "dim") and not placement.is_replicate()
+
+
+def _inner(placement: Any) -> Any:
+    """The same placement where there is one more dimension in front."""
+    factor = getattr(placement, "split_factor", None)  # of FSDP on top of tensor parallelism
+    cls, dim = type(placement), placement.dim + 1
+    return cls(dim) if factor is None else cls(dim, split_factor=factor)
 
 
 def shards_of(params: Sequence[Tensor]) -> Shards | None:
     """How the first of some tensors is spread; None where it lies on this rank alone."""
     mesh = getattr(params[0], "device_mesh", None)
     return None if mesh is None else Shards(mesh, params[0].placements)  # type: ignore[attr-defined]
+
+
+def copy_all(to: Sequence[Tensor], source: Sequence[Tensor]) -> None:
+    """Copy tensors into others, each rank its parts; torch has no such operation for tensors that are spread."""
+    if any(hasattr(t, "device_mesh") for t in to):
+        source = placed(source, to)
+        to = [local(t) for t in to]
+        source = [local(t) for t in source]
+    torch._foreach_copy_(list(to), list(source))
+
+
+def placed(tensors: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors spread as others are. Those that are already, and parts of this rank, stay themselves."""
+    return [
+        t.redistribute(p.device_mesh, p.placements)  # type: ignore[attr-defined]
+        if hasattr(t, "device_mesh") and tuple(t.placements) != tuple(p.placements)  # type: ignore[attr-defined]
+        else t
+        for t, p in zip(tensors, like, strict=True)
+    ]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from ..distributed import copy_all
 from ..engine import Segment
 from ..lang import Context, Operand, Slot, Value
 from .declare import Role
@@ -115,7 +116,7 @@ class Transform(Module):
             new = self.apply_rule(var, [p.detach() for p in var.params])
             if var.closure is not None and var.modular is not None:
                 var.modular.guard_params(var.params)  # a later evaluation may fail
-            torch._foreach_copy_(var.params, new)
+            copy_all(var.params, new)
         elif target == "params_difference":
             new = self.apply_rule(var, [p.detach() for p in var.params])
             var.update = list(torch._foreach_sub([p.detach() for p in var.params], new))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..distributed import copy_all
 from ..engine.params import Params
 from .closure import Closure, detached
 from .home import Home, StepInfo
@@ -180,7 +181,7 @@ class Var:
             source = self.peek_update()
             if self.modular is not None and not self.nested:
                 self._update = self.scratch("update")
-                torch._foreach_copy_(self._update, source) if source else None
+                copy_all(self._update, source) if source else None
             else:
                 self._update = [t.clone() for t in source]
             self.writable = True

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import Shards, local, shards_of
-from ..lang.graph import Storage
+from ..lang.graph import Storage, as_dims
 from ..lang.rule import Rule, Slot
 from .program import Program
 
@@ -108,16 +108,72 @@ class Bucket:
         shape, dtype = slot.shape_for(p, places or 0), slot.dtype_for(p)
         value = store.get(key)
         if value is None:
-            value = store[key] = new_state(p, shape, dtype, like=slot.shape is None)
-            self._fill(value, rule, slot)
+            value = store[key] = self._new_state(i, slot, shape, dtype)
+            self._fill_state(value, rule, slot)
         elif tuple(value.shape) != shape:
             raise ValueError(
                 f"The state {key!r} has shape {tuple(value.shape)} and its parameter {tuple(p.shape)}: it belongs "
                 "to another parameter. Load the state of this model, or call reset()."
             )
-        elif value.device != p.device or value.dtype != dtype or not _laid_out(value, p, slot):
-            value = store[key] = new_state(p, shape, dtype, like=slot.shape is None).copy_(value)
+        elif value.device != p.device or value.dtype != dtype or not self._conforms(value, i, slot):
+            old, value = value, self._new_state(i, slot, shape, dtype)
+            store[key] = value
+            self._take(value, old)
         return value
+
+    def _placements(self, slot: Slot, i: int) -> tuple[Any, ...] | None:
+        """How a state is spread over ranks; None where each rank has all of it."""
+        if self.shards is None or slot.shape is not None or slot.scalar:
+            return None
+        dims = as_dims(slot.dims)
+        if dims is not None:
+            return self.shards.without(dims.of(self.whole[i].shape))
+        return self.shards.placements if slot.history is None else self.shards.ring()
+
+    def _new_state(self, i: int, slot: Slot, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        placements, part = self._placements(slot, i), self.data[i]
+        if placements is None or self.shards is None:
+            return new_state(part, shape, dtype, like=slot.shape is None)
+        here = slot.shape_for(part, shape[0] if slot.history is not None else 0)
+        return self.shards.join(new_state(part, here, dtype, like=True), shape, placements)
+
+    def _conforms(self, value: Tensor, i: int, slot: Slot) -> bool:
+        placements = getattr(value, "placements", None)
+        return placements == self._placements(slot, i) and _laid_out(local(value), self.data[i], slot)
+
+    def _take(self, value: Tensor, old: Tensor) -> None:
+        """Copy a state that may be spread over ranks in another way."""
+        if self.shards is not None and hasattr(value, "placements"):
+            local(value).copy_(self.shards.part(old.to(value.device), value.placements))
+        else:
+            value.copy_(old.full_tensor() if hasattr(old, "full_tensor") else old)
+
+    # -- whole tensors, for functions that want them -----------------------------------------------------------------
+    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """All of tensors like the parameters of which this rank has its parts."""
+        if self.shards is None:
+            return list(tensors)
+        return [self.shards.gather(t, p.shape) for t, p in zip(tensors, self.whole, strict=True)]
+
+    def scatter(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """This rank's parts of tensors like the parameters that each rank has all of."""
+        return list(tensors) if self.shards is None else [self.shards.part(t) for t in tensors]
+
+    def whole_states(self, rule: int, name: str) -> list[Tensor]:
+        """The tensors of one state as a function of whole tensors gets them."""
+        states = self.states(rule, name)
+        if self.shards is None:
+            return states
+        found = [store[key] for store, key in self.places(rule, name)]
+        return [t.full_tensor() if hasattr(t, "full_tensor") else t for t in found]
+
+    def take_states(self, rule: int, name: str, tensors: Sequence[Tensor]) -> None:
+        """Keep what a function has made of the tensors of one state that it was given."""
+        if self.shards is None:
+            return
+        for (store, key), new in zip(self.places(rule, name), tensors, strict=True):
+            if hasattr(store[key], "placements"):
+                self._take(store[key], new)
 
     def _fill(self, value: Tensor, rule: int, slot: Slot) -> None:
         init = slot.init
@@ -125,6 +181,14 @@ class Bucket:
             init(value)
         else:
             value.fill_(float(self.settings[self.setting_index[rule, init]]) if isinstance(init, str) else init)
+
+    def _fill_state(self, value: Tensor, rule: int, slot: Slot) -> None:
+        if callable(slot.init) and hasattr(value, "placements"):  # it may depend on where in the tensor an element is
+            whole = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+            self._fill(whole, rule, slot)
+            self._take(value, whole)
+        else:
+            self._fill(local(value), rule, slot)
 
     def vector(self, rule: int, name: str) -> Tensor:
         """The numbers of a state with one for each tensor, as a vector whose elements are the states themselves."""
@@ -179,7 +243,6 @@ def new_state(p: Tensor, shape: tuple[int, ...], dtype: torch.dtype, *, like: bo
 def _laid_out(value: Tensor, p: Tensor, slot: Slot) -> bool:
     if slot.shape is not None or slot.scalar or slot.dims is not None:
         return value.is_contiguous()
-    value, p = local(value), local(p)
     return conforms(value if slot.history is None else value[0], p, value.dtype)
 
 

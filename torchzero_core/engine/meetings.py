@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed import Reductions, local
+from ..distributed import Reductions, local, placed
 from ..lang.graph import Kind, Number, Value
-from ..lang.ops import CALL, CHILD, RANDOM, TOTAL
+from ..lang.ops import AMAX, CALL, CHILD, RANDOM, TOTAL
 from ..lang.rule import Call, Rule
 from .runner import Runner
 from .surroundings import Step
@@ -43,6 +43,38 @@ def meet(k: int, runners: Sequence[Runner], step: Step, segment: Any) -> None:
             _throw(parts, segment.rules[parts[0][1].attr.rule])
 
 
+def add_up(k: int, runner: Runner) -> None:
+    """Make what a pass has reduced of this rank's parts that of whole tensors.
+
+    Args:
+        k: the pass.
+        runner: it has a bucket that is spread over ranks.
+    """
+    bucket, here = runner.bucket, runner.plan.passes[k]
+    shards = bucket.shards
+    assert shards is not None
+    for largest in (False, True):
+        numbers: list[Tensor] = []
+        meshes: list[tuple[int, ...]] = []
+        taken: list[tuple[Value, Tensor]] = []
+        for node in here.reductions:
+            if (node.op is AMAX) != largest:
+                continue
+            if node.kind is Kind.SLICE:
+                assert node.dims is not None
+                numbers += runner.slices(node)
+                meshes += [shards.cutting(node.dims.of(p.shape)) for p in bucket.whole]
+                continue
+            taken.append((node, torch.as_tensor(runner.numbers(node)).clone()))
+            numbers += taken[-1][1].unbind()
+            dims = node.inputs[0].dims  # slices are the same on ranks that hold parts of each
+            kept = [set(range(p.ndim)) - set(dims.of(p.shape) if dims is not None else ()) for p in bucket.whole]
+            meshes += [shards.cutting(list(d)) for d in kept]
+        shards.reduce(numbers, meshes, largest=largest)
+        for node, values in taken:
+            runner.set_numbers(node, values if values.device.type != "cpu" else values.numpy())
+
+
 Parts = Sequence[tuple[Runner, Value]]
 
 
@@ -72,10 +104,14 @@ def _run_child(parts: Parts, step: Step) -> None:
     """A module that is no rule, on the tensors of all buckets."""
     inputs: dict[int, Tensor] = {}
     for r, node in parts:
-        inputs.update(zip(r.bucket.indices, r.whole(node.inputs[0]), strict=True))
+        bucket, tensors = r.bucket, r.whole(node.inputs[0])
+        shards = bucket.shards
+        if shards is not None:
+            tensors = [shards.join(t, p.shape) for t, p in zip(tensors, bucket.whole, strict=True)]
+        inputs.update(zip(bucket.indices, tensors, strict=True))
     result = step.run_child(parts[0][1].attr.fn, inputs)
     for r, node in parts:
-        r.set_result(node, [local(result[i]) for i in r.bucket.indices])
+        r.set_result(node, list(map(local, placed([result[i] for i in r.bucket.indices], r.bucket.whole))))
 
 
 def _throw(parts: Parts, rule: Rule) -> None:
@@ -86,9 +122,16 @@ def _throw(parts: Parts, rule: Rule) -> None:
     for _, j, r, node in places if kind is not Kind.GLOBAL else places[:1]:
         call: Call = node.attr
         numbers = [float(r.argument(a)) if isinstance(a, Number) else float(a) for a in node.args]
-        like = r.bucket.data[j]
-        out = torch.empty_like(like) if kind is Kind.ELEMENT else torch.empty((), device=like.device)
+        like, shards = r.bucket.data[j], r.bucket.shards
+        if kind is not Kind.ELEMENT:
+            out = torch.empty((), device=like.device)
+        elif shards is None:
+            out = torch.empty_like(like)
+        else:  # all of it on every rank: the values are those of one process, and the generators stay in step
+            out = torch.empty(r.bucket.whole[j].shape, dtype=like.dtype, device=like.device)
         getattr(out, call.fn)(*numbers, generator=rule.generator(like.device))
+        if shards is not None and kind is Kind.ELEMENT:
+            out = shards.part(out)
         drawn[id(r)][j] = out
     if kind is Kind.GLOBAL:
         first = next(x for x in drawn[id(places[0][2])] if x is not None)

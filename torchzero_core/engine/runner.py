@@ -160,18 +160,23 @@ class Runner:
 
     def run_calls(self, k: int) -> None:
         """Run the opaque functions of pass ``k``."""
-        lists, hosts = self.lists, self.hosts
+        lists, hosts, bucket = self.lists, self.hosts, self.bucket
         for node, sources, names in self._calls[k]:
             call: Call = node.attr
             args = [lists[x] if s == "list" else hosts[x] if s == "host" else self.argument(x) for s, x in sources]
-            states = {name: self.bucket.states(call.rule, name) for name in names}
+            spread = bucket.shards is not None and call.rule >= 0  # torch's kernels go element by element
+            if spread:
+                args = [bucket.gather(a) if isinstance(a, list) else a for a in args]
+            states = {name: bucket.whole_states(call.rule, name) for name in names}
             out = call.fn(*args, **states)
             if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict):  # torch gives tuples too
                 out, new = out
                 for name, tensors in new.items():
                     torch._foreach_copy_(states[name], list(tensors))
+            for name in names:
+                bucket.take_states(call.rule, name, states[name])
             if out is not None:
-                self.set_result(node, list(out))
+                self.set_result(node, bucket.scatter(out) if spread else list(out))
 
     def set_result(self, node: Value, tensors: list[Tensor]) -> None:
         """Take the result of an opaque operation."""

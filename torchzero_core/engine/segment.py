@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed import local
+from ..distributed import local, placed
 from ..lang.graph import OUT, PARAM, UPDATE, Kind, Trace, Value
 from ..lang.number import Host
 from ..lang.ops import CHILD
 from ..lang.rule import Call, Context, Rule
 from . import backends, kernels
 from .bucket import Bucket, is_dense
-from .meetings import meet
+from .meetings import add_up, meet
 from .params import Params
 from .program import Mode, Program
 from .runner import Given, Runner
@@ -39,6 +39,7 @@ class Binding:
         runners: what runs each program on a bucket.
         facts: what is known of all of them together: the number of elements, and the next step of each rule.
         settings_version: of the settings that the buckets have.
+        spread: whether some of the parameters are spread over ranks.
         ways: how it last ran: whether the update might be overwritten, whether the parameters were moved.
         turn: which of the segment's bindings it is; step counts are out of date in all but the latest.
     """
@@ -46,6 +47,7 @@ class Binding:
     def __init__(self, buckets: list[Bucket], facts: list[float], settings_version: int, turn: int) -> None:
         self.buckets, self.facts, self.settings_version, self.turn = buckets, facts, settings_version, turn
         self.runners: dict[Bucket, dict[Program, Runner]] = {bucket: {} for bucket in buckets}
+        self.spread = any(bucket.shards is not None for bucket in buckets)
         self.ways = (False, False)
 
 
@@ -148,6 +150,7 @@ class Segment:
                 p.device,
                 p.dtype,
                 is_dense(local(p.detach())),
+                getattr(p, "device_mesh", None),
                 getattr(p, "placements", None),
                 tuple(id(rule.settings[p]) for rule in self.rules),
                 tuple(self._read_counts(p)),
@@ -292,6 +295,8 @@ class Segment:
         if not params:
             return tensors
         binding = self._bound(params)
+        if binding.spread:
+            tensors = placed(tensors, params)
         self._prepare(binding, writable=writable, moves=moves)
         out = tensors
         if not moves and not writable:
@@ -303,6 +308,8 @@ class Segment:
             program = runner.program
             for k in range(len(program.meets)):
                 runner.sweep(k)
+                if runner.bucket.shards is not None:
+                    add_up(k, runner)
                 if program.calls[k]:
                     runner.run_calls(k)
                 if program.meets[k]:
@@ -318,6 +325,8 @@ class Segment:
             present = [r for r in runners if k < len(r.plan.passes)]
             for runner in present:
                 runner.sweep(k)
+                if runner.bucket.shards is not None:
+                    add_up(k, runner)
                 if runner.program.calls[k]:
                     runner.run_calls(k)
             if any(r.program.meets[k] for r in present):
@@ -338,6 +347,7 @@ class Segment:
         if not whole:
             tensors, grads, out = ([x[i] for i in bucket.indices] if x else x for x in (tensors, grads, out))
         if bucket.shards is not None:
+            grads = placed(grads, bucket.params) if grads else []
             tensors, grads, out = (list(map(local, x)) for x in (tensors, grads, out))
 
         def scratch(number: int) -> list[Tensor]:
