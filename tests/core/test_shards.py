@@ -57,8 +57,9 @@ class Recent(Transform):
     old = Slot(history=2)
 
     def rule(self, u, ctx):
+        before = ctx.state.old[(ctx.step + 1) % 2]
         ctx.state.old[ctx.step % 2] = u
-        return ctx.state.old[0] + ctx.state.old[1]
+        return before + u
 
 
 class Reverse(tz.core.Module):
