@@ -189,9 +189,7 @@ def test_numbers_per_slice(dims, compile):
 def test_modules_that_are_no_rules_come_back_to_the_step(compile):
     rule = Formula(lambda u, c: 2 * c.child("other", u))
     rule.children["other"] = type("Other", (), {"is_rule": False, "path": "Other", "children": {}})()
-    out, _ = run(
-        [rule], params((2,), (3,)), [torch.ones(2, dtype=F64), torch.zeros(3, dtype=F64)], compile=compile
-    )
+    out, _ = run([rule], params((2,), (3,)), [torch.ones(2, dtype=F64), torch.zeros(3, dtype=F64)], compile=compile)
     assert [t.tolist() for t in out] == [[4.0] * 2, [2.0] * 3]
 
 

@@ -12,6 +12,7 @@ import math
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
@@ -74,7 +75,8 @@ class CPURunner(Runner):
         self.nhost = len(plan.hosts)
         self.P = (POINTER * max(1, len(source.rows) * nt))()
         self.pointers: list[list[int]] = [[]] * len(source.rows)
-        self.T = (ctypes.c_double * max(1, len(source.columns) * nt))()
+        self.T: Any = (ctypes.c_double * max(1, len(source.columns) * nt))()
+        self.array = np.frombuffer(self.T)  # the same memory
         self.H = (ctypes.c_double * max(1, self.nhost + len(source.globals)))()
         self.kept: list[Any] = [(INT64 * nt)(*sizes), (ctypes.c_double * max(1, most * nt * self.threads))()]
         addresses = dict(
@@ -138,7 +140,7 @@ class CPURunner(Runner):
         for node, column in self.source.columns.items():
             if node.op is SHAPE:
                 values = [float(node.attr(p.shape)) for p in self.bucket.whole]
-                self.T[column * self.nt : (column + 1) * self.nt] = values  # type: ignore[assignment]
+                self.T[column * self.nt : (column + 1) * self.nt] = values
 
     def _enter(self, row: int, tensors: list[Tensor]) -> None:
         """Enter a row of pointers: tensors stay the same objects where somebody gives them other memory."""
@@ -188,14 +190,14 @@ class CPURunner(Runner):
         """Numbers per tensor, or one for all."""
         if node.kind is Kind.GLOBAL:
             return self.H[self.source.globals[node]]
-        return torch.tensor(self.T[self._column(node)], dtype=torch.float64).numpy()
+        return self.array[self._column(node)].copy()
 
     def set_numbers(self, node: Value, values: Any) -> None:
         """Take numbers that were worked out elsewhere."""
         if node.kind is Kind.GLOBAL:
             self.H[self.source.globals[node]] = float(values)
         else:
-            self.T[self._column(node)] = values.tolist()
+            self.array[self._column(node)] = values
 
     def slices(self, node: Value) -> list[Tensor]:
         """Numbers per slice, which may be written."""
