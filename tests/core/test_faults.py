@@ -21,11 +21,6 @@ F64 = torch.float64
 both = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 
 
-def faulty(number, text):
-    """The mark of a test of a fault that is still there."""
-    return pytest.mark.xfail(strict=True, reason=f"F{number}: {text}")
-
-
 def vector(*values, dtype=F64):
     return torch.tensor(values, dtype=dtype, requires_grad=True)
 
@@ -245,7 +240,6 @@ class Remembers(Transform):
         return (ctx.call if hasattr(ctx, "call") else ctx.apply)(fn, ctx.params) * 0.0 + u
 
 
-@faulty(8, "the state is made under a foreign key, and state_dict() raises KeyError")
 def test_an_opaque_function_makes_no_state_for_what_is_no_parameter():
     params = make_params()
     optimizer = tz.Modular(params, Remembers())

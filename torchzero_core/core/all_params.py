@@ -98,6 +98,10 @@ class AllParams(Params):
             self._stores = list(state.values())
         return list(map(self._facts, self)) == self._known_facts and self._layouts_hold(*self)
 
+    def knows(self, param: Tensor) -> bool:
+        """Whether it is one of these parameters."""
+        return id(param) in self._group_of
+
     # -- groups ----------------------------------------------------------------------------------------------------
     def group_index(self, param: Tensor) -> int:
         """The number of the group that a parameter, or what it stands in for, is in."""

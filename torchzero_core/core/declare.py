@@ -124,6 +124,12 @@ class Field:
             "what the constructor was given."
         )
 
+    def __set__(self, instance: object, value: object) -> None:
+        raise AttributeError(
+            f"{self.owner}.{self.name} cannot be assigned, because it differs between parameters: change it in the "
+            f"optimizer's param_groups, as in optimizer.param_groups[0][{self.name!r}] = {value!r}."
+        )
+
     def parameter(self) -> inspect.Parameter:
         """Its place in a signature."""
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -141,6 +147,13 @@ def declare(cls: Any, root: type) -> None:
         TypeError: an annotation that cannot be resolved, a name that means something else, a field that has no way
             into the constructor of a base.
     """
+    for name in vars(cls):
+        inherited = next((vars(c)[name] for c in cls.__mro__[1:] if name in vars(c)), None)
+        if isinstance(inherited, Field) and name not in inspect.get_annotations(cls):
+            raise TypeError(
+                f"{cls.__name__}.{name} is a setting of {inherited.owner}; declare it anew with its type to give it "
+                f"another default, as in `{name}: {getattr(inherited.hint, '__name__', inherited.hint)} = ...`."
+            )
     slots = {name: value for name, value in vars(cls).items() if isinstance(value, Slot)}
     if slots:
         cls.slots = {**getattr(cls, "slots", {}), **slots}

@@ -110,6 +110,11 @@ class ModuleHome:
     def locate(self, param: Tensor) -> tuple[dict[str, Any], str]:
         """Where the state of a parameter or stand-in is kept: a dict and a prefix."""
         real, prefix = real_place(param)
+        if not self.all_params.knows(real):
+            raise KeyError(
+                f"State is kept for parameters of the optimizer, and a tensor of shape {tuple(real.shape)} is none of "
+                "them. A function in ctx.call is given its state by name: ctx.call(fn, u, state=('name',))."
+            )
         return self.state[real], prefix
 
     def first_state(self) -> dict[str, Any]:

@@ -108,6 +108,8 @@ class Transform(Module):
     def step(self, var: Var) -> Var:
         """Apply the rule to its target."""
         target = self.target
+        if not var.params:  # none has a gradient
+            return var
         if target == "update":
             var.update = self.apply_rule(var, var.peek_update(), writable=var.writable)
         elif target == "grad":

@@ -53,7 +53,7 @@ class Bucket:
         self.hosts: tuple[Any, ...] = ()
         self._plain = all(p.is_contiguous() for p in self.data)
         self._places: dict[tuple[int, str], list[tuple[dict[str, Any], str]]] = {}
-        self._ready: dict[tuple[int, str], list[tuple[dict[str, Any], str]]] = {}
+        self._ready: dict[tuple[int, str], tuple[list[tuple[dict[str, Any], str]], list[Tensor]]] = {}
         self._vectors: dict[tuple[int, str], tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def conforming(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -89,15 +89,16 @@ class Bucket:
         A state that was loaded, or whose parameter has since changed, is brought to its declared dtype, its parameter's
         device and memory order: kernels and compiled code go by them.
         """
-        places = self._ready.get((rule, name))
-        if places is not None:
+        places, known = self._ready.get((rule, name), ((), None))
+        if known is not None:
             try:
                 found = [store[key] for store, key in places]
-                return found if self.shards is None else list(map(local, found))
+                if all(map(operator.is_, found, known)):  # another one may be of another shape or dtype
+                    return found if self.shards is None else list(map(local, found))
             except KeyError:
                 pass
         out = [self._state(rule, name, i) for i in range(len(self.params))]
-        self._ready[rule, name] = self.places(rule, name)
+        self._ready[rule, name] = self.places(rule, name), out
         return list(map(local, out))
 
     def _state(self, rule: int, name: str, i: int) -> Tensor:

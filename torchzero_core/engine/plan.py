@@ -18,7 +18,7 @@ from ..lang.ops import CHILD, FILL, LOAD, RANDOM, WRITTEN, Role
 REDUCTION, TOTAL, OPAQUE = Role.REDUCTION, Role.TOTAL, Role.OPAQUE
 
 
-@dataclass
+@dataclass(eq=False)
 class Pass:
     """One pass: what is computed, from where it is read and to where it is written.
 
@@ -63,7 +63,7 @@ class Pass:
         return list(dict.fromkeys(used))
 
 
-@dataclass
+@dataclass(eq=False)
 class Plan:
     """The passes of a graph.
 
@@ -268,7 +268,7 @@ class _Planner:
         last = [0, *self.stored.values()]
         for n in self.nodes:
             last.append(self.done[n])
-            used = n in self.stores.values() or any(u.op is not WRITTEN for u in self.users.get(n, ()))
+            used = any(n is v for v in self.stores.values()) or any(u.op is not WRITTEN for u in self.users.get(n, ()))
             if n.op.role is OPAQUE and (used or n.op is CHILD):
                 last.append(self.ready[n])
         self.passes = [Pass() for _ in range(1 + max(last))]

@@ -175,8 +175,31 @@ class Runner:
                     torch._foreach_copy_(states[name], list(tensors))
             for name in names:
                 bucket.take_states(call.rule, name, states[name])
-            if out is not None:
-                self.set_result(node, bucket.scatter(out) if spread else list(out))
+            if call.rule >= 0:
+                out = self._checked(call, out)
+                self.set_result(node, bucket.scatter(out) if spread else out)
+
+    def _checked(self, call: Call, out: Any) -> list[Tensor]:
+        """What an opaque function returned, in the dtype of the parameters.
+
+        Raises:
+            TypeError: it is no list of tensors, or one of another length.
+            ValueError: a tensor has another shape than its parameter.
+        """
+        whole, path = self.bucket.whole, self.bucket.rules[call.rule].path
+        if not isinstance(out, (list, tuple)) or len(out) != len(whole) or not all(isinstance(t, Tensor) for t in out):
+            what = f"{type(out).__name__} of {len(out)}" if isinstance(out, (list, tuple)) else type(out).__name__
+            raise TypeError(
+                f"{path}: the function in ctx.call must return a list with a tensor for each of {len(whole)} "
+                f"parameters, or such a list and a dict of new states; it returned a {what}."
+            )
+        for t, p in zip(out, whole, strict=True):
+            if t.shape != p.shape:
+                raise ValueError(
+                    f"{path}: the function in ctx.call returned a tensor of shape {tuple(t.shape)} for a parameter of "
+                    f"shape {tuple(p.shape)}."
+                )
+        return [t.to(p.dtype) for t, p in zip(out, whole, strict=True)]
 
     def set_result(self, node: Value, tensors: list[Tensor]) -> None:
         """Take the result of an opaque operation."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..distributed import local, placed
 from ..lang.graph import OUT, PARAM, UPDATE, Kind, Trace, Value
 from ..lang.number import Host
-from ..lang.ops import CHILD
+from ..lang.ops import CHILD, Symbol, is_number
 from ..lang.rule import Call, Context, Rule
 from . import backends, kernels
 from .bucket import Bucket, is_dense
@@ -136,7 +136,14 @@ class Segment:
         trace.rule = rule = self._rule_index[id(module)]
         ctx = Context(trace, self, rule)
         value = kernels.adam_value(u, ctx) if self._kernels else None
-        return trace.promote(module.rule(u, ctx), Kind.ELEMENT) if value is None else value
+        if value is None:
+            value = module.rule(u, ctx)
+            if not isinstance(value, Symbol) and not is_number(value):
+                raise TypeError(
+                    f"The rule of {module.path} returned {value!r}; it must return the new update, computed from u "
+                    "with the operations of values (u.sqrt() and not torch.sqrt(u)), or by ctx.call."
+                )
+        return trace.promote(value, Kind.ELEMENT)
 
     # -- binding -----------------------------------------------------------------------------------------------------
     def bind(self, params: Params) -> Binding:

@@ -173,6 +173,14 @@ class Value(Symbol):
                 return self.sqrt()
         return self.pow(other)
 
+    def __eq__(self, other: object) -> Any:
+        return self.eq(other)
+
+    def __ne__(self, other: object) -> Any:
+        return self.ne(other)
+
+    __hash__ = object.__hash__
+
     def __bool__(self) -> bool:
         raise TypeError(
             "A rule cannot branch on the value of a tensor: it is traced before the step and must not wait for the "
@@ -296,7 +304,7 @@ def _norm(
 Operand: TypeAlias = Value | Number | float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """What a trace leaves: nodes in the order in which they were made, what memory holds after them, and conditions.
 

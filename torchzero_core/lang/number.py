@@ -146,7 +146,11 @@ def host_function(numbers: Sequence[Number], guards: Sequence[Guard] = ()) -> Ca
         tests.append(f"{guard.cast.__name__}(n{guard.number.index}) == expected{i}")
     results = "".join(f"n{n.index}, " for n in numbers)
     code = {"python": "", "numpy": ""}
-    for n in _needed([*numbers, *(g.number for g in guards)]):
+    needed = _needed([*numbers, *(g.number for g in guards)])
+    given = [f"n{n.index}, " for n in needed if n.op is None and is_number(n.value) and n.source.startswith("S")]
+    if given:  # a number may have become none
+        tests.insert(0, f"None not in ({''.join(given)})")
+    for n in needed:
         args = [f"n{a.index}" if isinstance(a, Number) else f"({a!r})" for a in n.args]
         for kind in code:
             text = n.source if n.op is None else getattr(n.op, kind).format(*args)
@@ -163,6 +167,8 @@ def host_function(numbers: Sequence[Number], guards: Sequence[Guard] = ()) -> Ca
     def run(S: Sequence[Any], N: Sequence[int], W: Sequence[float]) -> tuple[Any, ...] | None:
         try:
             return quick(S, N, W)
+        except TypeError:  # what was a number is none any more
+            return None
         except (ArithmeticError, ValueError):  # an infinity or no number at all: floating point knows what to do
             with np.errstate(all="ignore"):
                 return compiled("numpy")([_double(s) for s in S], list(map(np.float64, N)), list(map(np.float64, W)))

@@ -76,7 +76,7 @@ class CPURunner(Runner):
         self.P = (POINTER * max(1, len(source.rows) * nt))()
         self.pointers: list[list[int]] = [[]] * len(source.rows)
         self.T: Any = (ctypes.c_double * max(1, len(source.columns) * nt))()
-        self.array = np.frombuffer(self.T)  # the same memory
+        self.array = np.frombuffer(memoryview(self.T))  # the same memory
         self.H = (ctypes.c_double * max(1, self.nhost + len(source.globals)))()
         self.kept: list[Any] = [(INT64 * nt)(*sizes), (ctypes.c_double * max(1, most * nt * self.threads))()]
         addresses = dict(

@@ -189,7 +189,7 @@ class Source:
 
     def _tensors(self, nodes: Iterable[Value], real: str, besides: Sequence[Value] = ()) -> list[str]:
         """Numbers per tensor that nodes use, besides those that are declared anyway."""
-        used = dict.fromkeys(x for n in nodes for x in n.inputs if x.kind is Kind.TENSOR and x not in besides)
+        used = dict.fromkeys(x for n in nodes for x in n.inputs if x.kind is Kind.TENSOR and x not in set(besides))
         return [f"  {self._declare(x, real, f'({real})j->T[{self.columns[x]} * nt + t]')}" for x in used]
 
     # -- elements ----------------------------------------------------------------------------------------------------

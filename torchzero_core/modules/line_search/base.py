@@ -168,7 +168,7 @@ class LineSearch(Module):
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, maxiter: int | None = None) -> None:
         super().__init__(defaults)
-        self.maxiter = maxiter
+        self._limit = maxiter
         self._phi: LineFunction | None = None
         self._status = "ok"
 
@@ -189,7 +189,7 @@ class LineSearch(Module):
             var: the step's context, as :meth:`search` got it.
         """
         if self._phi is None or self._phi.var is not var:
-            return LineFunction(var, var.get_update(), self.maxiter, f"{self.path}.start")
+            return LineFunction(var, var.get_update(), self._limit, f"{self.path}.start")
         return self._phi
 
     def make_objective_with_derivative(self, var: Var) -> Callable[[float], tuple[float, float]]:
@@ -250,7 +250,7 @@ class LineSearch(Module):
             var.info.step_size, var.info.status = 0.0, NO_GRADIENT
             return var
         self._status = "ok"
-        phi = self._phi = LineFunction(var, update, self.maxiter, f"{self.path}.start")
+        phi = self._phi = LineFunction(var, update, self._limit, f"{self.path}.start")
         try:
             if not phi.start.finite:
                 alpha = self.fail(NOT_FINITE)

@@ -1,0 +1,119 @@
+"""What people do wrong with modules of their own is said in a sentence, or does what they meant."""
+
+import pytest
+import torch
+
+import torchzero_core as tz
+from tests.problems import make_params, run
+from torchzero_core.core import Beta, Module
+
+both = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+
+
+def rule(fn, **slots):
+    return type("Mine", (tz.Transform,), {"rule": lambda self, u, ctx: fn(u, ctx), **slots})()
+
+
+@both
+@pytest.mark.parametrize(
+    ("returned", "error", "text"),
+    [
+        (lambda us: [u.sum() for u in us], ValueError, r"shape \(\) for a parameter of shape \(3, 2\)"),
+        (lambda us: None, TypeError, "it returned a NoneType"),
+        (lambda us: us[0], TypeError, "it returned a Tensor"),
+        (lambda us: us[:1], TypeError, "it returned a list of 1"),
+    ],
+)
+def test_what_an_opaque_function_returns_is_looked_at(returned, error, text, compile):
+    params = make_params()
+    before = [p.detach().clone() for p in params]
+    optimizer = tz.Modular(params, rule(lambda u, ctx: ctx.call(returned, u) * 2.0), compile=compile)
+    with pytest.raises(error, match=f"Mine: the function in ctx.call.*{text}"):
+        run(optimizer, params, 1)
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
+@both
+def test_a_result_of_another_dtype_is_converted(compile):
+    p = torch.zeros(3, requires_grad=True)
+    double = lambda us: [2.0 * u.double() for u in us]  # noqa: E731
+    optimizer = tz.Modular([p], rule(lambda u, ctx: ctx.call(double, u) + 1.0), compile=compile)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert p.tolist() == [-3.0] * 3
+
+
+@both
+@pytest.mark.parametrize("chain", [[tz.m.Adam], [tz.m.HeavyBall, tz.m.Cautious]], ids=["Adam", "HeavyBall"])
+def test_a_state_that_was_exchanged_is_looked_at_again(chain, compile):
+    name = f"{chain[0].__name__}.exp_avg"
+    ours, theirs = (torch.ones(4, requires_grad=True) for _ in range(2))
+    pair = [(tz.Modular([p], *(m() for m in chain), tz.m.LR(0.1), compile=compile), p) for p in (ours, theirs)]
+    for i in range(3):
+        for optimizer, p in pair:
+            p.grad = torch.arange(4.0) + i
+            if i == 2:
+                state = optimizer.state[p]
+                state[name] = state[name].double() if p is ours else state[name].clone()
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+    optimizer, p = pair[0]
+    optimizer.state[p][name] = torch.zeros(2)
+    p.grad = torch.ones(4)
+    with pytest.raises(ValueError, match=r"has shape \(2,\) and its parameter \(4,\)"):
+        optimizer.step()
+
+
+@both
+@pytest.mark.parametrize(
+    ("make", "name"), [(tz.m.ClipNormByEMA, "max_ema_growth"), (lambda: tz.m.Debias(beta1=0.9), "beta1")]
+)
+def test_a_setting_may_become_none_between_steps(make, name, compile):
+    ours, theirs = make_params(), make_params()
+    optimizer = tz.Modular(ours, make(), tz.m.LR(0.1), compile=compile)
+    run(optimizer, ours, 2)
+    other = tz.Modular(theirs, make(), tz.m.LR(0.1))
+    run(other, theirs, 2)
+    for o, ps in ((optimizer, ours), (other, theirs)):
+        o.param_groups[0][f"{o.modules[0].path}.{name}"] = None
+        run(o, ps, 2)
+    assert all(torch.allclose(p, q, rtol=0, atol=1e-14) for p, q in zip(ours, theirs, strict=True))
+
+
+@both
+def test_equality_is_a_mask(compile):
+    p = torch.zeros(3, requires_grad=True)
+    optimizer = tz.Modular([p], rule(lambda u, ctx: (u == 2).where(10.0, u) + (u != 2).float()), compile=compile)
+    p.grad = torch.tensor([1.0, 2.0, 3.0])
+    optimizer.step()
+    assert p.tolist() == [-2.0, -10.0, -4.0]
+    with pytest.raises(TypeError, match="cannot branch"):
+        run(tz.Modular([p], rule(lambda u, ctx: u if u.sum() == 0 else -u), compile=compile), [p], 1)
+
+
+@pytest.mark.parametrize("returned", [None, "x", [1.0], torch.ones(3)], ids=["None", "text", "list", "tensor"])
+def test_a_rule_that_returns_something_else(returned):
+    p = torch.zeros(3, requires_grad=True)
+    with pytest.raises(TypeError, match=r"The rule of Mine returned .* it must return the new update"):
+        run(tz.Modular([p], rule(lambda u, ctx: returned)), [p], 1)
+
+
+def test_settings_are_not_assigned_to_modules():
+    class Mine(tz.Transform):
+        beta: Beta = 0.9
+
+        def rule(self, u, ctx):
+            return u * ctx.settings.beta
+
+    with pytest.raises(AttributeError, match=r"param_groups\[0\]\['beta'\] = 0.3"):
+        Mine().beta = 0.3
+    with pytest.raises(TypeError, match=r"Half.beta is a setting of Mine; declare it anew"):
+        type("Half", (Mine,), {"beta": 0.5})
+    assert issubclass(Mine, Module)
+
+
+@pytest.mark.parametrize("target", ["params_direct", "params_difference", "update_difference"])
+def test_a_step_without_gradients_does_nothing(target):
+    p = torch.ones(3, requires_grad=True)
+    tz.Modular([p], tz.m.ClipValue(1, target=target), tz.m.LR(0.1)).step()
+    assert p.tolist() == [1.0] * 3
