@@ -126,3 +126,27 @@ def test_an_update_in_another_memory_order_is_written(compile):
         warnings.filterwarnings("ignore", "compile=True has no effect on Transposing")
         moved, _ = stepped(Transposing(), compile, tz.m.Mul(2.0), Transposing(), shape=(2, 3))
     assert moved == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
+
+
+@pytest.mark.filterwarnings("ignore:compile=True has no effect")
+@pytest.mark.parametrize(
+    "behind", [lambda: tz.m.VectorProjection(tz.m.Identity()), lambda: tz.m.LBFGS()], ids=["projection", "LBFGS"]
+)
+@pytest.mark.parametrize("layout", ["channels_last", "transposed"])
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_large_tensors_in_another_memory_order_than_their_update(behind, layout, compile):
+    """Swept in pieces of memory, an update that lies otherwise must come back to where the next module finds it."""
+    moved = []
+    for other in (False, True):
+        p = torch.linspace(-1.0, 1.0, 256 * 128 * 9, dtype=torch.float64).reshape(256, 128, 3, 3)
+        if other:
+            p = p.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else p.mT.contiguous().mT
+        p.requires_grad_()
+        start = p.detach().clone()
+        chain = [behind(), tz.m.ClipNorm(1e-3), tz.m.Split(lambda p: True, None, None)]
+        optimizer = tz.Modular([p], *chain, compile=compile)
+        p.grad = torch.sin(100 * start)
+        optimizer.step()
+        moved.append(p.detach() - start)
+    assert float(moved[0].norm()) == pytest.approx(1e-3, rel=1e-9)
+    torch.testing.assert_close(moved[1], moved[0], rtol=0, atol=1e-14)

@@ -19,6 +19,7 @@ from ..numbers import doubles, write_numbers
 from ..numbers_runner import NumbersRunner
 from ..plan import Pass
 from ..program import Program
+from ..runner import Given
 from .foreach_source import Parts, write_slices, write_sweep
 
 #: Whether numbers per tensor are the host's on the CPU; False runs what accelerators run, for tests.
@@ -73,6 +74,12 @@ class ForeachRunner(NumbersRunner):
             [{program.ids[n]: n for n in here.element_reductions if n.kind is kind} for here in plan.passes]
             for kind in (Kind.TENSOR, Kind.SLICE)
         )
+
+    def begin(self, given: Given) -> None:
+        """Take what this step works on."""
+        super().begin(given)
+        if not self.whole_tensors:  # a part of a tensor is a stretch of its memory
+            self.conform()
 
     def pieces(self, storage: Storage, tensors: list[Tensor]) -> list[list[Tensor]]:
         """The tensors by chunk, cut where a chunk has only a part of one."""
