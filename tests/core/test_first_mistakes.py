@@ -117,3 +117,36 @@ def test_a_step_without_gradients_does_nothing(target):
     p = torch.ones(3, requires_grad=True)
     tz.Modular([p], tz.m.ClipValue(1, target=target), tz.m.LR(0.1)).step()
     assert p.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: tz.m.Adam("x"), r"Adam\(beta1='x'\) must be a number\."),
+        (lambda: tz.m.Adam(True), r"Adam\(beta1=True\) must be a number\."),
+        (lambda: tz.m.LR(None), r"LR\(lr=None\) must be a number\."),
+        (lambda: tz.m.LR([0.1]), r"LR\(lr=\[0.1\]\) must be a number\."),
+        (lambda: tz.m.Warmup(steps=2.5), r"Warmup\(steps=2.5\) must be a whole number\."),
+        (lambda: tz.m.Adam(amsgrad="no"), r"Adam\(amsgrad='no'\) must be True or False\."),
+        (lambda: tz.m.EMA(ema_init=3), r"EMA\(ema_init=3\) must be 'zeros' or 'update'\."),
+    ],
+)
+def test_values_of_another_kind(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()
+
+
+def test_values_of_another_kind_in_groups():
+    (p,) = make_params([(3,)])
+    optimizer = tz.Modular([p], tz.m.Adam(), tz.m.LR(0.1))
+    before = p.detach().clone()
+    for key, value in (("beta1", "x"), ("eps", None), ("amsgrad", "no")):
+        kept = dict(optimizer.param_groups[0])
+        optimizer.param_groups[0][key] = value
+        with pytest.raises(ValueError, match=f"a parameter group: {key}={value!r} must be"):
+            run(optimizer, [p], 1)
+        optimizer.param_groups[0].clear()
+        optimizer.param_groups[0].update(kept)
+    assert torch.equal(p, before)
+    run(optimizer, [p], 1)
+    assert not torch.equal(p, before)

@@ -7,8 +7,10 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from .declare import Check, Range, fields_of
@@ -43,8 +45,10 @@ def validate(module: Checked, values: Mapping[str, Any], where: str, beside: Map
     Raises:
         ValueError: naming the setting, its value and what it may be.
     """
-    words, bounds = choices(type(module)), module.bounds
+    words, bounds, fields = choices(type(module)), module.bounds, fields_of(type(module))
     for name, value in values.items():
+        if name in fields:
+            check_kind(name, value, fields[name].hint, where)
         if name in module.checks:
             try:
                 module.checks[name].refuse(name, value)
@@ -56,6 +60,51 @@ def validate(module: Checked, values: Mapping[str, Any], where: str, beside: Map
         elif name in bounds:
             check_range(name, value, Range(*bounds[name]), where)
     module.check_settings({**module.defaults, **values, **(beside or {})})
+
+
+def check_kind(name: str, value: Any, hint: Any, where: str) -> None:
+    """Refuse what is of no kind that a setting may have; only numbers, truth values, None and words are told apart.
+
+    Args:
+        name: of the setting.
+        value: its value.
+        hint: its type.
+        where: where it stands, the beginning of the sentence.
+
+    Raises:
+        ValueError: naming the setting, its value and what it may be.
+    """
+    kinds = [typing.get_origin(m) or m for m in _members(hint)]
+    if not all(kind in _NAMES for kind in kinds):
+        return
+    if value is None:
+        fits = types.NoneType in kinds
+    elif isinstance(value, (bool, np.bool_)):
+        fits = bool in kinds
+    elif isinstance(value, str):
+        fits = typing.Literal in kinds  # which words are known is looked at elsewhere
+    elif isinstance(value, Real) and not {float, bool} & set(kinds):
+        fits = int in kinds and (float(value).is_integer() or not math.isfinite(value))  # in no range
+    else:
+        fits = isinstance(value, (Real, Tensor)) or hasattr(value, "__float__")
+    if not fits:
+        words = [repr(w) for m in _members(hint) for w in typing.get_args(m)]
+        allowed = " or ".join(dict.fromkeys([*words, *(_NAMES[k] for k in kinds if k is not typing.Literal)]))
+        raise ValueError(f"{_assigned(where, name, repr(value))} must be {allowed}.")
+
+
+#: What kinds are called.
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    types.NoneType: "None",
+    typing.Literal: "a word that it knows",
+}
+
+
+def _members(hint: Any) -> Sequence[Any]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def check_range(name: str, value: Any, allowed: Range, where: str) -> None:
@@ -116,9 +165,7 @@ def choices(cls: type) -> dict[str, Choice]:
         out: dict[str, Choice] = {}
         for base in cls.__mro__[:-1]:
             for name, hint in _hints(base).items():
-                members = (
-                    typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-                )
+                members = _members(hint)
                 words = [w for m in members if typing.get_origin(m) is typing.Literal for w in typing.get_args(m)]
                 if words and str not in members and name not in out:
                     kinds = [_KINDS.get(typing.get_origin(m) or m) for m in members]
