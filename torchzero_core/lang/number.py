@@ -170,8 +170,13 @@ def host_function(numbers: Sequence[Number], guards: Sequence[Guard] = ()) -> Ca
         except TypeError:  # what was a number is none any more
             return None
         except (ArithmeticError, ValueError):  # an infinity or no number at all: floating point knows what to do
-            with np.errstate(all="ignore"):
-                return compiled("numpy")([_double(s) for s in S], list(map(np.float64, N)), list(map(np.float64, W)))
+            try:
+                with np.errstate(all="ignore"):
+                    return compiled("numpy")(
+                        [_double(s) for s in S], list(map(np.float64, N)), list(map(np.float64, W))
+                    )
+            except (TypeError, ValueError):  # a word
+                return None
 
     return run
 
