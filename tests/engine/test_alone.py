@@ -226,3 +226,17 @@ def test_a_plan_cuts_at_reductions_and_keeps_what_is_needed():
     assert [s.place for s in again.storages].count(Place.WORK) == 1
     with pytest.raises(AttributeError, match="does not change"):
         doubled.op = None
+
+
+def test_what_ran_a_program_that_is_gone_is_gone_in_every_bucket():
+    rule = Formula(lambda u, c: u * float(c.settings.a) / u.global_sum(), a=0.0)
+    home = Home(False)
+    ps = Params([torch.ones(3, dtype=F64), torch.ones(2)])
+    segment = Segment([rule], home)
+    for i in range(80):
+        rule.defaults["a"] = float(i)
+        home.settings_version += 1
+        segment.run(Step(ps), [torch.ones(3, dtype=F64), torch.ones(2)], writable=False)
+    kept = ps.derived[segment].runners.values()
+    assert len(segment.programs) <= 32
+    assert all(set(runners) <= {p for program in segment.programs for p in program.family()} for runners in kept)

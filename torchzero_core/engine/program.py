@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..lang.graph import GRAD, LOSS, PARAM, Graph, Kind, Place, Storage, Value
+from ..lang.graph import GRAD, LOSS, PARAM, Graph, Kind, Storage, Value
 from ..lang.number import Guard, host_function
 from ..lang.ops import CALL, LOAD, WRITTEN
-from .plan import Pass, Plan, make_plan
+from .plan import Plan, make_plan
 
 
 class Mode(NamedTuple):
@@ -75,6 +75,10 @@ class Program:
             self._aligned[key] = Program(self.graph, self.mode, at_least)
         return self._aligned[key]
 
+    def family(self) -> list[Program]:
+        """The program with those that take its totals later."""
+        return [self, *self._aligned.values()]
+
     def place_in_ring(self, storage: Storage, hosts: Any) -> int:
         """Which place of a ring a storage is in this step."""
         return int(hosts[self.plan.hosts[self.graph.numbers[storage.at]]])
@@ -83,8 +87,3 @@ class Program:
 def number_stores(plan: Plan, kind: Kind) -> list[tuple[Storage, Value]]:
     """The states of one kind of numbers that a plan writes."""
     return [(s, v) for s, v in plan.number_stores if v.kind is kind]
-
-
-def reading(here: Pass, place: Place) -> list[Value]:
-    """What a pass reads of one place."""
-    return [v for v, s in here.reads.items() if s.place is place]

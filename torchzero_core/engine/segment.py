@@ -243,8 +243,9 @@ class Segment:
         program = self.trace(*host, mode)
         if len(programs) >= PROGRAMS * len(binding.buckets):
             self._warn_of_guard(programs[-1], program)
-            oldest = programs.pop(0)
-            binding.runners[bucket].pop(oldest, None)
+            for gone in programs.pop(0).family():
+                for runners in binding.runners.values():
+                    runners.pop(gone, None)
         programs.append(program)
         hosts = program.evaluate(*host)
         assert hosts is not None
@@ -298,7 +299,7 @@ class Segment:
         Returns:
             The results; nothing of use when the parameters were moved.
         """
-        params = step.params if isinstance(step.params, Params) else Params(step.params)
+        params = step.params
         if not params:
             return tensors
         binding = self._bound(params)
