@@ -72,7 +72,7 @@ def close(a, b, tolerance):
 def test_every_public_module_has_an_entry():
     known = {e.name for e in ENTRIES} | BASES | {alias for names in ALIASES.values() for alias in names}
     missing = sorted(set(public_modules()) - known)
-    assert not missing, f"add an entry to tests/registry.py for: {', '.join(missing)}"
+    assert not missing, f"add an entry to tests/registry/ for: {', '.join(missing)}"
 
 
 def test_bases_and_aliases_are_what_the_registry_says():
