@@ -3,7 +3,21 @@
 from ..distributed import Reductions
 from ..engine.params import Params
 from ..lang import Context, Slot
-from .declare import Beta, Check, Count, Fraction, NonNegative, OpenFraction, Passed, Positive, Range, per_group
+from .declare import (
+    Beta,
+    Check,
+    Count,
+    Finite,
+    Fraction,
+    NonNegative,
+    OpenFraction,
+    Order,
+    Passed,
+    Positive,
+    Range,
+    Size,
+    per_group,
+)
 from .home import StepInfo
 from .modular import Modular
 from .module import Chain, Child, Input, Module, Modules
@@ -17,6 +31,7 @@ __all__ = [
     "Child",
     "Context",
     "Count",
+    "Finite",
     "Fraction",
     "Input",
     "Modular",
@@ -24,11 +39,13 @@ __all__ = [
     "Modules",
     "NonNegative",
     "OpenFraction",
+    "Order",
     "Params",
     "Passed",
     "Positive",
     "Range",
     "Reductions",
+    "Size",
     "Slot",
     "StepInfo",
     "Target",

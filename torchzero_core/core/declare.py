@@ -49,8 +49,14 @@ OpenFraction: TypeAlias = Annotated[float, Range(0, 1, "()")]
 Positive: TypeAlias = Annotated[float, Range(0, math.inf, "()")]
 #: In [0, inf).
 NonNegative: TypeAlias = Annotated[float, Range(0, math.inf, "[)")]
+#: Any number that is neither infinite nor NaN.
+Finite: TypeAlias = Annotated[float, Range(-math.inf, math.inf, "()")]
+#: The order of a norm: a positive number or infinity.
+Order: TypeAlias = Annotated[float, Range(0, math.inf, "(]")]
 #: How many: a whole number from 1 on.
 Count: TypeAlias = Annotated[int, Range(1, math.inf, "[)")]
+#: A whole number from 0 on.
+Size: TypeAlias = Annotated[int, Range(0, math.inf, "[)")]
 
 
 class Role(Enum):

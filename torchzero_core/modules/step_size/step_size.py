@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ...core import Context, Transform
 from ...lang import Operand, Value
 
@@ -24,6 +26,7 @@ class StepSize(Transform):
     """
 
     def __init__(self, step_size: float, key: str = "step_size") -> None:
+        self.bounds = {key: (-math.inf, math.inf, "()")}
         super().__init__({key: step_size})
         self.key = key
 
