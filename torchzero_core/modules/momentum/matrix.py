@@ -26,9 +26,10 @@ class _MatrixMomentum(Transform):
         return hvp(StepPoint(var, self.path), var.peek_update(), h["hvp_method"], h["h"])
 
     def recur(self, u: Value, mu: Operand, ctx: Context) -> Operand:
-        """The update with what is left of the last one."""
+        """The update with what is left of the last one; nothing of it where the product is not finite."""
         prev = ctx.state.prev_update
         new = u + prev - mu * ctx.child("hvp_tfm", ctx.evaluate(self.product, prev))
+        new = new.isfinite().where(new, u)
         ctx.state.prev_update = ctx.settings.beta * new
         return new
 

@@ -80,7 +80,8 @@ class SophiaH(Transform):
         s.exp_avg = m = s.exp_avg.lerp(ctx.child("inner", u), 1 - h.beta1)
         diagonal = s.h_exp_avg
         if (ctx.step - 1) % h.update_freq == 0:
-            s.h_exp_avg = diagonal = diagonal.lerp(ctx.evaluate(self.estimate, u), 1 - h.beta2)
+            found = ctx.evaluate(self.estimate, u)
+            s.h_exp_avg = diagonal = found.isfinite().where(diagonal.lerp(found, 1 - h.beta2), diagonal)
         return (m / (h.precond_scale * diagonal).maximum(h.eps)).clamp(-h.clip, h.clip)
 
     def estimate(self, var: Var) -> Sequence[Tensor]:
