@@ -102,9 +102,7 @@ def test_by_average_follows_the_formula(tensorwise, normalize):
         else:
             norms = [torch.cat([e.flatten() for e in emas]).norm()] * 2
             sizes = [torch.cat([g.flatten() for g in grads]).norm()] * 2
-        scales = [
-            1.0 if q is None else min(1.0, max(1.2 * q, 1e-6) / n) for n, q in zip(norms, previous, strict=True)
-        ]
+        scales = [1.0 if q is None else min(1.0, max(1.2 * q, 1e-6) / n) for n, q in zip(norms, previous, strict=True)]
         emas = [e * scale for e, scale in zip(emas, scales, strict=True)]  # what has grown too fast is forgotten
         norms = previous = [n * scale for n, scale in zip(norms, scales, strict=True)]
         for p, b, g, n, s in zip(params, before, grads, norms, sizes, strict=True):

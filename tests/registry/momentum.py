@@ -98,7 +98,10 @@ ENTRIES: list[Entry] = [
     Entry("WeightedAveraging", then_lr(0.1), dict(weights=[1.0, 2.0, 4.0]), elementwise=True, **WEIGHTS),
     Entry("WeightedAveraging", then_lr(0.1), dict(weights=[3.0, 1.0, 0.0]), variant="old", elementwise=True, **WEIGHTS),
     Entry(
-        "IntermoduleCautious", then_lr(0.1), lambda: dict(main=tz.m.HeavyBall(0.5), compare=tz.m.Sign()), elementwise=True
+        "IntermoduleCautious",
+        then_lr(0.1),
+        lambda: dict(main=tz.m.HeavyBall(0.5), compare=tz.m.Sign()),
+        elementwise=True,
     ),
     Entry(
         "IntermoduleCautious",

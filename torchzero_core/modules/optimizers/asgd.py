@@ -10,11 +10,12 @@ class ASGD(Transform):
     r"""Gradient descent whose step size decays, with an average of the parameters on the side.
 
     .. math::
-        η_t = \frac{lr}{(1 + λ·lr·(t-1))^α}, \quad u ← η_t (u_t + λ p), \quad
+        u ← η_t (u_t + λ p), \quad η_1 = lr, \quad η_{t+1} = \frac{lr}{(1 + λ·lr·t)^α}, \quad
         \bar p_t = \bar p_{t-1} + \frac{p_t - \bar p_{t-1}}{\max(1, t - 1 - t_0)}
 
     It stands at the end of a chain, without a learning rate behind it; p_t are the parameters after the step. It equals
-    ``torch.optim.ASGD``, whose ``ax`` is ``optimizer.state[p]["ASGD.average"]``.
+    ``torch.optim.ASGD``, whose ``ax`` is ``optimizer.state[p]["ASGD.average"]``. As there, a learning rate that a
+    scheduler changes counts from the next step on.
 
     Args:
         lr: the learning rate, which is that of the parameter groups.
@@ -42,9 +43,11 @@ class ASGD(Transform):
     alpha: NonNegative = 0.75
     t0: NonNegative = 1e6
     average = Slot()
+    eta = Slot(init="lr", scalar=True)
 
     def rule(self, u: Value, ctx: Context) -> Operand:
-        s, h, p, done = ctx.state, ctx.settings, ctx.params, ctx.step - 1
-        step = (u + h.lambd * p) * (h.lr / (1 + h.lambd * h.lr * done) ** h.alpha)
-        s.average = s.average.lerp(p - step, 1 / (done - h.t0).maximum(1))
+        s, h, p, t = ctx.state, ctx.settings, ctx.params, ctx.step
+        step = (u + h.lambd * p) * s.eta
+        s.eta = h.lr / (1 + h.lambd * h.lr * t) ** h.alpha
+        s.average = s.average.lerp(p - step, 1 / (t - 1 - h.t0).maximum(1))
         return step
