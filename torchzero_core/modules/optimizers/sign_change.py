@@ -51,8 +51,9 @@ class _StepSizes(Transform):
         s, h = ctx.state, ctx.settings
         agree = current.sign() * s.prev.sign()
         factor = (agree > 0).where(h.nplus, (agree < 0).where(h.nminus, 1.0))
-        s.prev, s.lrs = current, (s.lrs * factor).clamp(h.lb, h.ub)
-        return s.lrs
+        sizes: Value = (s.lrs * factor).clamp(h.lb, h.ub)
+        s.prev, s.lrs = current, sizes
+        return sizes
 
 
 class ScaleLRBySignChange(_StepSizes):

@@ -10,9 +10,9 @@ from .weight_decay import NormOrder, penalty
 class DirectWeightDecay(Transform):
     r"""Shrinks the parameters at once, before the update is applied: p ← p − lr·wd·sign(p)·abs(p)^(ord−1).
 
-    ``lr`` is the learning rate of the parameter groups; 1 where the chain has none. Modules behind it in the chain see the
-    shrunk parameters, with loss and gradients of the start of the step. In ``[Adam(), DirectWeightDecay(wd), LR(lr)]``
-    it is AdamW.
+    ``lr`` is the learning rate of the parameter groups; 1 where the chain has none. Modules behind it in the chain see
+    the shrunk parameters, with loss and gradients of the start of the step. In
+    ``[Adam(), DirectWeightDecay(wd), LR(lr)]`` it is AdamW.
 
     Args:
         weight_decay: the strength wd.
