@@ -1,4 +1,4 @@
-"""Elementwise modules beside their formulas in plain torch, written by hand for one tensor: float64, eager, compiled."""
+"""Elementwise modules beside their formulas in plain torch, by hand for one tensor: float64, eager and compiled."""
 
 import importlib
 import math
