@@ -10,7 +10,7 @@ import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import Enum, auto
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
 
@@ -105,6 +105,7 @@ class Field:
         check: what else it must be.
         role: what it is if it is no setting.
         in_signature: whether the constructor takes it.
+        keyword_only: whether it takes it by name only, as all that stand behind ``_: KW_ONLY`` in the class.
     """
 
     owner: str
@@ -115,6 +116,7 @@ class Field:
     check: Check | None
     role: Role | None
     in_signature: bool
+    keyword_only: bool = False
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         name = self.name
@@ -132,8 +134,8 @@ class Field:
 
     def parameter(self) -> inspect.Parameter:
         """Its place in a signature."""
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        return inspect.Parameter(self.name, kind, default=self.default, annotation=self.hint)
+        kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.name, kinds[self.keyword_only], default=self.default, annotation=self.hint)
 
 
 def declare(cls: Any, root: type) -> None:
@@ -203,8 +205,12 @@ def _merged(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
 def _own_fields(cls: type) -> dict[str, Field]:
     """The fields that stand in the body of a class."""
     body = vars(cls)
-    own = {}
+    own: dict[str, Field] = {}
+    keyword_only = False
     for name, text in inspect.get_annotations(cls).items():
+        if name == "_":
+            keyword_only = keyword_only or _resolve(cls, name, text) is KW_ONLY
+            continue
         if name.startswith("_") or str(text).startswith(("ClassVar", "typing.ClassVar")):
             continue
         hint = _resolve(cls, name, text)
@@ -222,6 +228,7 @@ def _own_fields(cls: type) -> dict[str, Field]:
             check=next((n for n in notes if isinstance(n, Check)), None),
             role=next((n for n in notes if isinstance(n, Role)), None),
             in_signature=not only_group,
+            keyword_only=keyword_only,
         )
     return own
 
@@ -278,7 +285,7 @@ def _fields_after(cls: Any, base: type) -> dict[str, Field]:
     fields: dict[str, Field] = {}
     for part in reversed(below):
         fields.update(vars(part).get("own_fields", {}))
-    return dict(sorted(fields.items(), key=lambda item: item[1].role is Role.PASSED_LAST))
+    return dict(sorted(fields.items(), key=lambda item: (item[1].keyword_only, item[1].role is Role.PASSED_LAST)))
 
 
 def _constructor(cls: type, base: Any, fields: dict[str, Field]) -> Callable[..., None]:
@@ -286,6 +293,8 @@ def _constructor(cls: type, base: Any, fields: dict[str, Field]) -> Callable[...
     visible = [f for f in fields.values() if f.in_signature]
     optional = False
     for field in visible:
+        if field.keyword_only:
+            continue
         required = field.default is inspect.Parameter.empty
         if required and optional:
             raise TypeError(

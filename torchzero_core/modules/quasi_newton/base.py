@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, MutableMapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ...core.module import Modules
+from ...core import Beta, Child, Count, NonNegative, Positive
 from ...core.vector_method import Unit, VectorMethod
 
 
@@ -17,45 +16,21 @@ class _FullMatrix(VectorMethod):
     """What the methods on H (the inverse Hessian) and on B (the Hessian) share."""
 
     gathers = True
-    bounds = {
-        "tol": (0, math.inf, "[)"),
-        "update_freq": (1, math.inf, "[)"),
-    }
     #: The name of the matrix in the state.
     matrix: ClassVar[str] = "H"
     #: Whether the formula asks for the previous parameters or update (which are otherwise overwritten).
     needs_previous: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        init_scale: float | Literal["auto"] = "auto",
-        tol: float = 1e-10,
-        tol_reset: bool = True,
-        reset_interval: int | Literal["auto"] | None = None,
-        beta: float | None = None,
-        update_freq: int = 1,
-        scale_first: bool = True,
-        scale_second: bool = False,
-        concat_params: bool = True,
-        inner: Modules | None = None,
-        *,
-        defaults: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            dict(
-                init_scale=init_scale,
-                tol=tol,
-                tol_reset=tol_reset,
-                reset_interval=reset_interval,
-                beta=beta,
-                update_freq=update_freq,
-                scale_first=scale_first,
-                scale_second=scale_second,
-                concat_params=concat_params,
-                **(defaults or {}),
-            ),
-            inner,
-        )
+    init_scale: Positive | Literal["auto"] = "auto"
+    tol: NonNegative = 1e-10
+    tol_reset: bool = True
+    reset_interval: Count | Literal["auto"] | None = None
+    beta: Beta | None = None
+    update_freq: Count = 1
+    scale_first: bool = True
+    scale_second: bool = False
+    concat_params: bool = True
+    inner: Child | None = None
 
     # -- what the two bases define -----------------------------------------------------------------------------------
     def _formula(self, matrix: Tensor, *args: Any) -> Tensor:
@@ -164,7 +139,6 @@ class QuasiNewtonH(_FullMatrix):
         concat_params: treat all parameters as one vector; it starts anew when another set of parameters has
             gradients. False: one matrix for each parameter.
         inner: a module that gives what H is multiplied with; H learns from the plain update.
-        defaults: further settings of a subclass.
 
     Raises:
         ValueError: settings that differ between parameter groups although ``concat_params`` makes them one vector.
@@ -248,7 +222,6 @@ class QuasiNewtonB(_FullMatrix):
         scale_second: see :class:`QuasiNewtonH`.
         concat_params: see :class:`QuasiNewtonH`.
         inner: see :class:`QuasiNewtonH`.
-        defaults: further settings of a subclass.
 
     Raises:
         ValueError: settings that differ between parameter groups although ``concat_params`` makes them one vector.
