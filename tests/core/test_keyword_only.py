@@ -24,6 +24,7 @@ class Ahead(tz.Module):
 
 class Sub(Base, Ahead):
     scale: float = 2.0
+    _: KW_ONLY
     eps: NonNegative = 0.1
 
 
