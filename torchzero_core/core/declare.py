@@ -15,6 +15,7 @@ from enum import Enum, auto
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from ..lang import Slot
+from .docstrings import inherit_args
 
 
 class Range(NamedTuple):
@@ -163,6 +164,7 @@ def declare(cls: Any, root: type) -> None:
         return
     own = _own_fields(cls)
     if not own:
+        inherit_args(cls, fields_of(cls))
         return
     for field in own.values():
         _check_name(cls, field.name)
@@ -182,6 +184,7 @@ def declare(cls: Any, root: type) -> None:
     cls.bounds = _merged(cls.bounds, {name: field.range for name, field in own.items()})
     cls.checks = _merged(cls.checks, {name: field.check for name, field in own.items()})
     cls.__init__ = _constructor(cls, base, fields)
+    inherit_args(cls, fields)
 
 
 def fields_of(cls: Any) -> Mapping[str, Field]:
