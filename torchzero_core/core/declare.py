@@ -163,7 +163,8 @@ def declare(cls: Any, root: type) -> None:
     if "__init__" in vars(cls):
         return
     own = _own_fields(cls)
-    if not own:
+    base = next(c for c in cls.__mro__[1:] if "__init__" in vars(c) and not hasattr(c.__init__, "fields"))
+    if not own and list(_fields_after(cls, base)) == list(fields_of(cls)):  # the constructor is inherited
         inherit_args(cls, fields_of(cls))
         return
     for field in own.values():
@@ -174,15 +175,14 @@ def declare(cls: Any, root: type) -> None:
         elif field.name in vars(cls):
             delattr(cls, field.name)  # the constructor sets what is no setting
     cls.own_fields = own
-    base = next(c for c in cls.__mro__[1:] if "__init__" in vars(c) and not hasattr(c.__init__, "fields"))
     fields = _fields_after(cls, base)
     if base is not root and "defaults" not in inspect.signature(base.__init__).parameters:
         raise TypeError(
-            f"{cls.__name__} declares {', '.join(own)}, but {base.__name__} has a hand-written __init__ that takes no "
-            f"defaults to pass them on by; write {cls.__name__}.__init__ by hand too."
+            f"{cls.__name__} declares {', '.join(fields)}, but {base.__name__} has a hand-written __init__ that takes "
+            f"no defaults to pass them on by; write {cls.__name__}.__init__ by hand too."
         )
-    cls.bounds = _merged(cls.bounds, {name: field.range for name, field in own.items()})
-    cls.checks = _merged(cls.checks, {name: field.check for name, field in own.items()})
+    cls.bounds = _merged(cls.bounds, {name: field.range for name, field in fields.items()})
+    cls.checks = _merged(cls.checks, {name: field.check for name, field in fields.items()})
     cls.__init__ = _constructor(cls, base, fields)
     inherit_args(cls, fields)
 
