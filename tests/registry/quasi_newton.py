@@ -18,18 +18,20 @@ ALONE = (
     "McCormick",
     "PSB",
     "Pearson",
-    "SR1",
     "SSVM",
     "ThomasOptimalMethod",
 )
-SEARCHED = {"FletcherVMM": 1e-8, "Hoshino": 1e-8, "PSB": 1e-8, "SSVM": 1e-8, "SR1": 1e-8}
+#: A residual that is mostly rounding still makes an update, if it is not across y.
+ROUNDED = dict(float32=None, coarse=dict(tol=0.1))
 
 ENTRIES: list[Entry] = [
     *(Entry(name, then_lr(0.5), **MATRIX) for name in ALONE),
     *(
-        Entry(name, wolfe, variant="search", rosenbrock=(100, goal), alternatives=QUASI_NEWTON, **SEARCH)
-        for name, goal in SEARCHED.items()
+        Entry(name, wolfe, variant="search", rosenbrock=(100, 1e-8), alternatives=QUASI_NEWTON, **SEARCH)
+        for name in ("FletcherVMM", "Hoshino", "PSB", "SSVM")
     ),
+    Entry("SR1", then_lr(0.5), **MATRIX, **ROUNDED),
+    Entry("SR1", wolfe, variant="search", rosenbrock=(100, 1e-8), alternatives=QUASI_NEWTON, **SEARCH, **ROUNDED),
     Entry("SSVM", then_lr(0.5), dict(switch=(1.0, 0.5)), variant="pair", **MATRIX),
     Entry("ProjectedNewtonRaphson", wolfe, rosenbrock=(200, 1e-6), alternatives=QUASI_NEWTON, **SEARCH),
     Entry("ProjectedGradientMethod", wolfe, rosenbrock=(200, 1e-6), alternatives=QUASI_NEWTON, **SEARCH),
