@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Context, Order, Positive, Size, Target, Transform
+from ...core import Context, Natural, Order, Positive, Target, Transform
 from ...lang import Operand, Value
 from .slices import Dim, dims_of, large_enough
 
@@ -33,7 +33,7 @@ class ClipNorm(Transform):
     ord: Order = 2
     dim: Dim = None
     inverse_dims: bool = False
-    min_size: Size = 1
+    min_size: Natural = 1
     target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Context, Count, NonNegative, Positive, Slot, Transform, Var
+from ...core import Beta, Child, Context, Count, NonNegative, Positive, Seed, Slot, Transform, Var
 from ...core.evaluate import uniform_settings
 from ...core.point import StepPoint
 from ...lang import Operand, Value
@@ -69,7 +69,7 @@ class SophiaH(Transform):
     hvp_method: Literal["forward", "central", "autograd"] = "autograd"
     fd_h: Positive = 1e-3
     n_samples: Count = 1
-    seed: int | None = None
+    seed: Seed | None = None
     inner: Child | None = None
     exp_avg = Slot()
     h_exp_avg = Slot()

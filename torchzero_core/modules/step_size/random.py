@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...core import Context, Finite, Transform
+from ...core import Context, Finite, Seed, Transform
 from ...lang import Operand, Value
 
 
@@ -33,7 +33,7 @@ class RandomStepSize(Transform):
     low: Finite = 0
     high: Finite = 1
     parameterwise: bool = False
-    seed: int | None = None
+    seed: Seed | None = None
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         low, high = settings["low"], settings["high"]
