@@ -20,8 +20,9 @@ def _cautious(u: Value, g: Value, h: Any) -> Value:
 
 
 def _cosine(u: Value, g: Value, ctx: Context) -> Value:
-    """The cosine of the angle between two updates of all parameters."""
-    return u.global_dot(g) / (u.global_norm() * g.global_norm()).maximum(ctx.settings.eps)
+    """The cosine of the angle between two updates of all parameters; 0 where their squares overflow."""
+    cosine = u.global_dot(g) / (u.global_norm() * g.global_norm()).maximum(ctx.settings.eps)
+    return cosine.isfinite().where(cosine, 0.0)
 
 
 class Cautious(Transform):
