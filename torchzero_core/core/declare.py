@@ -181,7 +181,7 @@ def declare(cls: Any, root: type) -> None:
             f"{cls.__name__} declares {', '.join(fields)}, but {base.__name__} has a hand-written __init__ that takes "
             f"no defaults to pass them on by; write {cls.__name__}.__init__ by hand too."
         )
-    cls.bounds = _merged(cls.bounds, {name: field.range for name, field in fields.items()})
+    cls.ranges = _merged(cls.ranges, {name: field.range for name, field in fields.items()})
     cls.checks = _merged(cls.checks, {name: field.check for name, field in fields.items()})
     cls.__init__ = _constructor(cls, base, fields)
     inherit_args(cls, fields)
