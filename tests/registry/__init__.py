@@ -42,7 +42,14 @@ BASES = {
     "ReduceOperation",
 }
 #: Spellings of the reference for modules that have an entry under their own name.
-ALIASES = {"MedianAveraging": ["Medianveraging"], "GramSchmidt": ["GramSchimdt"], "Identity": ["NoOp"]}
+ALIASES = {
+    "Clone": ["Update"],
+    "GramSchmidt": ["GramSchimdt"],
+    "Identity": ["NoOp"],
+    "MedianAveraging": ["Medianveraging"],
+    "RCopySign": ["CopyMagnitude"],
+    "RGraft": ["GraftToUpdate"],
+}
 ENTRIES: list[Entry] = [
     entry
     for family in (

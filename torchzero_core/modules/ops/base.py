@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from numbers import Real
+from types import NoneType
+from typing import Any, ClassVar, get_args
 
-from ...core import Context, Input, Module, Transform
+from torch import Tensor
+
+from ...core import Context, Input, Transform
+from ...core.declare import fields_of
 from ...lang import Operand, Value
 
 
 class _Operation(Transform):
     """Keeps the numbers among the operands as settings and the modules as children."""
 
+    operands: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, defaults: Mapping[str, Any] | None, operands: Mapping[str, Input | None]) -> None:
-        numbers = {k: v for k, v in operands.items() if not isinstance(v, (Module, list, tuple))}
+        numbers = {k: v for k, v in operands.items() if self._may_be_number(k, v)}
+        self.operands = tuple(operands)  # type: ignore[misc]
         super().__init__({**(defaults or {}), **numbers})
-        self.operands = tuple(operands)
         for name, operand in operands.items():
             if name not in numbers:
                 self.set_child(name, operand)  # type: ignore[arg-type]
 
+    def _may_be_number(self, name: str, value: Any) -> bool:
+        """Whether an operand is a number, or None where it need not be there; else it has to be a module."""
+        field = fields_of(type(self)).get(name)
+        kinds = (float, NoneType) if field is None else get_args(field.hint)
+        return (_is_number(value) and float in kinds) or (value is None and NoneType in kinds)
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Refuse operands that are no numbers; a module among them cannot differ between groups."""
+        for name in self.operands:
+            if name in settings and not self._may_be_number(name, settings[name]):
+                raise ValueError(f"{type(self).__name__}: {name}={settings[name]!r} must be a number.")
+
     def values(self, u: Value, ctx: Context) -> dict[str, Any]:
         """The operands: numbers, and the results of the children on the update."""
         return {k: ctx.child(k, u) if k in self.children else getattr(ctx.settings, k) for k in self.operands}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 class BinaryOperation(_Operation):
