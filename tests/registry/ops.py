@@ -23,8 +23,8 @@ def doubles(us: list[torch.Tensor]) -> list[torch.Tensor]:
     return [double(u) for u in us]
 
 
-#: They draw random numbers.
-RANDOM = dict(repeatable=False, float32=None, refused=frozenset({"seed"}), alternatives=dict(seed=1))
+#: They draw random numbers, one tensor after the other.
+RANDOM = dict(together=True, repeatable=False, float32=None, refused=frozenset({"seed"}), alternatives=dict(seed=1))
 #: Numbers over all parameters are of those in the groups that ask for them.
 GRAFT = dict(refused=frozenset(), alternatives=dict(ord=1, eps=0.1))
 
@@ -93,7 +93,7 @@ ENTRIES: list[Entry] = [
     Entry("UnaryLambda", then_lr(0.3), dict(fn=doubles), elementwise=True, compiles=False),
     Entry("UnaryParameterwiseLambda", then_lr(0.3), dict(fn=double), elementwise=True),
     Entry("RSub", lambda m: [m, tz.m.Negate(), tz.m.LR(0.3)], dict(other=1e-3), elementwise=True),
-    Entry("RDiv", lambda m: [tz.m.Add(20), *noisy(m)], dict(other=2.0), elementwise=True, ratio=None),
+    Entry("RDiv", lambda m: [tz.m.Clip(-5, 5), tz.m.Add(8), *noisy(m)], dict(other=2.0), elementwise=True, ratio=None),
     Entry("RPow", lambda m: [tz.m.Clip(-5, 5), *noisy(m)], dict(other=2.0), elementwise=True),
     Entry("Maximum", then_lr(0.3), dict(other=-0.5), elementwise=True),
     Entry(
@@ -121,7 +121,13 @@ ENTRIES: list[Entry] = [
     Entry(
         "Threshold", then_lr(0.3), dict(threshold=-0.5, value=-0.25, update_above=True), elementwise=True, float32=None
     ),
-    Entry("Where", then_lr(0.3), lambda: dict(condition=[tz.m.Sign(), tz.m.Maximum(0)], other=-0.05), elementwise=True),
+    Entry(
+        "Where",
+        then_lr(0.3),
+        lambda: dict(condition=[tz.m.Sign(), tz.m.Maximum(0)], other=-0.05),
+        elementwise=True,
+        alternatives=dict(input=0.5),
+    ),
     Entry("Rescale", noisy, dict(min=-1.0, max=1.0), alternatives=dict(eps=0.1)),
     Entry("Graft", then_lr(0.3), lambda: dict(magnitude=tz.m.Adam()), **GRAFT),
     Entry("RGraft", then_lr(0.3), lambda: dict(direction=tz.m.Adam()), **GRAFT),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from types import NoneType
 from typing import Any, ClassVar, get_args
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core import Context, Input, Transform
 from ...core.declare import fields_of
+from ...core.module import as_module
 from ...lang import Operand, Value
 
 
@@ -20,23 +21,24 @@ class _Operation(Transform):
     operands: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, defaults: Mapping[str, Any] | None, operands: Mapping[str, Input | None]) -> None:
-        numbers = {k: v for k, v in operands.items() if self._may_be_number(k, v)}
+        kinds = {name: self._kinds(name) for name in operands}
+        numbers = {k: v for k, v in operands.items() if _fits(v, kinds[k])}
         self.operands = tuple(operands)  # type: ignore[misc]
         super().__init__({**(defaults or {}), **numbers})
         for name, operand in operands.items():
             if name not in numbers:
-                self.set_child(name, operand)  # type: ignore[arg-type]
+                allowed = ("a number, " if float in kinds[name] else "") + "a module or a list of modules"
+                self.set_child(name, as_module(operand, f"{type(self).__name__}.{name}", allowed))  # type: ignore[arg-type]
 
-    def _may_be_number(self, name: str, value: Any) -> bool:
-        """Whether an operand is a number, or None where it need not be there; else it has to be a module."""
+    def _kinds(self, name: str) -> Sequence[Any]:
+        """What an operand may be."""
         field = fields_of(type(self)).get(name)
-        kinds = (float, NoneType) if field is None else get_args(field.hint)
-        return (_is_number(value) and float in kinds) or (value is None and NoneType in kinds)
+        return (float,) if field is None else get_args(field.hint)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Refuse operands that are no numbers; a module among them cannot differ between groups."""
         for name in self.operands:
-            if name in settings and not self._may_be_number(name, settings[name]):
+            if name in settings and not _fits(settings[name], self._kinds(name)):
                 raise ValueError(f"{type(self).__name__}: {name}={settings[name]!r} must be a number.")
 
     def values(self, u: Value, ctx: Context) -> dict[str, Any]:
@@ -44,8 +46,10 @@ class _Operation(Transform):
         return {k: ctx.child(k, u) if k in self.children else getattr(ctx.settings, k) for k in self.operands}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+def _fits(value: Any, kinds: Sequence[Any]) -> bool:
+    """Whether a value is one of the kinds that make it a setting: a number, or nothing."""
+    number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+    return (number and float in kinds) or (value is None and NoneType in kinds)
 
 
 class BinaryOperation(_Operation):

@@ -263,7 +263,7 @@ class MirroredClip(BinaryOperation):
         >>> p.grad = torch.tensor([1.25, -4.0])
         >>> tz.Modular([p], tz.m.MirroredClip(-1, 1)).step()
         >>> p.detach()
-        X
+        tensor([-0.7500,  0.0000])
     """
 
     min: Input | None = None
@@ -274,10 +274,9 @@ class MirroredClip(BinaryOperation):
             above = update if max is None else update.minimum(2 * max - update)
             return above if min is None else above.maximum(2 * min - above)
         width = max - min
-        period = (2 * width).maximum(ctx.finfo("tiny"))
-        away = (width - (update - min) % period).abs()  # from the upper bound, after any number of reflections
+        away = (width - (update - min) % (2 * width)).abs()  # from the upper bound, after any number of reflections
         inside = (update >= min) & (update <= max)
-        return inside.where(update, (max - away).clamp(min, max))
+        return inside.where(update, (width > 0).where((max - away).clamp(min, max), max))
 
 
 class Lerp(BinaryOperation):

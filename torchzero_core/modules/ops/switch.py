@@ -24,14 +24,14 @@ class _Turns(Transform):
         if not modules:
             raise ValueError(f"{type(self).__name__} needs at least one module.")
         self.number = len(modules)
-        super().__init__(dict(steps=steps if isinstance(steps, int) else list(steps)))
+        super().__init__(dict(steps=list(steps) if isinstance(steps, Sequence) else steps))
         for i, module in enumerate(modules):
             self.set_child(str(i), module)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         steps = settings["steps"]
-        known = [steps] if isinstance(steps, (int, float)) else steps
-        if not all(isinstance(n, (int, float)) and n >= 1 and n == int(n) for n in known):
+        known = steps if isinstance(steps, (list, tuple)) else [steps]
+        if not all(isinstance(n, (int, float)) and n >= 1 and float(n).is_integer() for n in known):
             raise ValueError(f"{type(self).__name__}: steps={steps!r} must be whole numbers from 1 on.")
         if known is steps and len(known) not in self.lengths():
             raise ValueError(
