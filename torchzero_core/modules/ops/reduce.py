@@ -16,7 +16,8 @@ class Sum(ReduceOperation):
     """u ← the sum of the inputs, each of which gets the update.
 
     Args:
-        *inputs: modules, lists of modules, or numbers.
+        *operands: modules, lists of modules, or numbers.
+        inputs: the same as a list, for configuration files.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -27,8 +28,8 @@ class Sum(ReduceOperation):
         -6.5
     """
 
-    def __init__(self, *inputs: Input) -> None:
-        super().__init__({}, *inputs)
+    def __init__(self, *operands: Input, inputs: Sequence[Input] = ()) -> None:
+        super().__init__({}, *operands, *inputs)
 
     def transform(self, ctx: Context, *operands: Any) -> Operand:
         return sum(operands)
@@ -38,7 +39,8 @@ class Mean(ReduceOperation):
     """u ← the mean of the inputs, each of which gets the update.
 
     Args:
-        *inputs: modules, lists of modules, or numbers.
+        *operands: modules, lists of modules, or numbers.
+        inputs: the same as a list, for configuration files.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -49,8 +51,8 @@ class Mean(ReduceOperation):
         -3.0
     """
 
-    def __init__(self, *inputs: Input) -> None:
-        super().__init__({}, *inputs)
+    def __init__(self, *operands: Input, inputs: Sequence[Input] = ()) -> None:
+        super().__init__({}, *operands, *inputs)
 
     def transform(self, ctx: Context, *operands: Any) -> Operand:
         return sum(operands) / len(operands)
@@ -60,7 +62,8 @@ class Prod(ReduceOperation):
     """u ← the product of the inputs, each of which gets the update.
 
     Args:
-        *inputs: modules, lists of modules, or numbers.
+        *operands: modules, lists of modules, or numbers.
+        inputs: the same as a list, for configuration files.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -71,8 +74,8 @@ class Prod(ReduceOperation):
         -24.0
     """
 
-    def __init__(self, *inputs: Input) -> None:
-        super().__init__({}, *inputs)
+    def __init__(self, *operands: Input, inputs: Sequence[Input] = ()) -> None:
+        super().__init__({}, *operands, *inputs)
 
     def transform(self, ctx: Context, *operands: Any) -> Operand:
         return math.prod(operands)
@@ -82,7 +85,8 @@ class MaximumModules(ReduceOperation):
     """u ← the largest of the inputs, each of which gets the update; NaN where any of them is.
 
     Args:
-        *inputs: modules, lists of modules, or numbers.
+        *operands: modules, lists of modules, or numbers.
+        inputs: the same as a list, for configuration files.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -93,8 +97,8 @@ class MaximumModules(ReduceOperation):
         -4.0
     """
 
-    def __init__(self, *inputs: Input) -> None:
-        super().__init__({}, *inputs)
+    def __init__(self, *operands: Input, inputs: Sequence[Input] = ()) -> None:
+        super().__init__({}, *operands, *inputs)
 
     def transform(self, ctx: Context, *operands: Any) -> Operand:
         return reduce(lambda a, b: a.maximum(b), operands)
@@ -104,7 +108,8 @@ class MinimumModules(ReduceOperation):
     """u ← the smallest of the inputs, each of which gets the update; NaN where any of them is.
 
     Args:
-        *inputs: modules, lists of modules, or numbers.
+        *operands: modules, lists of modules, or numbers.
+        inputs: the same as a list, for configuration files.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -115,8 +120,8 @@ class MinimumModules(ReduceOperation):
         -2.0
     """
 
-    def __init__(self, *inputs: Input) -> None:
-        super().__init__({}, *inputs)
+    def __init__(self, *operands: Input, inputs: Sequence[Input] = ()) -> None:
+        super().__init__({}, *operands, *inputs)
 
     def transform(self, ctx: Context, *operands: Any) -> Operand:
         return reduce(lambda a, b: a.minimum(b), operands)
@@ -128,7 +133,8 @@ class MedianModules(ReduceOperation):
     Of an even number of inputs it is the mean of the two in the middle. It is NaN where any of them is.
 
     Args:
-        *inputs: modules, lists of modules, or numbers.
+        *operands: modules, lists of modules, or numbers.
+        inputs: the same as a list, for configuration files.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -139,8 +145,8 @@ class MedianModules(ReduceOperation):
         -3.0
     """
 
-    def __init__(self, *inputs: Input) -> None:
-        super().__init__({}, *inputs)
+    def __init__(self, *operands: Input, inputs: Sequence[Input] = ()) -> None:
+        super().__init__({}, *operands, *inputs)
 
     def transform(self, ctx: Context, *operands: Any) -> Operand:
         return median(operands)
@@ -150,7 +156,8 @@ class WeightedSum(ReduceOperation):
     """u ← Σ wᵢ·uᵢ over the inputs, each of which gets the update.
 
     Args:
-        *inputs: modules, lists of modules, or numbers.
+        *operands: modules, lists of modules, or numbers.
+        inputs: the same as a list, for configuration files.
         weights: one for each input.
 
     Example:
@@ -162,8 +169,8 @@ class WeightedSum(ReduceOperation):
         -10.0
     """
 
-    def __init__(self, *inputs: Input, weights: Sequence[float]) -> None:
-        super().__init__(dict(weights=tuple(map(float, weights))), *inputs)
+    def __init__(self, *operands: Input, weights: Sequence[float], inputs: Sequence[Input] = ()) -> None:
+        super().__init__(dict(weights=tuple(map(float, weights))), *operands, *inputs)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         super().check_settings(settings)
@@ -181,7 +188,8 @@ class WeightedMean(WeightedSum):
     """u ← Σ wᵢ·uᵢ / Σ wᵢ over the inputs, each of which gets the update.
 
     Args:
-        *inputs: modules, lists of modules, or numbers.
+        *operands: modules, lists of modules, or numbers.
+        inputs: the same as a list, for configuration files.
         weights: one for each input; their sum must not be 0.
 
     Example:

@@ -94,8 +94,9 @@ class Alternate(_Turns):
     A module whose turn it is not makes no step: its averages and step counts stay.
 
     Args:
-        *modules: modules, or lists of modules.
+        *turns: modules, or lists of modules.
         steps: how many steps each makes: a number, or one for each.
+        modules: the same as ``*turns``, as a list for configuration files.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -108,8 +109,8 @@ class Alternate(_Turns):
         -14.0
     """
 
-    def __init__(self, *modules: Modules, steps: int | Sequence[int] = 1) -> None:
-        super().__init__(modules, steps)
+    def __init__(self, *turns: Modules, steps: int | Sequence[int] = 1, modules: Sequence[Modules] = ()) -> None:
+        super().__init__([*turns, *modules], steps)
 
     def place(self, done: int | Number, total: int | Number) -> int | Number:
         return done % total
@@ -119,8 +120,9 @@ class Switch(_Turns):
     """Runs its modules one after another, each for some steps; the last one stays.
 
     Args:
-        *modules: modules, or lists of modules.
+        *turns: modules, or lists of modules.
         steps: after how many steps the next one comes: a number, or one for each; that of the last one may be left out.
+        modules: the same as ``*turns``, as a list for configuration files.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -133,8 +135,8 @@ class Switch(_Turns):
         -32.0
     """
 
-    def __init__(self, *modules: Modules, steps: int | Sequence[int]) -> None:
-        super().__init__(modules, steps)
+    def __init__(self, *turns: Modules, steps: int | Sequence[int], modules: Sequence[Modules] = ()) -> None:
+        super().__init__([*turns, *modules], steps)
 
     def lengths(self) -> tuple[int, ...]:
         return (self.number, self.number - 1)
