@@ -10,9 +10,9 @@ SIGN = {"class_path": "Sign"}
 CHAIN = [{"class_path": "Sqrt"}, {"class_path": "Mul", "init_args": {"other": 2.0}}]
 
 
-def module_of(name, **init_args):
+def module_of(class_path, /, **init_args):
     """The module that YAML says so makes."""
-    modules = [{"class_path": name, "init_args": init_args}]
+    modules = [{"class_path": class_path, "init_args": init_args}]
     chain = {"optimizer": {"class_path": "ModularChain", "init_args": {"modules": modules}}}
     command = ModularCLI(Net, run=False, args=chain, save_config_callback=None, seed_everything_default=0)
     (module,) = optimizer_of(command).modules

@@ -540,3 +540,66 @@ def test_empty_and_single_numbers(name):
         assert scalar.isfinite()
         assert single.shape == (1, 1)
         assert scalar.item() == single.item()
+
+
+# -- what the language has for them ------------------------------------------------------------------------------------
+class Formula(tz.Transform):
+    """A function of the update and the context."""
+
+    seed: int | None = 0
+
+    def __init__(self, fn):
+        super().__init__(dict(seed=0))
+        self.fn = fn
+
+    def rule(self, u, ctx):
+        return self.fn(u, ctx)
+
+
+@both
+@pytest.mark.parametrize("name", ["max", "eps", "tiny"])
+def test_numbers_of_a_dtype(name, compile):
+    """Also of two dtypes in one step."""
+    grads = [torch.zeros(2, dtype=torch.float32), torch.zeros(2, dtype=torch.float64)]
+    for u in updates_of(Formula(lambda u, ctx: u + ctx.finfo(name)), grads, compile=compile):
+        assert u.tolist() == [getattr(torch.finfo(u.dtype), name)] * 2
+
+
+@both
+def test_a_number_as_one_of_each_element(compile):
+    (u,) = updates_of(Formula(lambda u, ctx: ctx.full(2.0).dot(u) * ctx.full(u)), G, compile=compile)
+    same(u, 2 * G.sum() * G)
+
+
+@both
+def test_medians_of_many_values(compile):
+    for n in range(1, 12):
+        values = torch.randn(n, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+        inputs = [[m.Zeros(), m.Lerp(float(v[0]), 1.0)] for v in values]
+        (u,) = updates_of(m.MedianModules(*inputs), G[:1], compile=compile)
+        same(u, values[:, :1].quantile(0.5, dim=0))
+
+
+class AddGradient(tz.Module):
+    """Adds the gradient; no rule."""
+
+    def step(self, var):
+        grads = var.get_grad()
+        for u, g in zip(var.get_update(), grads, strict=True):
+            u.add_(g)
+        return var
+
+
+def test_a_gradient_that_is_gone_when_it_is_asked_for_again():
+    """The update of its parameter goes with it."""
+    a, b = (torch.zeros(1, requires_grad=True) for _ in range(2))
+    calls = []
+
+    def closure(backward=True):
+        calls.append(backward)
+        a.grad, b.grad = torch.ones(1), (torch.ones(1) if len(calls) == 1 else None)
+        return torch.zeros(())
+
+    tz.Modular([b, a], m.Clone(), m.GradToNone(), AddGradient()).step(closure)
+    assert calls == [True, True]
+    assert (a.item(), b.item()) == (-2, 0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from operator import add, mul
 from typing import Any
 
 from ...core import Context, Input
@@ -32,7 +32,7 @@ class Sum(ReduceOperation):
         super().__init__({}, *operands, *inputs)
 
     def transform(self, ctx: Context, *operands: Any) -> Operand:
-        return sum(operands)
+        return reduce(add, operands)
 
 
 class Mean(ReduceOperation):
@@ -55,7 +55,7 @@ class Mean(ReduceOperation):
         super().__init__({}, *operands, *inputs)
 
     def transform(self, ctx: Context, *operands: Any) -> Operand:
-        return sum(operands) / len(operands)
+        return reduce(add, operands) / len(operands)
 
 
 class Prod(ReduceOperation):
@@ -78,7 +78,7 @@ class Prod(ReduceOperation):
         super().__init__({}, *operands, *inputs)
 
     def transform(self, ctx: Context, *operands: Any) -> Operand:
-        return math.prod(operands)
+        return reduce(mul, operands)
 
 
 class MaximumModules(ReduceOperation):
@@ -181,7 +181,7 @@ class WeightedSum(ReduceOperation):
             )
 
     def transform(self, ctx: Context, *operands: Any) -> Operand:
-        return sum(weight * operand for weight, operand in zip(ctx.settings.weights, operands, strict=True))
+        return reduce(add, map(mul, ctx.settings.weights, operands))
 
 
 class WeightedMean(WeightedSum):
