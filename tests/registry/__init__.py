@@ -45,6 +45,7 @@ BASES = {
 ALIASES = {
     "Clone": ["Update"],
     "GramSchmidt": ["GramSchimdt"],
+    "Hoshino": ["Horisho"],
     "Identity": ["NoOp"],
     "MedianAveraging": ["Medianveraging"],
     "RCopySign": ["CopyMagnitude"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
+
 from ...core import Context, Input, Modules, NonNegative, Passed
 from ...lang import Number, Operand, Value
 from .base import BinaryOperation, MultiOperation
@@ -147,6 +149,7 @@ class GramSchmidt(BinaryOperation):
     """
 
     other: Input
+    _: KW_ONLY
     tensorwise: bool = False
 
     def transform(self, ctx: Context, update: Value, other: Value | Number) -> Operand:  # type: ignore[override]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
+
 from ...core import Context, Transform
 from ...lang import Distribution, Operand, Value
 
@@ -21,6 +23,7 @@ class Randn(Transform):
         True
     """
 
+    _: KW_ONLY
     seed: int | None = None
 
     def rule(self, u: Value, ctx: Context) -> Operand:
@@ -47,6 +50,7 @@ class RandomSample(Transform):
 
     eps: float = 1
     distribution: Distribution = "normal"
+    _: KW_ONLY
     seed: int | None = None
 
     def rule(self, u: Value, ctx: Context) -> Operand:
@@ -72,6 +76,7 @@ class Uniform(Transform):
 
     low: float
     high: float
+    _: KW_ONLY
     seed: int | None = None
 
     def rule(self, u: Value, ctx: Context) -> Operand:
