@@ -590,7 +590,31 @@ class AddGradient(tz.Module):
         return var
 
 
-def test_a_gradient_that_is_gone_when_it_is_asked_for_again():
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_gradient_that_only_some_parameters_have_is_asked_for_late(compile):
+    """The update was made without it; the others take no part from then on."""
+    a, b = (torch.ones(2, requires_grad=True) for _ in range(2))
+
+    def closure(backward=True):
+        loss = (a**2).sum()
+        if backward:
+            a.grad = None
+            loss.backward()
+        return loss
+
+    optimizer = tz.Modular(
+        [b, a], m.SPSA(target="update", seed=0), m.Mul(0.0), m.Add(m.Grad()), m.LR(0.25), compile=compile
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "compile=True has no effect on SPSA")
+        for _ in range(2):
+            optimizer.step(closure)
+    assert a.tolist() == [0.25, 0.25]
+    assert b.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("late", [m.Add(m.Grad()), AddGradient()], ids=["rule", "module"])
+def test_a_gradient_that_is_gone_when_it_is_asked_for_again(late):
     """The update of its parameter goes with it."""
     a, b = (torch.zeros(1, requires_grad=True) for _ in range(2))
     calls = []
@@ -600,6 +624,6 @@ def test_a_gradient_that_is_gone_when_it_is_asked_for_again():
         a.grad, b.grad = torch.ones(1), (torch.ones(1) if len(calls) == 1 else None)
         return torch.zeros(())
 
-    tz.Modular([b, a], m.Clone(), m.GradToNone(), AddGradient()).step(closure)
+    tz.Modular([b, a], m.Clone(), m.GradToNone(), late).step(closure)
     assert calls == [True, True]
     assert (a.item(), b.item()) == (-2, 0)
