@@ -79,6 +79,8 @@ ELEMENTWISE = {
     "MirroredClip": (lambda: m.MirroredClip(-0.75, 0.5), folded(G, -0.75, 0.5)),
     "MirroredClip above": (lambda: m.MirroredClip(max=0.75), torch.where(G > 0.75, 1.5 - G, G)),
     "MirroredClip below": (lambda: m.MirroredClip(-0.5), torch.where(G < -0.5, -1.0 - G, G)),
+    "MirroredClip with an infinite bound": (lambda: m.MirroredClip(-INF, 0.75), torch.where(G > 0.75, 1.5 - G, G)),
+    "MirroredClip with another one": (lambda: m.MirroredClip(-0.5, INF), torch.where(G < -0.5, -1.0 - G, G)),
     "MirroredClip without bounds": (lambda: m.MirroredClip(), G),
     "MirroredClip to a point": (lambda: m.MirroredClip(0.3, 0.3), torch.full_like(G, 0.3)),
     "MirroredClip with bounds that cross": (lambda: m.MirroredClip(2, -0.5), torch.full_like(G, -0.5)),

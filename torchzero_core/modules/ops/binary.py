@@ -252,6 +252,7 @@ class MirroredClip(BinaryOperation):
     """Brings u between two bounds by reflection at them: with max = 1, 1.25 becomes 0.75.
 
     What is further away is reflected at both in turn until it is between them. Where max ≤ min everything becomes max.
+    What is infinite becomes NaN.
 
     Args:
         min: the least value: a number, a module that gets the update, or a list of modules; None for no bound.
@@ -270,13 +271,14 @@ class MirroredClip(BinaryOperation):
     max: Input | None = None
 
     def transform(self, ctx: Context, update: Value, min: Any, max: Any) -> Operand:  # type: ignore[override]
+        once = update if min is None else update.maximum(2 * min - update)
+        once = once if max is None else once.minimum(2 * max - once)
         if min is None or max is None:
-            above = update if max is None else update.minimum(2 * max - update)
-            return above if min is None else above.maximum(2 * min - above)
+            return once
         width = max - min
         away = (width - (update - min) % (2 * width)).abs()  # from the upper bound, after any number of reflections
-        inside = (update >= min) & (update <= max)
-        return inside.where(update, (width > 0).where((max - away).clamp(min, max), max))
+        folded = (width > 0).where((max - away).clamp(min, max), max)
+        return ((once >= min) & (once <= max)).where(once, folded)
 
 
 class Lerp(BinaryOperation):
