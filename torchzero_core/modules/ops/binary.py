@@ -252,7 +252,7 @@ class MirroredClip(BinaryOperation):
     """Brings u between two bounds by reflection at them: with max = 1, 1.25 becomes 0.75.
 
     What is further away is reflected at both in turn until it is between them. Where max ≤ min everything becomes max.
-    What is infinite becomes NaN.
+    Between two bounds an infinite element becomes NaN.
 
     Args:
         min: the least value: a number, a module that gets the update, or a list of modules; None for no bound.
