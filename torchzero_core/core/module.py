@@ -300,8 +300,13 @@ class Chain(Module):
         return f"[{', '.join(map(repr, self.children.values()))}]"
 
 
-def as_module(module: Modules, where: str = "") -> Module:
+def as_module(module: Modules, where: str = "", allowed: str = "a module or a list of modules") -> Module:
     """A module as it is; a list of modules as a chain.
+
+    Args:
+        module: the module or list.
+        where: where it stands.
+        allowed: what may stand there.
 
     Raises:
         TypeError: something that is neither, with the place where it stands.
@@ -311,7 +316,7 @@ def as_module(module: Modules, where: str = "") -> Module:
     if isinstance(module, (list, tuple)) and module and all(isinstance(m, Module) for m in module):
         return module[0] if len(module) == 1 else Chain(*module)
     hint = f" Did you mean {module.__name__}()?" if isinstance(module, type) and issubclass(module, Module) else ""
-    raise TypeError(f"{where or 'A chain'} takes a module or a list of modules, not {module!r}.{hint}")
+    raise TypeError(f"{where or 'A chain'} takes {allowed}, not {module!r}.{hint}")
 
 
 Modules: TypeAlias = Module | Sequence[Module]

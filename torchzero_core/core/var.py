@@ -143,6 +143,8 @@ class Var:
                     f"A parameter of shape {tuple(p.shape)} has a sparse gradient, which no module can use; build its "
                     "layer with sparse=False, or give it to torch.optim.SparseAdam."
                 )
+        if self._update is not None:
+            self._update = [u for u, g in zip(self._update, grads, strict=True) if g is not None]
         self.params = self.part(i for i, g in enumerate(grads) if g is not None)
         self._grad = [g for g in grads if g is not None]
 

@@ -309,6 +309,11 @@ class Segment:
         if binding.spread:
             tensors = placed(tensors, params)
         self._prepare(binding, writable=writable, moves=moves)
+        if step.grad is None and any(b.program is not None and b.program.reads_gradient for b in binding.buckets):
+            step.get_grad()
+            if step.params is not params:  # those without a gradient take no part in the step any more
+                of = dict(zip(map(id, params), tensors, strict=True))
+                return self.run(step, [of[id(p)] for p in step.params], writable=writable, moves=moves)
         out = tensors
         if not moves and not writable:
             # What an inner segment returns may be kept while it runs again, so it gets memory of its own.

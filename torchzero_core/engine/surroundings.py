@@ -38,6 +38,10 @@ class Step(Protocol):
 
     params: Params
 
+    @property
+    def grad(self) -> list[Tensor] | None:
+        """The gradients if they were evaluated."""
+
     def get_grad(self) -> list[Tensor]:
         """The gradients."""
 

@@ -394,7 +394,11 @@ class Trace:
 
     def of_shape(self, fn: Callable[[Sequence[int]], float]) -> Value:
         """A number of each tensor that depends on nothing but its shape."""
-        return Value(self, ops.SHAPE, (), Kind.TENSOR, attr=fn)
+        return Value(self, ops.SHAPE, (), Kind.TENSOR, attr=lambda param: fn(param.shape))
+
+    def of_dtype(self, fn: Callable[[Any], float]) -> Value:
+        """A number of each tensor that depends on nothing but its dtype."""
+        return Value(self, ops.SHAPE, (), Kind.TENSOR, attr=lambda param: fn(param.dtype))
 
     # -- memory ------------------------------------------------------------------------------------------------------
     def load(self, storage: Storage, kind: Kind, *, mask: bool = False, dims: Dims | None = None) -> Value:
