@@ -12,9 +12,11 @@ GRAFT = dict(together=True, refused=frozenset({"ord"}))
 #: A number that divides others, or ratios of what may be anything.
 ANY = dict(ratio=None, float32=None)
 #: Random numbers from its own generator.
-RANDOM = dict(repeatable=False, float32=None, refused=frozenset({"seed"}), alternatives=dict(seed=1))
+RANDOM = dict(together=True, repeatable=False, float32=None, refused=frozenset({"seed"}), alternatives=dict(seed=1))
 #: The loss of all parameters decides.
 LOSS = dict(closure=True, together=True)
+#: Modules that move the parameters on a way that is one for all.
+STEPS = dict(closure=True, together=True, compiles=False, syncs=True, refused=frozenset({"steps"}))
 
 
 def silent(text: str) -> None:
@@ -53,14 +55,26 @@ ENTRIES: list[Entry] = [
         refused=frozenset({"backtrack"}),
         **LOSS,
     ),
+    Entry("WeightDropout", then_lr(0.1), closure=True, compiles=False, **RANDOM),
     Entry(
-        "WeightDropout",
-        then_lr(0.1),
-        closure=True,
-        together=True,
-        compiles=False,
-        syncs=True,
-        **RANDOM,
+        "Multistep",
+        lambda m: [m, tz.m.LR(0.5)],
+        lambda: dict(module=[tz.m.Adam(), tz.m.LR(0.1)], steps=3),
+        **STEPS,
+    ),
+    Entry(
+        "Multistep",
+        lambda m: [m],
+        lambda: dict(module=[tz.m.LBFGS(), tz.m.StrongWolfe()], steps=2),
+        variant="search",
+        rosenbrock=(30, 1e-8),
+        **STEPS,
+    ),
+    Entry(
+        "Sequential",
+        lambda m: [m],
+        lambda: dict(modules=[[tz.m.Adam(), tz.m.LR(0.1)], [tz.m.HeavyBall(0.5), tz.m.LR(0.05)]], steps=2),
+        **STEPS,
     ),
     Entry("PrintShape", then_lr(0.3), dict(print_fn=silent), elementwise=True, compiles=False),
     Entry("PrintUpdate", then_lr(0.3), dict(print_fn=silent), elementwise=True, compiles=False, syncs=True),

@@ -2,6 +2,7 @@
 
 from .blocks import gram, merge_dims, multiply_along, split_blocks, unfold
 from .cg import CGResult, cg
+from .dct import dct, idct
 from .eigen import eigenbasis, eigh, refresh_eigenbasis
 from .hvp import hvp_autograd, hvp_central, hvp_forward
 from .orthogonalize import newton_schulz, newton_schulz_dtype, polar
@@ -12,6 +13,7 @@ __all__ = [
     "CGResult",
     "at_least_float32",
     "cg",
+    "dct",
     "eigenbasis",
     "eigh",
     "flatten",
@@ -19,6 +21,7 @@ __all__ = [
     "hvp_autograd",
     "hvp_central",
     "hvp_forward",
+    "idct",
     "inverse_root",
     "merge_dims",
     "multiply_along",

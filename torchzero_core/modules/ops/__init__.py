@@ -20,6 +20,7 @@ from .multi import DivModules, GraftModules, Sum
 from .previous import LastAbsoluteRatio, LastDifference, LastProduct, LastRatio, Previous
 from .printing import PrintShape, PrintUpdate
 from .split import Split
+from .steps import Multistep, Sequential
 from .unary import Sign, Sqrt
 from .utility import Clone, Grad, Identity, NoOp
 
@@ -49,6 +50,7 @@ __all__ = [
     "Mul",
     "MulByLoss",
     "MultiOperation",
+    "Multistep",
     "NegateOnLossIncrease",
     "NoOp",
     "NoiseSign",
@@ -58,6 +60,7 @@ __all__ = [
     "PrintUpdate",
     "ReduceOperation",
     "Relative",
+    "Sequential",
     "Sign",
     "Split",
     "Sqrt",

@@ -84,7 +84,8 @@ class WeightDropout(Module):
 
     Each weight is 0 with probability p while the closure is evaluated; the weights themselves stay. Which they are is
     drawn anew at each step, and is the same for all evaluations of a step, so that line searches see one function. A
-    gradient that was evaluated before stays what it is, so put it first.
+    gradient that was evaluated before stays what it is, so put it first. The gradient of a loss that is not finite
+    without some of the weights counts as zero.
 
     Args:
         p: with which probability a weight becomes 0, in [0, 1).
@@ -121,6 +122,8 @@ class WeightDropout(Module):
         if exact is None:
             raise RuntimeError(f"{self.path} has to evaluate the loss: call optimizer.step(closure).")
         uniform_settings(self, params, ("seed",)) if params else None
+        for device in {p.device for p in params}:
+            self.generator(device)  # it is state, also where nobody evaluates
         factors: list[Tensor] = []
 
         @torch.no_grad()
@@ -135,9 +138,14 @@ class WeightDropout(Module):
                     if self.settings[p]["graft"]:
                         left = p.norm()
                         p.mul_(torch.where(left > 0, norm / left, 1.0))
-                return exact(backward)
+                loss = exact(backward)
             finally:
                 torch._foreach_copy_(params, start)
+            if backward:
+                finite = torch.as_tensor(loss).isfinite()
+                for p in params:
+                    p.grad = None if p.grad is None else torch.where(finite.to(p.device), p.grad, 0.0)
+            return loss
 
         var.closure = closure
         return var

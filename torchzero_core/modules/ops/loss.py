@@ -147,13 +147,10 @@ class NegateOnLossIncrease(Module):
         """Evaluate the loss at the end of the step."""
         if not var.params:
             return var
-        update = var.get_update()
+        update, backtrack = var.get_update(), uniform_settings(self, var.params)["backtrack"]
         before, after = self._number(var.get_loss(), var), self._loss_after(update, var)
         if after > before or not math.isfinite(after):
-            if uniform_settings(self, var.params)["backtrack"]:
-                torch._foreach_neg_(update)
-            else:
-                torch._foreach_zero_(update)
+            torch._foreach_neg_(update) if backtrack else torch._foreach_zero_(update)
         return var
 
     def _loss_after(self, update: list[Tensor], var: Var) -> float:
