@@ -35,7 +35,7 @@ class BlockPartition(Projection):
         >>> p.grad = torch.tensor([3.0, 4.0, 0.0, 0.1])
         >>> tz.Modular([p], tz.m.BlockPartition(tz.m.Normalize(), max_size=2)).step()
         >>> p.detach()
-        tensor([-0.6000, -0.8000, -0.0000, -1.0000])
+        tensor([-0.6000, -0.8000,  0.0000, -1.0000])
     """
 
     modules: Passed[Modules]

@@ -30,7 +30,7 @@ class TensorNormsProjection(Projection):
         >>> a.grad, b.grad = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 0.5])
         >>> tz.Modular([a, b], tz.m.TensorNormsProjection(tz.m.ClipValue(1.0))).step()
         >>> a.detach(), b.detach()
-        (tensor([-0.6000, -0.8000]), tensor([-0.0000, -0.5000]))
+        (tensor([-0.6000, -0.8000]), tensor([ 0.0000, -0.5000]))
     """
 
     modules: Passed[Modules]
