@@ -14,6 +14,7 @@ from tests.registry import (
     line_search,
     momentum,
     ops,
+    ops_rest,
     optimizers,
     projections,
     quasi_newton,
@@ -66,6 +67,7 @@ ENTRIES: list[Entry] = [
         second_order,
         projections,
         ops,
+        ops_rest,
     )
     for entry in family.ENTRIES
 ]

@@ -358,7 +358,9 @@ class Segment:
         if runner is None:
             runner = runners[program] = self._runner(params, bucket, program, whole=len(binding.buckets) == 1)
         grads = step.get_grad() if program.reads_gradient else []
-        loss = step.get_loss() if program.reads_loss else None
+        loss = step.loss
+        if loss is None and program.reads_loss:
+            loss = step.get_loss(program.loss_with_gradients)
         if len(binding.buckets) > 1:
             tensors, grads, out = ([x[i] for i in bucket.indices] if x else x for x in (tensors, grads, out))
         if bucket.shards is not None:

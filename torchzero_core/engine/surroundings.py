@@ -37,6 +37,8 @@ class Step(Protocol):
     """One step."""
 
     params: Params
+    #: At the start of the step, where it was evaluated.
+    loss: Tensor | None
 
     @property
     def grad(self) -> list[Tensor] | None:

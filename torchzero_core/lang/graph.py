@@ -98,6 +98,8 @@ class Storage(NamedTuple):
 
 PARAM, GRAD, UPDATE = Storage(Place.PARAM), Storage(Place.GRAD), Storage(Place.UPDATE)
 OUT, LOSS = Storage(Place.OUT), Storage(Place.LOSS)
+#: The loss from an evaluation that computes the gradients too.
+LOSS_WITH_GRADIENTS = Storage(Place.LOSS, name="with gradients")
 
 
 class Value(Symbol):
@@ -433,6 +435,6 @@ class Trace:
 
 
 __all__ = [
-    "GRAD", "LOSS", "OUT", "PARAM", "UPDATE", "Dims", "Graph", "Kind", "Number", "Operand", "Place", "Storage", "Trace",
-    "Value", "as_dims", "host_function",
+    "GRAD", "LOSS", "LOSS_WITH_GRADIENTS", "OUT", "PARAM", "UPDATE", "Dims", "Graph", "Kind", "Number", "Operand",
+    "Place", "Storage", "Trace", "Value", "as_dims", "host_function",
 ]  # fmt: skip

@@ -10,7 +10,22 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .graph import GRAD, LOSS, PARAM, WHERE, Dims, Kind, Number, Operand, Place, Storage, Trace, Value, as_dims
+from .graph import (
+    GRAD,
+    LOSS,
+    LOSS_WITH_GRADIENTS,
+    PARAM,
+    WHERE,
+    Dims,
+    Kind,
+    Number,
+    Operand,
+    Place,
+    Storage,
+    Trace,
+    Value,
+    as_dims,
+)
 from .number import as_it_is
 from .ops import is_number
 
@@ -315,6 +330,11 @@ class Context:
     def loss(self) -> Value:
         """The loss at the start of the step; the step then needs a closure."""
         return self.trace.load(LOSS, Kind.GLOBAL)
+
+    @property
+    def loss_with_gradients(self) -> Value:
+        """The same; where it is not known yet, its evaluation computes the gradients too."""
+        return self.trace.load(LOSS_WITH_GRADIENTS, Kind.GLOBAL)
 
     @property
     def step(self) -> Any:

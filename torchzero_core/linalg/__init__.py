@@ -2,6 +2,7 @@
 
 from .blocks import gram, merge_dims, multiply_along, split_blocks, unfold
 from .cg import CGResult, cg
+from .dct import dct, idct
 from .dense import hessian, jacobian, solve_symmetric
 from .eigen import eigenbasis, eigh, refresh_eigenbasis
 from .hvp import hvp_autograd, hvp_central, hvp_forward
@@ -14,6 +15,7 @@ __all__ = [
     "CGResult",
     "at_least_float32",
     "cg",
+    "dct",
     "eigenbasis",
     "eigh",
     "flatten",
@@ -22,6 +24,7 @@ __all__ = [
     "hvp_autograd",
     "hvp_central",
     "hvp_forward",
+    "idct",
     "inverse_root",
     "jacobian",
     "merge_dims",

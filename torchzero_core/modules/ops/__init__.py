@@ -34,6 +34,23 @@ from .split import Split
 from .switch import Alternate, Switch
 from .unary import Abs, Exp, NanToNum, Negate, Reciprocal, Sign, Sqrt
 from .utility import Clone, Fill, Grad, GradToNone, Identity, NoOp, Ones, Params, Update, UpdateToNone, Zeros
+from .binary import Add, Div, Mul, Pow, Sub
+from .dropout import Dropout, NoiseSign, WeightDropout
+from .gradient import (
+    GradSign,
+    GraftGradToUpdate,
+    GraftToGrad,
+    GraftToParams,
+    LastGradDifference,
+    Relative,
+    UpdateSign,
+from .loss import DivByLoss, FillLoss, MulByLoss, NegateOnLossIncrease
+from .multi import DivModules, GraftModules, Sum
+from .previous import LastAbsoluteRatio, LastDifference, LastProduct, LastRatio, Previous
+from .printing import PrintShape, PrintUpdate
+from .steps import Multistep, Sequential
+from .unary import Sign, Sqrt
+from .utility import Clone, Grad, Identity, NoOp
 
 __all__ = [
     "Abs",
@@ -52,6 +69,7 @@ __all__ = [
     "CopySign",
     "CustomUnaryOperation",
     "Div",
+    "DivByLoss",
     "DivModules",
     "Exp",
     "Fill",
@@ -73,7 +91,19 @@ __all__ = [
     "Minimum",
     "MinimumModules",
     "MirroredClip",
+    "Dropout",
+    "FillLoss",
+    "GradSign",
+    "GraftGradToUpdate",
+    "GraftToGrad",
+    "GraftToParams",
+    "LastAbsoluteRatio",
+    "LastDifference",
+    "LastGradDifference",
+    "LastProduct",
+    "LastRatio",
     "Mul",
+    "MulByLoss",
     "MultiOperation",
     "NanToNum",
     "Negate",
@@ -93,6 +123,14 @@ __all__ = [
     "Reciprocal",
     "ReduceOperation",
     "Rescale",
+    "Multistep",
+    "NegateOnLossIncrease",
+    "NoiseSign",
+    "Previous",
+    "PrintShape",
+    "PrintUpdate",
+    "Relative",
+    "Sequential",
     "Sign",
     "Split",
     "Sqrt",
@@ -110,5 +148,7 @@ __all__ = [
     "WeightedSum",
     "Where",
     "Zeros",
+    "UpdateSign",
+    "WeightDropout",
     "hidden_matrices",
 ]

@@ -37,8 +37,8 @@ class Split(Module):
     def __init__(
         self,
         filter: Callable[[Tensor], bool] | Literal["hidden_matrices"],
-        true: Modules | None,
-        false: Modules | None,
+        true: Modules | None = None,
+        false: Modules | None = None,
     ) -> None:
         super().__init__()
         if not callable(filter) and filter != "hidden_matrices":
