@@ -1,6 +1,6 @@
 """Linear algebra: tensors in, tensors out."""
 
-from .blocks import gram, merge_dims, multiply_along, split_blocks, unfold
+from .blocks import add_gram_, gram, merge_dims, multiply_along, split_blocks, unfold
 from .cg import CGResult, cg
 from .eigen import eigenbasis, eigh, refresh_eigenbasis
 from .hvp import hvp_autograd, hvp_central, hvp_forward
@@ -10,6 +10,7 @@ from .vector import at_least_float32, flatten, total_dot, unflatten, unflatten_a
 
 __all__ = [
     "CGResult",
+    "add_gram_",
     "at_least_float32",
     "cg",
     "eigenbasis",

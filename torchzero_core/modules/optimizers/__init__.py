@@ -8,5 +8,7 @@ from .muon import Muon
 from .orthogonalize import Orthogonalize
 from .rmsprop import RMSprop
 from .rprop import Rprop
+from .shampoo import Shampoo
+from .soap import SOAP
 
-__all__ = ["Adagrad", "Adam", "FullMatrixAdagrad", "Lion", "Muon", "Orthogonalize", "RMSprop", "Rprop"]
+__all__ = ["Adagrad", "Adam", "FullMatrixAdagrad", "Lion", "Muon", "Orthogonalize", "RMSprop", "Rprop", "SOAP", "Shampoo"]
