@@ -11,4 +11,15 @@ from .rprop import Rprop
 from .shampoo import Shampoo
 from .soap import SOAP
 
-__all__ = ["Adagrad", "Adam", "FullMatrixAdagrad", "Lion", "Muon", "Orthogonalize", "RMSprop", "Rprop", "SOAP", "Shampoo"]
+__all__ = [
+    "SOAP",
+    "Adagrad",
+    "Adam",
+    "FullMatrixAdagrad",
+    "Lion",
+    "Muon",
+    "Orthogonalize",
+    "RMSprop",
+    "Rprop",
+    "Shampoo",
+]
