@@ -486,3 +486,30 @@ def test_type_checkers_read_it(tmp_path):
     wrong = {i for i, line in enumerate(SNIPPET.splitlines(), 1) if "  # " in line}
     found = {int(n) for n in re.findall(r"snippet\.py:(\d+): error", result.stdout)}
     assert found == wrong, result.stdout + result.stderr
+
+
+def test_a_class_takes_the_fields_of_all_its_bases():
+    class Early(tz.Transform):
+        beta: Beta = 0.5
+
+    class Late(tz.Transform):
+        scale: Positive = 2.0
+        on: bool = per_group(default=True)
+
+    class Both(Late, Early):
+        def rule(self, u, ctx):
+            return u * (ctx.settings.scale * ctx.settings.beta)
+
+    assert str(inspect.signature(Both)) == "(beta: float = 0.5, scale: float = 2.0) -> None"
+    assert Both(0.25).defaults == {"beta": 0.25, "scale": 2.0, "on": True}
+    for wrong in (dict(beta=1.0), dict(scale=0.0)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Both(**wrong)
+
+    class Free(Late):
+        scale: float = 1.0
+
+    class Freer(Free):
+        more: float = 1.0
+
+    assert Freer(scale=-1.0).defaults["scale"] == -1.0

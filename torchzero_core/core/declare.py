@@ -160,7 +160,8 @@ def declare(cls: Any, root: type) -> None:
     if "__init__" in vars(cls):
         return
     own = _own_fields(cls)
-    if not own:
+    joins = sum(bool(fields_of(base)) for base in cls.__bases__) > 1  # the constructor takes what each of them declares
+    if not own and not joins:
         return
     for field in own.values():
         _check_name(cls, field.name)
@@ -177,8 +178,8 @@ def declare(cls: Any, root: type) -> None:
             f"{cls.__name__} declares {', '.join(own)}, but {base.__name__} has a hand-written __init__ that takes no "
             f"defaults to pass them on by; write {cls.__name__}.__init__ by hand too."
         )
-    cls.bounds = _merged(cls.bounds, {name: field.range for name, field in own.items()})
-    cls.checks = _merged(cls.checks, {name: field.check for name, field in own.items()})
+    cls.bounds = _merged(cls, "bounds", {name: field.range for name, field in own.items()})
+    cls.checks = _merged(cls, "checks", {name: field.check for name, field in own.items()})
     cls.__init__ = _constructor(cls, base, fields)
 
 
@@ -196,8 +197,14 @@ def fields_of(cls: Any) -> Mapping[str, Field]:
     return getattr(cls.__init__, "fields", {})
 
 
-def _merged(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in {**inherited, **own}.items() if value is not None}
+def _merged(cls: type, table: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What the tables of all bases of a class say, and what it says itself."""
+    merged: dict[str, Any] = {}
+    for base in reversed(cls.__bases__):
+        merged.update(getattr(base, table, {}))
+    merged.update(vars(cls).get(table, {}))
+    merged.update(own)
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def _own_fields(cls: type) -> dict[str, Field]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -74,7 +73,6 @@ class Preconditioner(Module):
                 [ 0., -1.,  0.]])
     """
 
-    bounds = {"update_freq": (1, math.inf, "[)")}
     #: The names of matrices and factors in the state. Where a tensor has several they are one vector.
     accumulator: ClassVar[str] = "GG"
     factor: ClassVar[str] = "factor"

@@ -53,7 +53,7 @@ class FullMatrixAdagrad(Preconditioner):
     """
 
     bounds = {
-        **Preconditioner.bounds,
+        "update_freq": (1, math.inf, "[)"),
         "beta": (0, 1, "[)"),
         "decay": (0, math.inf, "[)"),
         "eps": (0, math.inf, "[)"),
