@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ class Shampoo(Kronecker):
     precondition_1d: bool = True
     adagrad_eps: NonNegative = 1e-8
     inner: Child | None = None
+    _: KW_ONLY
     eps: NonNegative = 1e-12
     stagger: bool = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY
 from typing import Any
 
 import torch
@@ -75,6 +76,7 @@ class SOAP(Kronecker):
     decay: NonNegative | None = None
     alpha: float = 1.0
     bias_correction: bool = True
+    _: KW_ONLY
     stagger: bool = False
 
     def weights(self, settings: Mapping[str, Any]) -> tuple[float, float]:
