@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine import Home as EngineHome
 from ..engine import Segment
@@ -40,12 +40,14 @@ class Home(EngineHome, Protocol):
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
         modules: the chain.
         watchers: functions that look at the update after each module.
+        model: the model it was given, or None.
     """
 
     param_groups: list[dict[str, Any]]
     lr_scales_update: bool
     modules: tuple[Any, ...]
     watchers: Watchers
+    model: nn.Module | None
 
     @property
     def all_params(self) -> AllParams:

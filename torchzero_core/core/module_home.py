@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..distributed import Reductions
 from ..engine import Segment
@@ -35,6 +35,7 @@ class ModuleHome:
         distributed: the reductions over ranks.
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
         watchers: functions that look at the update after each module.
+        model: the model that the optimizer was given.
         settings_version: counts the changes of settings.
     """
 
@@ -45,6 +46,7 @@ class ModuleHome:
     distributed: Reductions
     lr_scales_update: bool
     param_groups: list[dict[str, Any]]
+    model: nn.Module | None
     state: Any
 
     def begin(self) -> None:

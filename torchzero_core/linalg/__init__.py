@@ -1,6 +1,6 @@
 """Linear algebra: tensors in, tensors out."""
 
-from .blocks import gram, merge_dims, multiply_along, split_blocks, unfold
+from .blocks import add_gram_, gram, merge_dims, multiply_along, split_blocks, unfold
 from .cg import CGResult, cg
 from .dct import dct, idct
 from .dense import hessian, jacobian, solve_symmetric
@@ -13,6 +13,7 @@ from .vector import at_least_float32, flatten, total_dot, unflatten, unflatten_a
 
 __all__ = [
     "CGResult",
+    "add_gram_",
     "at_least_float32",
     "cg",
     "dct",

@@ -22,35 +22,24 @@ from .binary import (
     Threshold,
     Where,
 )
+from .dropout import Dropout, NoiseSign, WeightDropout
 from .filters import hidden_matrices
 from .functions import CustomUnaryOperation, UnaryLambda, UnaryParameterwiseLambda
+from .gradient import GradSign, GraftGradToUpdate, GraftToGrad, GraftToParams, LastGradDifference, Relative, UpdateSign
 from .gradient_accumulation import GradientAccumulation
 from .graft import Graft, GraftModules, GraftToUpdate, GramSchimdt, GramSchmidt, RGraft
+from .loss import DivByLoss, FillLoss, MulByLoss, NegateOnLossIncrease
 from .multi import ClipModules, DivModules, LerpModules, PowModules, SubModules
+from .previous import LastAbsoluteRatio, LastDifference, LastProduct, LastRatio, Previous
+from .printing import PrintShape, PrintUpdate
 from .random import Randn, RandomSample, Uniform
 from .reduce import MaximumModules, Mean, MedianModules, MinimumModules, Prod, Sum, WeightedMean, WeightedSum
 from .rescale import Rescale
 from .split import Split
+from .steps import Multistep, Sequential
 from .switch import Alternate, Switch
 from .unary import Abs, Exp, NanToNum, Negate, Reciprocal, Sign, Sqrt
 from .utility import Clone, Fill, Grad, GradToNone, Identity, NoOp, Ones, Params, Update, UpdateToNone, Zeros
-from .binary import Add, Div, Mul, Pow, Sub
-from .dropout import Dropout, NoiseSign, WeightDropout
-from .gradient import (
-    GradSign,
-    GraftGradToUpdate,
-    GraftToGrad,
-    GraftToParams,
-    LastGradDifference,
-    Relative,
-    UpdateSign,
-from .loss import DivByLoss, FillLoss, MulByLoss, NegateOnLossIncrease
-from .multi import DivModules, GraftModules, Sum
-from .previous import LastAbsoluteRatio, LastDifference, LastProduct, LastRatio, Previous
-from .printing import PrintShape, PrintUpdate
-from .steps import Multistep, Sequential
-from .unary import Sign, Sqrt
-from .utility import Clone, Grad, Identity, NoOp
 
 __all__ = [
     "Abs",
@@ -71,17 +60,28 @@ __all__ = [
     "Div",
     "DivByLoss",
     "DivModules",
+    "Dropout",
     "Exp",
     "Fill",
+    "FillLoss",
     "Grad",
+    "GradSign",
     "GradToNone",
     "GradientAccumulation",
     "Graft",
+    "GraftGradToUpdate",
     "GraftModules",
+    "GraftToGrad",
+    "GraftToParams",
     "GraftToUpdate",
     "GramSchimdt",
     "GramSchmidt",
     "Identity",
+    "LastAbsoluteRatio",
+    "LastDifference",
+    "LastGradDifference",
+    "LastProduct",
+    "LastRatio",
     "Lerp",
     "LerpModules",
     "Maximum",
@@ -91,27 +91,22 @@ __all__ = [
     "Minimum",
     "MinimumModules",
     "MirroredClip",
-    "Dropout",
-    "FillLoss",
-    "GradSign",
-    "GraftGradToUpdate",
-    "GraftToGrad",
-    "GraftToParams",
-    "LastAbsoluteRatio",
-    "LastDifference",
-    "LastGradDifference",
-    "LastProduct",
-    "LastRatio",
     "Mul",
     "MulByLoss",
     "MultiOperation",
+    "Multistep",
     "NanToNum",
     "Negate",
+    "NegateOnLossIncrease",
     "NoOp",
+    "NoiseSign",
     "Ones",
     "Params",
     "Pow",
     "PowModules",
+    "Previous",
+    "PrintShape",
+    "PrintUpdate",
     "Prod",
     "RCopySign",
     "RDiv",
@@ -122,14 +117,8 @@ __all__ = [
     "RandomSample",
     "Reciprocal",
     "ReduceOperation",
-    "Rescale",
-    "Multistep",
-    "NegateOnLossIncrease",
-    "NoiseSign",
-    "Previous",
-    "PrintShape",
-    "PrintUpdate",
     "Relative",
+    "Rescale",
     "Sequential",
     "Sign",
     "Split",
@@ -143,12 +132,12 @@ __all__ = [
     "UnaryParameterwiseLambda",
     "Uniform",
     "Update",
+    "UpdateSign",
     "UpdateToNone",
+    "WeightDropout",
     "WeightedMean",
     "WeightedSum",
     "Where",
     "Zeros",
-    "UpdateSign",
-    "WeightDropout",
     "hidden_matrices",
 ]
