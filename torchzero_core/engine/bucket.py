@@ -136,7 +136,8 @@ class Bucket:
         (store, key), slot, p = self.places(rule, name).pairs[i], self.slot(rule, name), self.whole[i]
         places = slot.history
         if isinstance(places, str):
-            places = int(self.settings[self.setting_index[rule, places]])
+            setting = self.settings[self.setting_index[rule, places]]
+            places = len(setting) if isinstance(setting, (list, tuple)) else int(setting)
         shape, dtype = slot.shape_for(p, places or 0), slot.dtype_for(p)
         value = store.get(key)
         if value is None:

@@ -159,8 +159,9 @@ class Value(Symbol):
         values = [a for a in args if isinstance(a, Value)]
         kind = max(v.kind for v in values)
         dims = {v.dims for v in values if v.kind is Kind.SLICE}
-        if kind is Kind.SLICE and len(dims) > 1:
-            kind = Kind.ELEMENT
+        if kind is Kind.SLICE and len(dims) > 1:  # together they may still have fewer numbers than there are elements
+            kind, wide = Kind.ELEMENT, next(v for v in values if v.kind is Kind.SLICE)
+            args = tuple(self.trace.promote(a, kind) if a is wide else a for a in args)
         return Value(self.trace, op, args, kind, mask=op.mask, dims=dims.pop() if kind is Kind.SLICE else None)
 
     def __pow__(self, other: Any) -> Any:

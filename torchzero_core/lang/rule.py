@@ -46,8 +46,9 @@ class Slot:
             :class:`~torchzero_core.lang.Dims`).
         shape: the shape as a function of the parameter. Such a state is for :meth:`Context.call` only.
         dtype: the dtype; None is that of the parameter, for single numbers and slices float32 at least.
-        history: the last so many values, a number or the name of a setting: a ring that is read and written at a place,
-            ``ctx.state.name[k]``. It is one tensor with the places as its first dimension.
+        history: the last so many values, a number or the name of a setting, which may be a list with one entry for
+            each: a ring that is read and written at a place, ``ctx.state.name[k]``. It is one tensor with the places as
+            its first dimension.
     """
 
     init: float | str | Callable[[Tensor], Any] = 0.0
@@ -286,6 +287,18 @@ class Call(NamedTuple):
     state: tuple[str, ...] = ()
 
 
+class StepFunction(NamedTuple):
+    """What :meth:`Context.evaluate` runs, in the place of a module that is no rule."""
+
+    path: str
+    fn: Callable[[Any], Any]
+
+    def step(self, var: Any) -> Any:
+        """Let the update be what the function makes of it."""
+        var.update = self.fn(var)
+        return var
+
+
 class Context:
     """What a rule may ask for beside the update.
 
@@ -409,6 +422,19 @@ class Context:
         for storage, old in found:  # what comes later sees what the function leaves
             trace.stores[storage] = Value(trace, ops.WRITTEN, (old, out), Kind.ELEMENT)
         return out
+
+    def evaluate(self, fn: Callable[[Any], Sequence[Tensor]], u: Operand) -> Value:
+        """What a function of the step gives, which may evaluate the closure.
+
+        Args:
+            fn: gets the step's :class:`~torchzero_core.core.Var` for all parameters that come to it, with ``u`` as the
+                update, and returns a new tensor for each.
+            u: the update that it gets.
+        """
+        trace = self.trace
+        function = StepFunction(self.module.path, fn)
+        value = trace.promote(u, Kind.ELEMENT)
+        return Value(trace, ops.CHILD, (value.float(),), Kind.ELEMENT, attr=Call(trace.key(), function))
 
     def random(
         self,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Annotated, Any
+
 import torch
 from torch import Tensor
 
-from ...core import Context, Count, Slot, Target, Transform
+from ...core import Check, Context, Count, Slot, Target, Transform
 from ...lang import Operand, Value, median, middle
 
 #: Up to how many values a median is chosen by comparing pairs in one pass over memory.
@@ -44,6 +49,54 @@ class Averaging(Transform):
         total = s.total + (u - s.history[place])  # of a place that was never written, zero
         s.history[place], s.total = u, total
         return total / t.minimum(n)
+
+
+def _refuse_weights(name: str, weights: Any) -> None:
+    """Refuses what is no list of finite numbers with a sum that is not zero."""
+    if not isinstance(weights, (list, tuple)) or not weights:
+        raise ValueError(f"{name}={weights!r} must be a list of numbers, the last for the newest update.")
+    if not all(isinstance(w, Real) and math.isfinite(w) for w in weights) or sum(weights) == 0:
+        raise ValueError(f"{name}={weights!r} must be finite numbers whose sum is not 0.")
+
+
+class WeightedAveraging(Transform):
+    r"""The weighted mean of the last updates, of as many as there are at first.
+
+    .. math:: u ← \sum_i w_i u_{t-n+i} / \sum_i w_i
+
+    Before there are n updates, those that are there have the last weights. Where these add up to zero, the update
+    stays as it is.
+
+    Args:
+        weights: one for each of the n updates, from the oldest to the newest.
+        target: what is averaged.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(1, requires_grad=True)
+        >>> optimizer = tz.Modular([p], tz.m.WeightedAveraging([1, 3]))
+        >>> for grad in (1.0, 5.0):  # 1, 4
+        ...     p.grad = torch.tensor([grad])
+        ...     optimizer.step()
+        >>> p.item()
+        -5.0
+    """
+
+    weights: Annotated[Sequence[float], Check(_refuse_weights)]
+    target: Target = "update"
+    history = Slot(history="weights")
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        history, weights, t = ctx.state.history, list(ctx.settings.weights), ctx.step
+        n, newest = len(weights), weights[-1]
+        total: Operand = newest * u
+        known: Any = newest
+        for age in range(1, n):  # in the places that were never written, zeros
+            weight = weights[-1 - age]
+            total = total + weight * history[(t - 1 - age) % n]
+            known = known + weight * (t > age)
+        history[(t - 1) % n] = u
+        return u if known == 0 else total / known
 
 
 class MedianAveraging(Transform):
