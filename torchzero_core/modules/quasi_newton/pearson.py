@@ -108,6 +108,11 @@ class ProjectedGradientMethod(QuasiNewtonH, _Order):
     scale_first: bool = False
     init_scale: Positive | Literal["auto"] = 1.0
 
+    @property
+    def has_scale(self) -> bool:  # type: ignore[override]
+        """Only with a child that gives the length."""
+        return "inner" in self.children
+
     def reset_every(self, n: int, settings: Mapping[str, Any]) -> int | None:
         interval = super().reset_every(n, settings)
         return n + 1 if interval is None else interval
