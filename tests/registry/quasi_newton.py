@@ -39,5 +39,12 @@ ENTRIES: list[Entry] = [
     Entry("BFGS", then_lr(0.5), **MATRIX),
     Entry("BFGS", backtracking, variant="search", rosenbrock=(60, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),
     Entry("LBFGS", then_lr(0.5), **MATRIX),
+    Entry("LSR1", then_lr(0.5), **MATRIX, **ROUNDED),
+    Entry("LSR1", wolfe, variant="search", rosenbrock=(100, 1e-8), alternatives=QUASI_NEWTON, **SEARCH, **ROUNDED),
+    *(
+        Entry("OnlineLBFGS", then_lr(0.5), dict(sample_grads=when), variant=when, **{**MATRIX, "closure": True})
+        for when in ("before", "after")
+    ),
+    Entry("OnlineLBFGS", wolfe, variant="search", rosenbrock=(60, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),
     Entry("LBFGS", wolfe, variant="search", rosenbrock=(60, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),
 ]

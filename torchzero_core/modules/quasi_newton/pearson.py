@@ -97,7 +97,7 @@ class ProjectedGradientMethod(QuasiNewtonH, _Order):
         ...         p.grad = None
         ...         loss.backward()
         ...     return loss
-        >>> optimizer = tz.Modular([p], tz.m.ProjectedGradientMethod(), tz.m.StrongWolfe())
+        >>> optimizer = tz.Modular([p], tz.m.ProjectedGradientMethod(), tz.m.StrongWolfe(c2=0.1))
         >>> for _ in range(100):
         ...     _ = optimizer.step(closure)
         >>> closure(False).item() < 1e-6
