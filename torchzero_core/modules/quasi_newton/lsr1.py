@@ -14,7 +14,8 @@ class LSR1(PairMethod):
     """Limited-memory symmetric rank one: the direction H·u with H = I + Σ wₖwₖ'/wₖ'yₖ over the last pairs (s, y).
 
     wₖ = sₖ − Hₖyₖ, with Hₖ made of the pairs before. Terms with |wₖ'yₖ| ≤ tol·‖wₖ‖‖yₖ‖ are left out. H need not be
-    positive definite, so a direction may point uphill. The first direction is u itself.
+    positive definite, so a direction may point uphill; when a step has not moved the parameters, as a search does not
+    then, all pairs are forgotten. The first direction is u itself.
 
     Each wₖ is a sum of the vectors vᵢ = sᵢ − yᵢ up to the k-th, so that all of H is known from the inner products of
     these with each other and with the yᵢ; a step takes as many products with n numbers as one of :class:`LBFGS`.
@@ -55,10 +56,11 @@ class LSR1(PairMethod):
         return bool(unit.settings["scale_second"]) and unit.state["step"] == 2
 
     def take(self, unit: Unit, s: Tensor, y: Tensor) -> None:
-        """Write a pair into the spare row; it counts unless it is not finite or zero."""
+        """Write a pair into the spare row; it counts unless it is not finite or y is zero."""
         state, v = unit.state, s.sub_(y)
         V, small = state["v"], state["vy"].dtype
         vv, yy = unit.total(torch.stack([torch.dot(v, v), torch.dot(y, y)])).to(small)
+        state["valid"].logical_and_(vv + yy != 0)
         row = self.write(unit, (vv + yy).isfinite() & (yy > 0), {"v": v, "y": y})
         products = unit.total(torch.stack([V @ y, V @ v])).to(small)
         state["vy"].index_copy_(1, row, products[0].unsqueeze(1))
