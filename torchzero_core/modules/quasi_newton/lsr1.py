@@ -72,7 +72,8 @@ class LSR1(PairMethod):
         state = unit.state
         V, age = state["v"], by_age(state)
         vy, vv = (state[name][age][:, age] for name in ("vy", "vv"))
-        L, factors = _terms(vy, vv, state["yy"][age], state["valid"][age], unit.settings["tol"])
+        tol = max(unit.settings["tol"], 32 * torch.finfo(x.dtype).eps)  # what is below it is rounding
+        L, factors = _terms(vy, vv, state["yy"][age], state["valid"][age], tol)
         c = L.t() @ (factors * (L @ unit.total(V @ x).to(L.dtype)[age]))
         return x.addmv_(V.t(), torch.zeros_like(c).index_copy_(0, age, c).to(x.dtype))
 
