@@ -117,8 +117,8 @@ class StrongWolfe(LineSearch):
     def _first(self, phi: LineFunction, start: Point, init: float) -> float:
         """The first step size along a direction that has no length of its own."""
         decrease = self.global_state.get("previous_decrease", 0.0)
-        if decrease > 0 and start.slope < 0:
-            return -decrease / start.slope
+        if start.slope < 0 and 0 < (alpha := -decrease / start.slope) < math.inf:
+            return alpha
         return init / max(1.0, phi.length)
 
     def _fall_back(self, phi: LineFunction, sign: float, start: Point, h: Mapping[str, Any]) -> Found:
