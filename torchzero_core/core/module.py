@@ -60,6 +60,8 @@ class Module:
     requires_closure: ClassVar[bool] = False
     #: Whether the chain has to have the gradient before this module runs.
     needs_gradient: ClassVar[bool] = True
+    #: Whether the length of its update means something, so that a search tries a step size of 1 first.
+    has_scale: ClassVar[bool] = True
     #: Whether the engine can trace it.
     is_rule: ClassVar[bool] = False
     #: The ranges of settings as (low, high, brackets); those of declared settings come from their types.
