@@ -48,9 +48,10 @@ def uniform_settings(module: Module, params: Sequence[Tensor], names: Sequence[s
 
 @contextmanager
 def kept_grads(params: Sequence[Tensor]) -> Iterator[None]:
-    """Evaluations inside see no gradients and leave none: every ``p.grad`` is put back, also after an error.
+    """Evaluations inside leave no gradients: every ``p.grad`` is the same tensor again, also after an error.
 
-    A gradient that was taken before keeps its values even if the closure zeroes gradients in place.
+    A closure that writes gradients into the same memory every time does so here too: whoever needs the values of
+    before has a copy.
 
     Args:
         params: the parameters whose ``grad`` to keep.
@@ -60,14 +61,13 @@ def kept_grads(params: Sequence[Tensor]) -> Iterator[None]:
         >>> p = torch.ones(1, requires_grad=True)
         >>> p.grad = torch.tensor([5.0])
         >>> with kept_grads([p]):
+        ...     p.grad = None
         ...     (p**2).sum().backward()
         >>> p.grad
         tensor([5.])
     """
     grads = [p.grad for p in params]
     try:
-        for p in params:
-            p.grad = None
         yield
     finally:
         for p, g in zip(params, grads, strict=True):
@@ -90,6 +90,7 @@ def gradient(closure: Callable[..., Any], params: Sequence[Tensor]) -> tuple[Any
         >>> def closure(backward=True):
         ...     loss = (p**2).sum()
         ...     if backward:
+        ...         p.grad = None
         ...         loss.backward()
         ...     return loss
         >>> loss, grads = gradient(closure, [p])
@@ -98,4 +99,4 @@ def gradient(closure: Callable[..., Any], params: Sequence[Tensor]) -> tuple[Any
     """
     with kept_grads(params):
         loss = closure(True)
-        return loss, [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        return loss, [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in params]
