@@ -134,6 +134,8 @@ class Modular(ModuleHome, Optimizer):
         Raises:
             RuntimeError: the chain needs a closure and was given none, or gradients are sparse.
         """
+        if torch.compiler.is_dynamo_compiling():  # there is nothing for it to trace: it breaks its graph here
+            return torch.compiler.disable(_hooked_step)(self, closure)
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..distributed import Shards, local, shards_of
 from ..lang.graph import Storage, as_dims
 from ..lang.rule import Rule, Slot
+from .layout import layout_check
 from .program import Program
 
 
@@ -53,8 +54,8 @@ class Bucket:
         self.hosts: tuple[Any, ...] = ()
         self._plain = all(p.is_contiguous() for p in self.data)
         self._places: dict[tuple[int, str], list[tuple[dict[str, Any], str]]] = {}
-        self._ready: dict[tuple[int, str], tuple[list[tuple[dict[str, Any], str]], list[Tensor]]] = {}
-        self._vectors: dict[tuple[int, str], tuple[Tensor, tuple[Tensor, ...]]] = {}
+        self._ready: dict[tuple[int, str], _Found] = {}
+        self._vectors: dict[tuple[int, str], tuple[Tensor, tuple[Tensor, ...], list[int]]] = {}
 
     def conforming(self, tensors: list[Tensor]) -> list[Tensor]:
         """Tensors as compiled code wants them: of the dtype and in the memory order of the parameters."""
@@ -89,16 +90,13 @@ class Bucket:
         A state that was loaded, or whose parameter has since changed, is brought to its declared dtype, its parameter's
         device and memory order: kernels and compiled code go by them.
         """
-        places, known = self._ready.get((rule, name), ((), None))
+        known = self._ready.get((rule, name))
         if known is not None:
-            try:
-                found = [store[key] for store, key in places]
-                if all(map(operator.is_, found, known)):  # another one may be of another shape or dtype
-                    return found if self.shards is None else list(map(local, found))
-            except KeyError:
-                pass
+            found = known.again()
+            if found is not None:
+                return found if self.shards is None else list(map(local, found))
         out = [self._state(rule, name, i) for i in range(len(self.params))]
-        self._ready[rule, name] = self.places(rule, name), out
+        self._ready[rule, name] = _Found(self.places(rule, name), out)
         return list(map(local, out))
 
     def _state(self, rule: int, name: str, i: int) -> Tensor:
@@ -194,13 +192,17 @@ class Bucket:
     def vector(self, rule: int, name: str) -> Tensor:
         """The numbers of a state with one for each tensor, as a vector whose elements are the states themselves."""
         states = self.states(rule, name)
-        vector, elements = self._vectors.get((rule, name), (None, ()))
-        if vector is None or not all(map(operator.is_, states, elements)):
+        vector, elements, addresses = self._vectors.get((rule, name), (None, (), []))
+        if (
+            vector is None
+            or not all(map(operator.is_, states, elements))
+            or list(map(Tensor.data_ptr, states)) != addresses
+        ):
             vector = torch.stack(states)
             elements = vector.unbind()
             for (store, key), element in zip(self.places(rule, name), elements, strict=True):
                 store[key] = element
-            self._vectors[rule, name] = vector, elements
+            self._vectors[rule, name] = vector, elements, list(map(Tensor.data_ptr, elements))
         return vector
 
     def global_state(self, rule: int, name: str) -> Tensor:
@@ -230,6 +232,34 @@ class Bucket:
             for store, key in self.places(rule, "step"):
                 store[key] = t
             self.counts[rule] = t + 1
+
+
+class _Found:
+    """The states of one name as they were found, to be believed as long as nobody has touched them.
+
+    Args:
+        places: the dict that each is in, and its name there.
+        states: the tensors.
+    """
+
+    __slots__ = ("_keys", "_laid_out", "_small", "_states", "_stores")
+
+    def __init__(self, places: Sequence[tuple[dict[str, Any], str]], states: list[Tensor]) -> None:
+        self._stores, self._keys = [store for store, _ in places], [key for _, key in places]
+        self._states = states
+        self._small = any(t.numel() < 2 for t in states)  # these may be equal to others
+        self._laid_out = layout_check(states)
+
+    def again(self) -> list[Tensor] | None:
+        """The states; None where one has been replaced, or given another shape, order, dtype or device."""
+        known = self._states
+        try:  # equality is asked for only where objects are not the same, and costs less than asking for identity
+            found = list(map(operator.getitem, self._stores, self._keys))
+            if found != known or (self._small and not all(map(operator.is_, found, known))):
+                return None
+        except (KeyError, RuntimeError):  # gone, or of more than one element and so without a truth value
+            return None
+        return found if self._laid_out(*found) else None
 
 
 def new_state(p: Tensor, shape: tuple[int, ...], dtype: torch.dtype, *, like: bool) -> Tensor:
