@@ -72,6 +72,18 @@ class AllParams(Params):
             self._stores = list(state.values())
         return list(map(self._address, self)) == self._addresses and self._layouts_hold(*self)
 
+    def note(self, store: dict[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> None:
+        """Take note of a dict of state that was made just now.
+
+        Args:
+            store: the dict.
+            state: the state of each parameter, with this one.
+        """
+        if len(state) == len(self._stores) + 1:
+            self._stores.append(store)
+        else:  # others were made elsewhere
+            self._stores = list(state.values())
+
     def knows(self, param: Tensor) -> bool:
         """Whether it is one of these parameters."""
         return id(param) in self._group_of

@@ -115,13 +115,22 @@ class ModuleHome:
                 f"State is kept for parameters of the optimizer, and a tensor of shape {tuple(real.shape)} is none of "
                 "them. A function in ctx.call is given its state by name: ctx.call(fn, u, state=('name',))."
             )
-        return self.state[real], prefix
+        return self._store(real), prefix
+
+    def _store(self, param: Tensor) -> dict[str, Any]:
+        """The dict of one parameter, known from now on to be checked."""
+        state = self.state
+        store: dict[str, Any] | None = state.get(param)
+        if store is None:
+            store = state[param] = {}
+            self.all_params.note(store, state)
+        return store
 
     def first_state(self) -> dict[str, Any]:
         """The dict that module-wide state is kept in: that of the first parameter."""
         params = self.all_params
         if params.first_store is None:
-            params.first_store = self.state[params[0]]
+            params.first_store = self._store(params[0])
         return params.first_store
 
     def state_dicts(self) -> list[dict[str, Any]]:
