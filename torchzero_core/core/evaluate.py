@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.params import Params
 from .module import Module
 
 
@@ -33,6 +34,10 @@ def uniform_settings(module: Module, params: Sequence[Tensor], names: Sequence[s
     home = module.home
     if home is not None and len(home.param_groups) == 1 and not module.overrides:
         return first
+    derived = params.derived if isinstance(params, Params) and home is not None else {}
+    key = module, "uniform", None if names is None else tuple(names)
+    if home is not None and derived.get(key) == home.settings_version:
+        return first
     for p in params[1:]:
         other = module.settings[p]
         if other is first:
@@ -43,6 +48,8 @@ def uniform_settings(module: Module, params: Sequence[Tensor], names: Sequence[s
                     f"{module.path} takes one {name} for all parameters, but the parameter groups set "
                     f"{name}={first[name]!r} and {name}={other[name]!r}; give every group the same value."
                 )
+    if home is not None:
+        derived[key] = home.settings_version
     return first
 
 
