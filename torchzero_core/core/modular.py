@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 from ..distributed import Reductions
 from ..engine.params import Params
 from . import checkpoint, show
+from .blank import asks_for_state, blank_closure
 from .closure import Closure, CountedClosure, Evaluations
 from .groups import check_new_group, checked_params, default_values
 from .home import StepInfo
@@ -166,6 +167,8 @@ class Modular(ModuleHome, Optimizer):
     def _step_without_grad(self, closure: Closure | None) -> Any:
         whole = self.refresh()
         params: Params = self.all_params
+        if closure is None and whole.needy is not None and asks_for_state(self.param_groups, self.state):
+            return self._blank_step()
         if closure is None:
             var = Var(params, None, self.model, self.current_step, self)
             if whole.needy is None:
@@ -181,6 +184,17 @@ class Modular(ModuleHome, Optimizer):
         if params:
             self.first_state()["Modular.step"] = self.current_step
         return None if closure is None else self.last_step.loss
+
+    def _blank_step(self) -> None:
+        """Make the state of a chain that needs a closure without one: a step where loss and gradients are zero."""
+        params = list(self.all_params)
+        start = [p.detach().clone() for p in params]
+        try:
+            self._step_without_grad(blank_closure(params))
+        finally:
+            torch._foreach_copy_(params, start)
+            self._evaluations = Evaluations() if self.deterministic else None
+        self.last_step.loss = None
 
     # -- state -------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
