@@ -162,6 +162,9 @@ class Modular(ModuleHome, Optimizer):
             raise
         finally:
             self._guarded.clear()
+            if self._grads_replaced:
+                self.return_grads()
+                self._grads_replaced = False
             torch._C._set_grad_enabled(grad_mode)
 
     def _step_without_grad(self, closure: Closure | None) -> Any:

@@ -15,6 +15,7 @@ from .all_params import AllParams
 from .groups import GroupValues
 from .module import Chain, Module
 from .naming import adopt, check_free, child_path, release, unrolled
+from .replaced_grads import replace_grads, return_grads
 from .route import Routes, RuleStage
 from .stand_ins import real_place
 from .step import WholeChain
@@ -53,6 +54,7 @@ class ModuleHome:
         self.watchers: Watchers = {}
         self._warned: set[str] = set()
         self._guarded: list[tuple[list[Tensor], list[Tensor]]] = []
+        self._grads_replaced = False
         self._watched = False
         self._values: GroupValues | None = None
         self.invalidate()
@@ -186,6 +188,21 @@ class ModuleHome:
         """Put back the parameters that were copied."""
         for params, values in reversed(self._guarded):
             torch._foreach_copy_(params, values)
+
+    def replace_grads(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+        """Put other gradients into ``p.grad``, until the closure is called again or the step ends.
+
+        Args:
+            params: the parameters.
+            grads: their new gradients.
+        """
+        self._grads_replaced = True
+        replace_grads(params, grads)
+
+    def return_grads(self) -> None:
+        """Put the user's gradients back."""
+        if self._grads_replaced:
+            return_grads(self.all_params)
 
     def warn_once(self, key: str, message: str) -> None:
         """A warning, once for each key."""
