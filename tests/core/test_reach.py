@@ -392,3 +392,344 @@ def _run(peer: str, shapes: list[tuple[int, ...]], seed: int, reaches: list[str]
                 assert (mine is None) == (their is None), (reaches[: step + 1], a)
                 if mine is not None:
                     torch.testing.assert_close(mine, their, rtol=1e-3, atol=1e-5, check_stride=False, check_dtype=False)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("name", REACHES)
+@pytest.mark.filterwarnings("ignore:compile=True has no effect")
+def test_each_hand_alone(name, compile):
+    for peer in ("Adam", "Adam behind a norm", "momentum"):
+        for at, shapes in enumerate((SHAPES, LARGE)):
+            _run(peer, shapes, at, ["nothing", name, "nothing", name, "nothing"], compile=compile)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.filterwarnings("ignore:compile=True has no effect")
+def test_many_hands(peer, compile):
+    if compile and peer == "wrapped Adam":
+        pytest.skip("there is nothing to compile")
+    for seed in range(12):
+        dice = random.Random(seed)
+        reaches = ["nothing", *dice.choices(list(REACHES), k=8)]
+        _run(peer, LARGE if seed % 6 == 5 else SHAPES, seed, reaches, compile=compile)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.filterwarnings("ignore:compile=True has no effect")
+def test_very_many_hands(peer, compile):
+    for seed in range(100, 400):
+        dice = random.Random(seed)
+        reaches = ["nothing", *dice.choices(list(REACHES), k=12)]
+        _run(peer, LARGE if seed % 20 == 5 else SHAPES, seed, reaches, compile=compile and peer != "wrapped Adam")
+
+
+# -- state that no step can go by ------------------------------------------------------------------------------------
+def _cut(v: Tensor) -> None:
+    v.data = v.data[:1]
+
+
+def _cut_and_copied(v: Tensor) -> None:
+    v.data = v.data[:1].clone()
+
+
+def _resized(v: Tensor) -> None:
+    v.resize_(1)
+
+
+def _emptied(v: Tensor) -> None:
+    v.set_()
+
+
+def _flattened(v: Tensor) -> None:
+    v.data = v.data.reshape(-1)
+
+
+def _grown(v: Tensor) -> None:
+    v.data = torch.cat([v.data, v.data])
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("n", [4, 700])
+@pytest.mark.parametrize("hand", [_cut, _cut_and_copied, _resized, _emptied, _flattened, _grown])
+@pytest.mark.parametrize(
+    "chain",
+    [
+        lambda: [tz.m.Adam(), tz.m.LR(0.1)],
+        lambda: [tz.m.ClipNorm(1.0), tz.m.Lion(), tz.m.LR(0.1)],
+        lambda: [tz.m.RMSprop(centered=True, amsgrad=True), tz.m.LR(0.1)],
+        lambda: [tz.m.MedianAveraging(3), tz.m.LR(0.1)],
+    ],
+)
+def test_state_of_another_shape_is_refused(chain, hand, n, compile):
+    p = nn.Parameter(torch.ones(n, n))
+    optimizer = tz.Modular([p], *chain(), compile=compile)
+    for _ in range(3):
+        p.grad = torch.ones(n, n)
+        optimizer.step()
+    before = p.detach().clone()
+    for v in optimizer.state[p].values():
+        if isinstance(v, Tensor) and v.ndim:
+            hand(v)
+    with pytest.raises(ValueError, match="belongs to another parameter"):
+        optimizer.step()
+    assert torch.equal(p, before)
+    optimizer.reset()
+    optimizer.step()
+    assert not torch.equal(p, before)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_state_that_is_no_tensor_is_refused(compile):
+    p = nn.Parameter(torch.ones(3))
+    optimizer = tz.Modular([p], tz.m.Lion(), tz.m.LR(0.1), compile=compile)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.state[p]["Lion.ema"] = 0.5
+    with pytest.raises(ValueError, match="is a float"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32])
+def test_state_that_was_cast_is_cast_back(dtype, compile):
+    ps = [nn.Parameter(torch.ones(600, 700)) for _ in range(2)]
+    chains = [tz.Modular([p], tz.m.ClipValue(9.0), tz.m.Lion(), tz.m.LR(0.5), compile=compile) for p in ps]
+    for i in range(4):
+        for p, optimizer in zip(ps, chains, strict=True):
+            p.grad = torch.full((600, 700), 1.0 - i)
+            optimizer.step()
+        v, w = (o.state[p]["Lion.ema"] for p, o in zip(ps, chains, strict=True))
+        v.data = v.data.to(dtype)
+        w.copy_(w.to(dtype))
+    assert torch.equal(ps[0], ps[1])
+    v, w = (o.state[p]["Lion.ema"] for p, o in zip(ps, chains, strict=True))
+    assert torch.equal(v.float(), w)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_one_number_of_each_tensor_in_other_memory(compile):
+    """The numbers of all tensors are views of one vector as long as nobody touches them."""
+    sets = [[nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))] for _ in range(2)]
+    chains = [tz.Modular(ps, tz.m.ClipNormByEMA(0.5, tensorwise=True), tz.m.LR(1.0), compile=compile) for ps in sets]
+    names = [n for n in _states_after_a_step(chains[0], sets[0]) if chains[0].state[sets[0][0]][n].ndim == 0]
+    _states_after_a_step(chains[1], sets[1])
+    assert names
+    for i in range(3):
+        for p in sets[0]:
+            for name in names:
+                v = chains[0].state[p][name]
+                v.data = v.data.clone()
+        for ps, optimizer in zip(sets, chains, strict=True):
+            for p in ps:
+                p.grad = torch.full_like(p, float(3 + i))
+            optimizer.step()
+    for p, q in zip(*sets, strict=True):
+        assert torch.equal(p, q)
+        for name in names:
+            assert chains[0].state[p][name] == chains[1].state[q][name]
+
+
+def _states_after_a_step(optimizer: tz.Modular, params: list[nn.Parameter]) -> list[str]:
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    return [n for n, v in optimizer.state[params[0]].items() if isinstance(v, Tensor)]
+
+
+# -- layers ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("compile", [False, True])
+def test_lazy_layers(compile):
+    def model_of(make):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.LazyLinear(3), nn.Tanh(), nn.LazyLinear(1))
+        optimizer = make(model.parameters())
+        optimizer.state_dict(), repr(optimizer), optimizer.step(), optimizer.zero_grad()
+        optimizer.load_state_dict(optimizer.state_dict())
+        torch.manual_seed(0)
+        for _ in range(3):
+            model(torch.ones(2, 4)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return model
+
+    ours = model_of(lambda ps: tz.Modular(ps, tz.m.Adam(), tz.m.LR(0.1), compile=compile))
+    theirs = model_of(lambda ps: torch.optim.Adam(ps, lr=0.1))
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    assert "summary" and tz.Modular(nn.LazyLinear(2), tz.m.Adam()).summary()
+
+
+def test_a_state_is_loaded_into_lazy_layers():
+    model, lazy = nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.LazyLinear(3))
+    source = tz.Modular(model, tz.m.Adam(), tz.m.LR(0.1))
+    model(torch.ones(2, 4)).sum().backward()
+    source.step()
+    target = tz.Modular(lazy, tz.m.Adam(), tz.m.LR(0.1))
+    target.load_state_dict(source.state_dict())
+    lazy(torch.ones(2, 4))
+    lazy.load_state_dict(model.state_dict())
+    for m, optimizer in ((model, source), (lazy, target)):
+        optimizer.zero_grad()
+        m(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+    for p, q in zip(model.parameters(), lazy.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+PARAMETRIZATIONS: dict[str, Callable[[Any], Any]] = {
+    "none": lambda m: m,
+    "weight_norm": nn.utils.parametrizations.weight_norm,
+    "spectral_norm": nn.utils.parametrizations.spectral_norm,
+    "orthogonal": nn.utils.parametrizations.orthogonal,
+    "old weight_norm": lambda m: nn.utils.spectral_norm(m),
+    "a layer inside": lambda m: nn.utils.parametrize.register_parametrization(m, "weight", _Linear()),
+}
+
+
+class _Linear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("name", PARAMETRIZATIONS)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_head_and_embeddings_are_spared_when_parametrized(name):
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4, bias=False), nn.Linear(4, 9, bias=False))
+    PARAMETRIZATIONS[name](model[0]), PARAMETRIZATIONS[name](model[2])
+    before = [b.clone() for b in model.buffers()]
+    accepts = tz.m.hidden_matrices(model)
+    assert all(map(torch.equal, before, model.buffers()))
+    assert [n for n, p in model.named_parameters() if accepts(p)] == ["1.weight"]
+
+
+def test_a_filter_is_copied_with_the_optimizer():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    optimizer = tz.Modular(model.parameters(), tz.m.Split(tz.m.hidden_matrices(model), tz.m.Sign(), tz.m.Mul(0.0)))
+    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        hidden, head = other.param_groups[0]["params"]
+        before = hidden.detach().clone(), head.detach().clone()
+        hidden.grad, head.grad = torch.full((2, 2), 3.0), torch.full((2, 2), 3.0)
+        other.step()
+        assert torch.equal(hidden, before[0] - 1) and torch.equal(head, before[1])
+
+
+def test_tied_and_meta_layers():
+    with torch.device("meta"):
+        model = nn.Linear(3, 3)
+    optimizer = tz.Modular(model, tz.m.Adam(), tz.m.LR(0.1))
+    optimizer.step()
+    assert "12 parameters" in repr(optimizer)
+    model.to_empty(device="cpu")  # other parameters, which the optimizer does not know, as torch's does not
+    optimizer.step()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        with torch.device("meta"):
+            model = nn.Linear(3, 3)
+        optimizer = tz.Modular(model, tz.m.Adam(), tz.m.LR(0.1))
+        model.to_empty(device="cpu")
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    with torch.no_grad():
+        model.weight.zero_(), model.bias.zero_()
+    model.weight.grad, model.bias.grad = torch.ones(3, 3), torch.ones(3)
+    optimizer.step()
+    torch.testing.assert_close(model.weight, torch.full((3, 3), -0.1))
+
+
+# -- copies ----------------------------------------------------------------------------------------------------------
+def test_torchs_own_keys_do_not_come_with_a_copy():
+    for copied in (copy.copy, copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))):
+        optimizer = tz.Modular([nn.Parameter(torch.ones(2))], tz.m.Adam(), tz.m.LR(0.1))
+        other = copied(optimizer)
+        for o in (optimizer, other):
+            o.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+            assert "differentiable" not in o.param_groups[-1]
+
+
+def test_a_load_shares_nothing_with_its_source():
+    p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    first, second = (tz.Modular([x], tz.m.LBFGS(), tz.m.Adam(), tz.m.LR(0.1)) for x in (p, q))
+    p.grad = torch.ones(3)
+    first.step()
+    second.load_state_dict(first.state_dict())
+    mine = [v.data_ptr() for v in first.state[p].values() if isinstance(v, Tensor)]
+    theirs = [v.data_ptr() for v in second.state[q].values() if isinstance(v, Tensor)]
+    assert len(mine) == len(theirs) and not set(mine) & set(theirs)
+    second.param_groups[0]["lr"] = 5.0
+    assert first.param_groups[0]["lr"] == 0.1
+
+
+# -- seeds -----------------------------------------------------------------------------------------------------------
+def _walk(optimizer: tz.Modular, p: Tensor) -> list[float]:
+    for _ in range(3):
+        optimizer.step(lambda backward=True: p.square().sum())
+    return p.detach().tolist()
+
+
+def test_the_seed_of_a_group_counts():
+    def run(group, **settings):
+        torch.manual_seed(3)
+        p = nn.Parameter(torch.tensor([1.0, 2.0]))
+        return _walk(tz.Modular([{"params": [p], **group}], tz.m.SPSA(**settings), tz.m.LR(0.01)), p)
+
+    assert run({"seed": 5}) == run({}, seed=5) != run({}, seed=6)
+    assert run({"seed": 5}, seed=6) == run({}, seed=5)
+
+
+def test_reset_draws_the_same_directions_again():
+    p = nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = tz.Modular([p], tz.m.SPSA(seed=1), tz.m.LR(0.01))
+    first = _walk(optimizer, p)
+    optimizer.reset()
+    with torch.no_grad():
+        p.copy_(torch.tensor([1.0, 2.0]))
+    assert _walk(optimizer, p) == first
+
+
+# -- torch.compile, torch.func ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("way", ["closure", "plain", "method"])
+def test_a_step_inside_torch_compile(way, compile, recwarn):
+    torch._dynamo.reset()
+    p = nn.Parameter(torch.ones(3))
+    optimizer = tz.Modular([p], tz.m.Adam(), tz.m.LR(0.1), compile=compile)
+
+    def closure(backward=True):
+        loss = p.sum()
+        if backward:
+            p.grad = torch.ones(3)
+        return loss
+
+    p.grad = torch.ones(3)
+    steps = {"plain": lambda: optimizer.step(), "closure": lambda: optimizer.step(closure), "method": optimizer.step}
+    step = torch.compile(steps[way], backend="eager")
+    for _ in range(3):
+        step()
+    torch.testing.assert_close(p.detach(), torch.full((3,), 0.7))
+    assert not [w for w in recwarn if "torchzero" in str(w.message)]
+
+
+def test_gradients_by_torch_func():
+    model = nn.Linear(3, 1)
+    twin = copy.deepcopy(model)
+    ours, theirs = tz.Modular(model, tz.m.Adam(), tz.m.LR(0.1)), torch.optim.Adam(twin.parameters(), lr=0.1)
+    x = torch.linspace(-1, 1, 6).view(2, 3)
+    for m, optimizer in ((model, ours), (twin, theirs)):
+
+        def loss(params, m=m):
+            return torch.func.functional_call(m, params, (x,)).square().sum()
+
+        for _ in range(3):
+            grads = torch.func.grad(loss)({n: p.detach() for n, p in m.named_parameters()})
+            for n, p in m.named_parameters():
+                p.grad = grads[n]
+            optimizer.step()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q)

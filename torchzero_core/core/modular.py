@@ -201,9 +201,10 @@ class Modular(ModuleHome, Optimizer):
 
     # -- state -------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
-        """The state in torch's own format: tensors and plain values only.
+        """The state in torch's own format: tensors and plain values, as far as modules keep nothing else.
 
-        ``{"state": {index: {name: value}}, "param_groups": [...]}``; names are those of the modules.
+        ``{"state": {index: {name: value}}, "param_groups": [...]}``; names are those of the modules. What somebody else
+        has put into ``optimizer.state`` is there as it is, as in torch's optimizers.
         """
         out = super().state_dict()
         out["param_groups"][0]["chain"] = checkpoint.signature(self)
@@ -218,7 +219,10 @@ class Modular(ModuleHome, Optimizer):
         checkpoint.load(self, state_dict)
 
     def reset(self) -> None:
-        """Forget the state of every module."""
+        """Forget the state of every module, as if no step had been made.
+
+        That goes for random generators too: a module with a ``seed`` draws the same directions again.
+        """
         for module in self.modules:
             module.reset()
 
@@ -240,6 +244,7 @@ class Modular(ModuleHome, Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch puts it there, and new groups would get it
         if "chain" in state:
             if self.chain.home is not None:  # a shallow copy: the modules stay with the original
                 shared = {id(p): p for m in self.unrolled_modules for params, _ in m.overrides.groups for p in params}

@@ -109,6 +109,8 @@ class Bucket:
         if value is None:
             value = store[key] = self._new_state(i, slot, shape, dtype)
             self._fill_state(value, rule, slot)
+        elif not isinstance(value, Tensor):
+            raise ValueError(f"The state {key!r} is a {type(value).__name__} where there must be a tensor; call reset().")
         elif tuple(value.shape) != shape:
             raise ValueError(
                 f"The state {key!r} has shape {tuple(value.shape)} and its parameter {tuple(p.shape)}: it belongs "
