@@ -155,7 +155,10 @@ class Module:
             home.drop_params()
 
     def reset(self) -> None:
-        """Forget everything: the state of this module and of its children, as if no step had been made."""
+        """Forget everything: the state of this module and of its children, as if no step had been made.
+
+        With a ``seed`` the same random directions come again.
+        """
         for child in self.children.values():
             child.reset()
         home = self.home
@@ -217,10 +220,27 @@ class Module:
             if saved is not None:
                 generator.set_state(saved.cpu())
             else:
-                seed = self.defaults.get("seed")
+                seed = self._seed()
                 generator.manual_seed(int(torch.randint(2**62, ()).item()) if seed is None else int(seed))
             self.generators[key] = generator
         return self.generators[key]
+
+    def _seed(self) -> Any:
+        """The setting ``seed``, by the constructor or by a group.
+
+        Raises:
+            ValueError: groups set it differently.
+        """
+        home, own = self.home, self.defaults.get("seed")
+        if home is None or "seed" not in self.defaults:
+            return own
+        seeds = {seed for p in home.all_params if (seed := self.settings[p]["seed"]) != own}
+        if len(seeds) > 1:
+            raise ValueError(
+                f"{self.path} has one random generator for all parameters, but the parameter groups set the seeds "
+                f"{', '.join(map(repr, sorted(seeds, key=str)))}; give every group the same value."
+            )
+        return seeds.pop() if seeds else own
 
     def save_generators(self) -> None:
         """Write the position of this module's generators into its state."""
