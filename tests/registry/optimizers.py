@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torchzero_core as tz
-from tests.registry.entry import ALL, ORTHOGONAL, PRECONDITIONER, RPROP, Entry, is_matrix, then_lr
+from tests.registry.entry import ALL, KRONECKER, ORTHOGONAL, PRECONDITIONER, RPROP, SOAP, Entry, is_matrix, then_lr
 
 #: Factors that follow signs.
 STEP_SIZES = dict(alternatives=dict(nplus=1.1))
@@ -70,6 +70,30 @@ ENTRIES: list[Entry] = [
         variant="concat",
         **{**PRECONDITIONER, "together": True, "refused": ALL},
     ),
+    Entry("Shampoo", then_lr(0.5), **KRONECKER),
+    Entry("Shampoo", then_lr(0.5), dict(update_freq=1), variant="often", rosenbrock=(300, 10), **KRONECKER),
+    Entry("Shampoo", then_lr(0.3), dict(merge_small=False, update_freq=3, max_dim=3), variant="dims", **KRONECKER),
+    Entry(
+        "Shampoo",
+        then_lr(0.1),
+        lambda: dict(beta=0.9, inner=tz.m.EMA(0.9), precondition_1d=False, stagger=True),
+        variant="inner",
+        # whose turn it is depends on all parameters
+        **{**KRONECKER, "together": True, "refused": frozenset({"decay"})},
+    ),
+    Entry("SOAP", then_lr(0.1), rosenbrock=(600, 1), **SOAP),
+    Entry("SOAP", then_lr(0.1), dict(merge_small=False, precond_freq=2, max_dim=3), variant="dims", **SOAP),
+    Entry(
+        "SOAP",
+        then_lr(0.1),
+        dict(precondition_1d=False, shampoo_beta=None, decay=0.9, stagger=True, bias_correction=False),
+        variant="stagger",
+        **{**SOAP, "together": True},
+    ),
+    Entry("OrthoGrad", lambda m: [m, tz.m.LR(0.1)], ratio=0.9, together=True),
+    Entry("OrthoGrad", lambda m: [m, tz.m.LR(0.1)], dict(renormalize=False), variant="short", ratio=0.9, together=True),
+    Entry("DualNormCorrection", lambda m: [tz.m.Orthogonalize(method="svd"), m, tz.m.LR(0.05)], syncs=True),
+    Entry("MuonAdjustLR", lambda m: [tz.m.Adam(), m, tz.m.LR(0.1)]),
     Entry("Orthogonalize", **ORTHOGONAL),
     Entry("Orthogonalize", kwargs=dict(method="svd"), variant="svd", syncs=True, **ORTHOGONAL),
     Entry("Muon", lambda m: [tz.m.Split(is_matrix, m, tz.m.Adam()), tz.m.LR(0.05)], compiles=False, **ORTHOGONAL),

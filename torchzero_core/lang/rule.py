@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from . import ops
-from .graph import GRAD, LOSS, PARAM, WHERE, Dims, Kind, Number, Operand, Place, Storage, Trace, Value, as_dims
+from .graph import (
+    GRAD,
+    LOSS,
+    LOSS_WITH_GRADIENTS,
+    PARAM,
+    WHERE,
+    Dims,
+    Kind,
+    Number,
+    Operand,
+    Place,
+    Storage,
+    Trace,
+    Value,
+    as_dims,
+)
 from .number import as_it_is
 from .ops import is_number
+
+#: What :meth:`Context.noise` draws from.
+Distribution: TypeAlias = Literal["gaussian", "normal", "rademacher", "uniform", "sphere"]
 
 
 @dataclass(frozen=True)
@@ -327,6 +345,11 @@ class Context:
         return self.trace.load(LOSS, Kind.GLOBAL)
 
     @property
+    def loss_with_gradients(self) -> Value:
+        """The same; where it is not known yet, its evaluation computes the gradients too."""
+        return self.trace.load(LOSS_WITH_GRADIENTS, Kind.GLOBAL)
+
+    @property
     def step(self) -> Any:
         """The parameter's own step count, 1 at its first step."""
         self.trace.counted.add(self.rule)
@@ -345,9 +368,25 @@ class Context:
         """
         return self.trace.of_shape(fn)
 
+    def finfo(self, name: Literal["max", "eps", "tiny"]) -> Value:
+        """A number of each tensor that belongs to its dtype, as ``torch.finfo`` knows it.
+
+        Args:
+            name: "max" is the largest finite number, "eps" the spacing at 1, "tiny" the least normal number.
+        """
+        return self.trace.of_dtype(lambda dtype: float(getattr(torch.finfo(dtype), name)))
+
+    def full(self, x: Operand) -> Value:
+        """A number as one of each element; a value of each element as it is.
+
+        Args:
+            x: what every element is to be.
+        """
+        return self.trace.promote(x, Kind.ELEMENT)
+
     def child(self, name: str, u: Operand) -> Value:
         """The result of a child on ``u``; ``u`` itself where there is no such child."""
-        value = self.trace.promote(u, Kind.ELEMENT)
+        value = self.full(u)
         module = self.module.children.get(name)
         if module is None:
             return value
@@ -419,5 +458,19 @@ class Context:
             self.trace.uniform.add((self.rule, "seed"))
         return Value(self.trace, ops.RANDOM, numbers, kind, attr=Call(self.trace.key(), f"{distribution}_", self.rule))
 
+    def noise(self, distribution: Distribution) -> Value:
+        """Random values of mean 0 and variance 1 for each element, from the module's own generator.
 
-__all__ = ["WHERE", "Call", "Context", "Dims", "Ring", "Rule", "Slot", "Tracer", "Whole"]
+        Args:
+            distribution: "gaussian" or "normal"; "rademacher": ±1; "uniform": on [−√3, √3]; "sphere": uniformly on the
+                sphere of radius √n of the tensor's n elements.
+        """
+        if distribution == "rademacher":
+            return 2 * self.random("bernoulli", 0.5) - 1
+        if distribution == "uniform":
+            return self.random("uniform", -(3**0.5), 3**0.5)
+        normal = self.random("normal", 0.0, 1.0)
+        return normal * (normal.numel().sqrt() / normal.norm()) if distribution == "sphere" else normal
+
+
+__all__ = ["WHERE", "Call", "Context", "Dims", "Distribution", "Ring", "Rule", "Slot", "Tracer", "Whole"]

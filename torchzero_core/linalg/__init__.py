@@ -1,7 +1,8 @@
 """Linear algebra: tensors in, tensors out."""
 
-from .blocks import gram, merge_dims, multiply_along, split_blocks, unfold
+from .blocks import add_gram_, gram, merge_dims, multiply_along, split_blocks, unfold
 from .cg import CGResult, cg
+from .dct import dct, idct
 from .dense import hessian, jacobian, solve_symmetric
 from .eigen import eigenbasis, eigh, refresh_eigenbasis
 from .hvp import HVPMethod, hvp, hvp_autograd, hvp_central, hvp_forward
@@ -13,8 +14,10 @@ from .vector import at_least_float32, flatten, total_dot, unflatten, unflatten_a
 __all__ = [
     "CGResult",
     "HVPMethod",
+    "add_gram_",
     "at_least_float32",
     "cg",
+    "dct",
     "eigenbasis",
     "eigh",
     "flatten",
@@ -24,6 +27,7 @@ __all__ = [
     "hvp_autograd",
     "hvp_central",
     "hvp_forward",
+    "idct",
     "inverse_root",
     "jacobian",
     "merge_dims",

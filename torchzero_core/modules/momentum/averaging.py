@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core import Check, Context, Count, Slot, Target, Transform
-from ...lang import Operand, Value
+from ...lang import Operand, Value, median, middle
 
 #: Up to how many values a median is chosen by comparing pairs in one pass over memory.
 NETWORK_UP_TO = 16
@@ -131,7 +131,7 @@ class MedianAveraging(Transform):
         history = ctx.state.history
         values = [history[(place + k) % n] for k in range(1, int(n))]  # all places but the one that is written
         history[place] = u
-        return _middle(_sorted([*values, u]))
+        return median([*values, u])
 
 
 Medianveraging = MedianAveraging  #: a spelling of the reference
@@ -144,30 +144,5 @@ def _note_and_take_median(us: list[Tensor], place: float, known: float, history:
         ring[int(place)] = u
         ordered = torch.sort(ring[: int(known)], dim=0).values
         last = ordered[-1]  # NaN comes last, and then there is no median
-        medians.append(torch.where(last.isnan(), last, _middle(list(ordered))))
+        medians.append(torch.where(last.isnan(), last, middle(list(ordered))))
     return medians
-
-
-def _middle(ordered: list[Any]) -> Any:
-    """The median of ordered values or tensors."""
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else 0.5 * (ordered[half - 1] + ordered[half])
-
-
-def _sorted(values: list[Value]) -> list[Value]:
-    """Order values element by element, by Batcher's merge exchange (Knuth, TAOCP 3, 5.2.2 M)."""
-    values, n = list(values), len(values)
-    top = 1 << (n - 1).bit_length() >> 1
-    p = top
-    while p:
-        q, r, d = top, 0, p
-        while True:
-            for i in range(n - d):
-                if i & p == r:
-                    a, b = values[i], values[i + d]
-                    values[i], values[i + d] = a.minimum(b), a.maximum(b)
-            if q == p:
-                break
-            q, r, d = q >> 1, p, q - p
-        p >>= 1
-    return values
