@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import re
 
 import pytest
 import torch
@@ -565,8 +566,11 @@ def numbers():
     for family in FAMILIES:
         for name in importlib.import_module(f"torchzero_core.modules.{family}").__all__:
             for field in fields_of(getattr(m, name)).values():
-                kinds = str(field.hint)
-                if ("float" in kinds or "int" in kinds) and field.role is None and field.name not in UNBOUNDED:
+                if (
+                    re.search(r"\b(float|int)\b", str(field.hint))
+                    and field.role is None
+                    and field.name not in UNBOUNDED
+                ):
                     yield name, field
 
 

@@ -31,7 +31,7 @@ class StepSize(Transform):
         super().__init__({key: step_size})
 
     @property
-    def bounds(self) -> Mapping[str, tuple[float, float, str]]:  # type: ignore[override]
+    def ranges(self) -> Mapping[str, tuple[float, float, str]]:  # type: ignore[override]
         """The number is finite, whatever it is called."""
         return {self.key: (-math.inf, math.inf, "()")}
 
