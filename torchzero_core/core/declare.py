@@ -50,6 +50,14 @@ OpenFraction: TypeAlias = Annotated[float, Range(0, 1, "()")]
 Positive: TypeAlias = Annotated[float, Range(0, math.inf, "()")]
 #: In [0, inf).
 NonNegative: TypeAlias = Annotated[float, Range(0, math.inf, "[)")]
+#: Any number but an infinity.
+Finite: TypeAlias = Annotated[float, Range(-math.inf, math.inf, "()")]
+#: The order of a norm, in (0, inf].
+Order: TypeAlias = Annotated[float, Range(0, math.inf, "(]")]
+#: A whole number from 0 on.
+Natural: TypeAlias = Annotated[int, Range(0, math.inf, "[)")]
+#: Where a module's own random generator starts.
+Seed: TypeAlias = Annotated[int, Range(-(2**63), 2**64, "[)")]
 #: How many: a whole number from 1 on.
 Count: TypeAlias = Annotated[int, Range(1, math.inf, "[)")]
 
@@ -181,7 +189,7 @@ def declare(cls: Any, root: type) -> None:
             f"{cls.__name__} declares {', '.join(fields)}, but {base.__name__} has a hand-written __init__ that takes "
             f"no defaults to pass them on by; write {cls.__name__}.__init__ by hand too."
         )
-    cls.bounds = _merged(cls.bounds, {name: field.range for name, field in fields.items()})
+    cls.ranges = _merged(cls.ranges, {name: field.range for name, field in fields.items()})
     cls.checks = _merged(cls.checks, {name: field.check for name, field in fields.items()})
     cls.__init__ = _constructor(cls, base, fields)
     inherit_args(cls, _visible(fields))
@@ -245,7 +253,7 @@ def _resolve(cls: type, name: str, text: Any) -> Any:
     """An annotation where it is written; subclasses elsewhere need not import its names."""
     if not isinstance(text, str):
         return text
-    functions = [f for f in vars(cls).values() if isinstance(f, types.FunctionType)]
+    functions = [inspect.unwrap(f) for f in vars(cls).values() if isinstance(f, types.FunctionType)]
     space = functions[0].__globals__ if functions else vars(sys.modules[cls.__module__])
     try:
         return eval(text, dict(space), dict(vars(cls)))
