@@ -28,3 +28,14 @@ def same_params(module: Module, params: Sequence[Tensor]) -> bool:
     for s in states:
         s["epoch"] = epoch + 1
     return False
+
+
+def last_params(module: Module, params: Sequence[Tensor]) -> list[Tensor]:
+    """Those of some parameters that a module's last call was for.
+
+    Args:
+        module: a module that calls :func:`same_params`.
+        params: the parameters.
+    """
+    epoch = module.global_state.get("epoch")
+    return [] if epoch is None else [p for p in params if module.state[p].get("epoch") == epoch]
