@@ -134,10 +134,11 @@ class _Way:
         if not places:
             var.update, var.stop, var.skip_update = None, True, True
             return
-        grads = [self.first_grads.get(id(self.params[i])) for i in places]
+        known = [self.first_grads.get(id(self.params[i])) for i in places]
+        grads = [g for g in known if g is not None]
         start = [self.start[i] for i in places]
         var.params = var.part(places)
-        var.grad = None if None in grads else grads
+        var.grad = grads if len(grads) == len(known) else None
         var.update = list(torch._foreach_sub(start, var.params))
 
     def restore(self) -> None:
