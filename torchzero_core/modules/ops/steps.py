@@ -147,7 +147,11 @@ class _Way:
 
 
 def _finite(var: Var) -> bool:
-    return all(bool(torch.as_tensor(loss).isfinite()) for loss in (var.loss, var.loss_approx) if loss is not None)
+    """Whether what is known of the loss is finite, on all ranks."""
+    known = [torch.as_tensor(loss) for loss in (var.loss, var.loss_approx) if loss is not None]
+    if var.modular is not None:
+        known = [var.modular.distributed.mean_loss(loss) for loss in known]
+    return all(bool(loss.isfinite()) for loss in known)
 
 
 class Multistep(_Walk):
