@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from ..engine.params import Params
+from ..lang import Slot
+from .module import Module
+from .state import GLOBAL
 from .transform import Transform
 
 
@@ -49,6 +53,29 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
             state[key] = values
             continue
         state[param] = {name: _move(value, param, name) for name, value in values.items()}
+    before = dict(optimizer.state)
+    optimizer.state.clear()
+    optimizer.state.update(state)
+    optimizer.drop_params()
+    try:
+        _check_inside(optimizer.chain, optimizer.all_params, set(map(id, optimizer.all_params)))
+    except ValueError:
+        optimizer.state.clear()
+        optimizer.state.update(before)
+        optimizer.drop_params()
+        raise
+    _take_groups(own, groups)
+    first = optimizer.state.get(optimizer.all_params[0], {}) if optimizer.all_params else {}
+    optimizer.current_step = int(first.get("Modular.step", 0))
+    for module in optimizer.unrolled_modules:
+        module.generators.clear()
+    optimizer.drop_params()
+    for post in optimizer._optimizer_load_state_dict_post_hooks.values():
+        post(optimizer)
+
+
+def _take_groups(own: Sequence[dict[str, Any]], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Let the groups have what was saved of them."""
     for loaded, group in zip(groups, own, strict=True):
         names = group.get("param_names")
         values = {k: v for k, v in loaded.items() if k not in ("params", "param_names")}
@@ -57,15 +84,6 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
         group.update(values)
         if names is not None:
             group["param_names"] = names
-    optimizer.state.clear()
-    optimizer.state.update(state)
-    first = optimizer.state.get(optimizer.all_params[0], {}) if optimizer.all_params else {}
-    optimizer.current_step = int(first.get("Modular.step", 0))
-    for module in optimizer.unrolled_modules:
-        module.generators.clear()
-    optimizer.drop_params()
-    for post in optimizer._optimizer_load_state_dict_post_hooks.values():
-        post(optimizer)
 
 
 def _check_chain(optimizer: Any, saved: str | None, state: Mapping[Any, Any]) -> None:
@@ -97,27 +115,80 @@ def _check_chain(optimizer: Any, saved: str | None, state: Mapping[Any, Any]) ->
 
 
 def _check_shapes(optimizer: Any, index: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
-    """Declared state has a shape that is known; compiled code would read a shorter one out of bounds."""
-    slots = {
-        module.prefix + name: slot
-        for module in optimizer.unrolled_modules
-        if isinstance(module, Transform)
-        for name, slot in module.slots.items()
-    }
+    """Declared state is as declared; compiled code would read a shorter one out of bounds."""
+    rules = [module for module in optimizer.unrolled_modules if isinstance(module, Transform)]
+    slots = {rule.prefix + name: slot for rule in rules for name, slot in rule.slots.items()}
+    shared = {f"{rule.prefix}{GLOBAL}{name}" for rule in rules for name in rule.slots}
+    prefixes = ["Modular.", *(module.prefix for module in optimizer.unrolled_modules)]
+    counts = {f"{p}{scope}{n}" for p in prefixes for scope in ("", GLOBAL) for n in ("step", "epoch", "members")}
     for key, values in state.items():
         param = index.get(key)
         if param is None:
             continue
         for name, value in values.items():
-            slot = slots.get(name)
-            if slot is None or is_lazy(param):  # the first step looks
-                continue
-            places = len(value) if slot.history is not None and isinstance(value, Tensor) and value.ndim else 0
-            if not isinstance(value, Tensor) or tuple(value.shape) != slot.shape_for(param, places):
-                raise ValueError(
-                    f"The state {name!r} has shape {tuple(getattr(value, 'shape', ()))}, its parameter here "
-                    f"{tuple(param.shape)}: the state dict belongs to another model."
-                )
+            here = name.rsplit("/", 1)[-1]  # that of a stand-in is looked at again when its shape is known
+            if here in counts and here not in slots:
+                if not (isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)):
+                    raise ValueError(f"The state {name!r} is a count and not {value!r}: the state dict is damaged.")
+            elif here in shared:
+                if not isinstance(value, Tensor) or value.numel() != 1:
+                    raise ValueError(f"The state {name!r} is no tensor with one element: the state dict is damaged.")
+            elif here in slots:
+                _check_state(
+                    name, slots[here], value, None if here != name or is_lazy(param) else param
+                )  # the first step looks
+
+
+def _check_state(name: str, slot: Slot, value: Any, param: Tensor | None) -> None:
+    """Refuse a state that is not as declared.
+
+    Args:
+        name: of the state.
+        slot: its declaration.
+        value: what was loaded.
+        param: its parameter; None where that is not known yet.
+
+    Raises:
+        ValueError: naming the state.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"The state {name!r} is no tensor but {value!r}: the state dict is damaged.")
+    if param is None:
+        return
+    if value.is_complex() and not param.is_complex():
+        raise ValueError(f"The state {name!r} is complex and its parameter is not: the state dict is damaged.")
+    places = len(value) if slot.history is not None and value.ndim else 0
+    if tuple(value.shape) != slot.shape_for(param, places):
+        raise ValueError(
+            f"The state {name!r} has shape {tuple(value.shape)}, its parameter here {tuple(param.shape)}: the state "
+            "dict belongs to another model."
+        )
+
+
+def _check_inside(module: Module, params: Params, real: set[int]) -> None:
+    """Refuse declared state of stand-ins that is not as declared.
+
+    Args:
+        module: the module; what is inside it is looked at too.
+        params: what it works on.
+        real: the parameters of the optimizer, which have been looked at.
+
+    Raises:
+        ValueError: naming the state.
+    """
+    if isinstance(module, Transform):
+        for param in params:
+            if id(param) not in real:
+                store, prefix = module.locate(param)
+                for name, slot in module.slots.items():
+                    if prefix + name in store:
+                        _check_state(prefix + name, slot, store[prefix + name], param)
+    try:
+        inner = module.inner_params(params)
+    except Exception as error:
+        raise ValueError(f"The state of {module.path} cannot be used ({error}): the state dict is damaged.") from error
+    for child in module.children.values():
+        _check_inside(child, inner, real)
 
 
 def _move(value: Any, param: Tensor, name: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import dataclass_transform
 
+from ..engine.params import Params
 from .declare import Check, Field, Role, declare, per_group
 from .home import Home
 from .overrides import Overrides
@@ -128,6 +129,14 @@ class Module:
             self.children[name] = child
         else:
             home.adopt(child, self, name)
+
+    def inner_params(self, params: Params) -> Params:
+        """The tensors that the modules inside this one work on: its own unless overridden.
+
+        Args:
+            params: those that this module works on.
+        """
+        return params
 
     def set_param_groups(self, groups: Iterable[Mapping[str, Any]]) -> None:
         """Override settings of this module for some parameters; stronger than the optimizer's own groups.

@@ -20,8 +20,8 @@ class Dropout(Transform):
     Args:
         p: with which probability an element becomes 0, in [0, 1).
         graft: give what is left the norm of the whole, tensor by tensor, instead of dividing by 1 − p.
-        target: what elements are dropped of.
         seed: for the random numbers; None draws one from torch's generator.
+        target: what elements are dropped of.
 
     Reference:
         Lin et al., "Learning Rate Dropout", 2019, arXiv:1912.00144.
@@ -37,8 +37,8 @@ class Dropout(Transform):
 
     p: Beta = 0.5
     graft: bool = False
-    target: Target = "update"
     seed: int | None = None
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings
