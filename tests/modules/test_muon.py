@@ -257,3 +257,14 @@ def test_products_are_written_to_contiguous_memory(shape, monkeypatch):
     monkeypatch.setattr(torch, "baddbmm", recorded)
     newton_schulz(noise(*shape), dtype=torch.bfloat16)
     assert len(written) == 10 and all(out.is_contiguous() for out in written)
+
+
+def test_names_come_from_a_model_that_is_known_later():
+    """As in Lightning, which gives an optimizer the bare parameters."""
+    model = network()
+    split = recipe(names={"2.weight": False})
+    optimizer = tz.Modular(model.parameters(), split)
+    optimizer.model = model
+    assert split.choice()["true"] == ["1.weight", "3.weight"]
+    optimizer = tz.Modular(model.parameters(), m.Split(lambda p: p.ndim > 1, m.Sign(), None))
+    assert "true: shape (9, 4), shape (4, 4)" in repr(optimizer)
