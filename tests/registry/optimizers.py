@@ -5,6 +5,22 @@ from __future__ import annotations
 import torchzero_core as tz
 from tests.registry.entry import ALL, KRONECKER, ORTHOGONAL, PRECONDITIONER, RPROP, SOAP, Entry, is_matrix, then_lr
 
+#: Factors that follow signs.
+STEP_SIZES = dict(alternatives=dict(nplus=1.1))
+#: The diagonal of the Hessian from random products.
+SOPHIA = dict(
+    closure=True,
+    together=True,
+    compiles=False,
+    syncs=True,
+    repeatable=False,
+    float32=None,  # other numbers are drawn for another dtype
+    ulps=1e8,  # differences of gradients over a short distance
+    refused=frozenset({"hvp_method", "fd_h", "n_samples", "seed"}),
+    alternatives=dict(seed=1),
+    coarse=dict(fd_h=0.1),
+)
+
 ENTRIES: list[Entry] = [
     Entry("Adam", then_lr(0.1), elementwise=True, rosenbrock=(600, 1)),
     Entry("Adam", then_lr(0.1), dict(amsgrad=True, pow=3), variant="amsgrad", elementwise=True),
@@ -81,4 +97,42 @@ ENTRIES: list[Entry] = [
     Entry("Orthogonalize", **ORTHOGONAL),
     Entry("Orthogonalize", kwargs=dict(method="svd"), variant="svd", syncs=True, **ORTHOGONAL),
     Entry("Muon", lambda m: [tz.m.Split(is_matrix, m, tz.m.Adam()), tz.m.LR(0.05)], compiles=False, **ORTHOGONAL),
+    Entry("Adamax", then_lr(0.1), elementwise=True, rosenbrock=(600, 6)),
+    Entry("NAdam", then_lr(0.1), elementwise=True, rosenbrock=(600, 1)),
+    Entry("RAdam", then_lr(0.1), dict(beta2=0.99), elementwise=True),
+    Entry("Adadelta", then_lr(1.0), dict(eps=1e-2), elementwise=True),
+    Entry("ASGD", lambda m: [m], dict(lr=0.1, t0=2.0, lambd=0.01), elementwise=True),
+    Entry("Adafactor", lambda m: [m], dict(lr=0.5), alternatives=dict(d=2.0)),
+    Entry("BacktrackOnSignChange", then_lr(0.1), elementwise=True),
+    Entry(
+        "BacktrackOnSignChange",
+        lambda m: [tz.m.EMA(0.5), m, tz.m.LR(0.1)],
+        dict(use_grad=True, backtrack=False),
+        variant="grad",
+        elementwise=True,
+    ),
+    Entry("ScaleLRBySignChange", then_lr(0.05), elementwise=True, **STEP_SIZES),
+    Entry(
+        "ScaleLRBySignChange",
+        lambda m: [tz.m.EMA(0.5), m, tz.m.LR(0.05)],
+        dict(use_grad=True),
+        variant="grad",
+        elementwise=True,
+        **STEP_SIZES,
+    ),
+    Entry(
+        "SignConsistencyLRs",
+        lambda m: [tz.m.Mul(m), tz.m.LR(0.05)],
+        elementwise=True,
+        **STEP_SIZES,
+    ),
+    Entry("SignConsistencyMask", lambda m: [tz.m.Mul(m), tz.m.LR(0.1)], elementwise=True),
+    Entry("SophiaH", then_lr(0.1), dict(clip=2.0, update_freq=3), **SOPHIA),
+    Entry(
+        "SophiaH",
+        then_lr(0.1),
+        lambda: dict(hvp_method="forward", n_samples=2, seed=0, inner=tz.m.HeavyBall(0.5)),
+        variant="forward",
+        **SOPHIA,
+    ),
 ]

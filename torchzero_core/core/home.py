@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,6 +71,12 @@ class Home(EngineHome, Protocol):
 
     def guard_params(self, params: list[Tensor]) -> None:
         """Copy parameters that are about to be moved in the middle of a step."""
+
+    def replace_grads(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+        """Put other gradients into ``p.grad``, until the closure is called again or the step ends."""
+
+    def return_grads(self) -> None:
+        """Put the user's gradients back."""
 
     def adopt(self, child: Any, parent: Any, name: str) -> None:
         """Make a module and its children part of this optimizer."""

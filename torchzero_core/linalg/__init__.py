@@ -2,31 +2,42 @@
 
 from .blocks import add_gram_, gram, merge_dims, multiply_along, split_blocks, unfold
 from .cg import CGResult, cg
+from .dct import dct, idct
+from .dense import hessian, jacobian, solve_symmetric
 from .eigen import eigenbasis, eigh, refresh_eigenbasis
-from .hvp import hvp_autograd, hvp_central, hvp_forward
+from .hvp import HVPMethod, hvp, hvp_autograd, hvp_central, hvp_forward
+from .nystrom import nystrom
 from .orthogonalize import newton_schulz, newton_schulz_dtype, polar
 from .roots import inverse_root
 from .vector import at_least_float32, flatten, total_dot, unflatten, unflatten_as
 
 __all__ = [
     "CGResult",
+    "HVPMethod",
     "add_gram_",
     "at_least_float32",
     "cg",
+    "dct",
     "eigenbasis",
     "eigh",
     "flatten",
     "gram",
+    "hessian",
+    "hvp",
     "hvp_autograd",
     "hvp_central",
     "hvp_forward",
+    "idct",
     "inverse_root",
+    "jacobian",
     "merge_dims",
     "multiply_along",
     "newton_schulz",
     "newton_schulz_dtype",
+    "nystrom",
     "polar",
     "refresh_eigenbasis",
+    "solve_symmetric",
     "split_blocks",
     "total_dot",
     "unflatten",
