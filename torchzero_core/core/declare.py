@@ -49,6 +49,14 @@ OpenFraction: TypeAlias = Annotated[float, Range(0, 1, "()")]
 Positive: TypeAlias = Annotated[float, Range(0, math.inf, "()")]
 #: In [0, inf).
 NonNegative: TypeAlias = Annotated[float, Range(0, math.inf, "[)")]
+#: Any number but an infinity.
+Finite: TypeAlias = Annotated[float, Range(-math.inf, math.inf, "()")]
+#: The order of a norm, in (0, inf].
+Order: TypeAlias = Annotated[float, Range(0, math.inf, "(]")]
+#: A whole number from 0 on.
+Natural: TypeAlias = Annotated[int, Range(0, math.inf, "[)")]
+#: Where a module's own random generator starts.
+Seed: TypeAlias = Annotated[int, Range(-(2**63), 2**64, "[)")]
 #: How many: a whole number from 1 on.
 Count: TypeAlias = Annotated[int, Range(1, math.inf, "[)")]
 

@@ -16,7 +16,7 @@ from .overrides import Overrides
 from .route import Routes, only_rules, run_stages
 from .settings import Settings
 from .state import GLOBAL, ScopedState, StateOf
-from .validate import validate
+from .validate import settled, validate
 from .var import Var
 
 
@@ -84,6 +84,7 @@ class Module:
         self.state = StateOf(self)
         self.settings = Settings(self)
         validate(self, self.defaults, f"{type(self).__name__}(")
+        self.defaults = settled(type(self), self.defaults)
 
     # -- what a module does ------------------------------------------------------------------------------------------
     def step(self, var: Var) -> Var:
@@ -134,10 +135,15 @@ class Module:
             groups: dicts with ``"params"`` and settings of this module.
 
         Raises:
-            ValueError: a group has a setting that this module does not have, or a value out of range.
+            ValueError: a group without parameters, a setting that this module does not have, a value out of range.
         """
         overrides = []
         for group in groups:
+            if not isinstance(group, Mapping) or "params" not in group:
+                raise ValueError(
+                    f"A group of {self.path}.set_param_groups is a dict with 'params' and settings of this module, "
+                    f"not {group!r}."
+                )
             values = {k: v for k, v in group.items() if k != "params"}
             unknown = [k for k in values if k not in self.defaults]
             if unknown:
@@ -145,7 +151,7 @@ class Module:
                 raise ValueError(f"{self.path} has no setting {unknown[0]!r}; it has {known}.")
             validate(self, values, f"a parameter group of {self.path}: ")
             params = group["params"]
-            overrides.append(([params] if isinstance(params, Tensor) else list(params), values))
+            overrides.append(([params] if isinstance(params, Tensor) else list(params), settled(type(self), values)))
         self.overrides = Overrides(overrides)
         self.settings.forget()
         home = self.home

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Context, Target, Transform
+from ...core import Context, Natural, Target, Transform
 from ...lang import Operand, Value
 from .slices import OwnDim, dims_of, large_enough
 
@@ -32,7 +32,7 @@ class Centralize(Transform):
 
     dim: OwnDim = None
     inverse_dims: bool = False
-    min_size: int = 2
+    min_size: Natural = 2
     target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ...core import Beta, Context, NonNegative, Slot, Transform
+from ...core import Beta, Context, NonNegative, Order, Positive, Slot, Transform
 from ...lang import Operand, Value
 
 
@@ -12,10 +12,10 @@ class _ByEMA(Transform):
     """What the two share: the average and its limited norm N."""
 
     beta: Beta = 0.99
-    ord: float = 2
+    ord: Order = 2
     eps: NonNegative = 1e-6
     tensorwise: bool = True
-    max_ema_growth: float | None = 1.5
+    max_ema_growth: Positive | None = 1.5
     ema_init: Literal["zeros", "update"] = "zeros"
     ema = Slot()
     prev_ema_norm = Slot(scalar=True)

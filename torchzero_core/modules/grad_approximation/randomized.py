@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Beta, Count, Positive, Var
+from ...core import Beta, Count, Positive, Seed, Var
 from ...core.evaluate import uniform_settings
 from .base import ApproximationTarget, GradApproximator
 from .directions import Directions, Distribution, Kept, Seeded, draw_
@@ -57,7 +57,7 @@ class RandomizedFDM(GradApproximator):
     beta: Beta = 0
     pre_generate: bool = True
     target: ApproximationTarget = "closure"
-    seed: int | None = None
+    seed: Seed | None = None
     #: Whether directions are drawn again from their seeds instead of being held.
     regenerates = False
 

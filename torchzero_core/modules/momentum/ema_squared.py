@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Beta, Context, Slot, Target, Transform
+from ...core import Beta, Context, Positive, Slot, Target, Transform
 from ...lang import Value
 
 
@@ -42,7 +42,7 @@ class EMASquared(_AverageOfPowers):
         -8.0
     """
 
-    pow: float = 2
+    pow: Positive = 2
     target: Target = "update"
 
 
@@ -68,7 +68,7 @@ class SqrtEMASquared(_AverageOfPowers):
     """
 
     debiased: bool = False
-    pow: float = 2
+    pow: Positive = 2
     target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...core import Context, Input
+from ...core import Context, Finite, Input
 from ...lang import Operand, Value
 from .base import BinaryOperation
 
@@ -26,7 +26,7 @@ class Add(BinaryOperation):
     """
 
     other: Input
-    alpha: float = 1
+    alpha: Finite = 1
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         alpha = ctx.settings.alpha
@@ -50,7 +50,7 @@ class Sub(BinaryOperation):
     """
 
     other: Input
-    alpha: float = 1
+    alpha: Finite = 1
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         alpha = ctx.settings.alpha

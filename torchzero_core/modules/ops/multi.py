@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...core import Context, Input, Modules, NonNegative, Passed
+from ...core import Context, Finite, Input, Modules, NonNegative, Order, Passed
 from ...lang import Operand, Value
 from .base import MultiOperation, ReduceOperation
 
@@ -60,9 +60,9 @@ class GraftModules(MultiOperation):
     direction: Passed[Modules]
     magnitude: Passed[Modules]
     tensorwise: bool = True
-    ord: float = 2
+    ord: Order = 2
     eps: NonNegative = 1e-6
-    strength: float = 1
+    strength: Finite = 1
 
     def transform(self, ctx: Context, direction: Value, magnitude: Value) -> Operand:  # type: ignore[override]
         h = ctx.settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Beta, Context, NonNegative, Slot, Transform
+from ...core import Beta, Context, Finite, NonNegative, Positive, Slot, Transform
 from ...lang import Value
 
 
@@ -41,8 +41,8 @@ class Adam(Transform):
     beta2: Beta = 0.999
     eps: NonNegative = 1e-8
     amsgrad: bool = False
-    alpha: float = 1.0
-    pow: float = 2
+    alpha: Finite = 1.0
+    pow: Positive = 2
     debiased: bool = True
     exp_avg = Slot()
     exp_avg_sq = Slot()

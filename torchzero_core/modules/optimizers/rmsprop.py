@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ...core import Child, Context, Fraction, NonNegative, Slot, Transform
+from ...core import Child, Context, Fraction, NonNegative, Positive, Slot, Transform
 from ...lang import Value
 
 
@@ -45,7 +45,7 @@ class RMSprop(Transform):
     centered: bool = False
     debiased: bool = False
     amsgrad: bool = False
-    pow: float = 2
+    pow: Positive = 2
     init: Literal["zeros", "update"] = "update"
     inner: Child | None = None
     exp_avg_sq = Slot()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Context, Target, Transform
+from ...core import Context, NonNegative, Order, Target, Transform
 from ...lang import Operand, Value
 
 
@@ -28,8 +28,8 @@ class WeightDecay(Transform):
         0.8
     """
 
-    weight_decay: float
-    ord: float = 2
+    weight_decay: NonNegative
+    ord: Order = 2
     target: Target = "update"
     kernel = "weight_decay"
 
