@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeAlias
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import dataclass_transform
 
-from .declare import Check, Field, Role, declare, per_group
+from .declare import Check, Field, Range, Role, declare, per_group
 from .home import Home
 from .overrides import Overrides
 from .route import Routes, only_rules, run_stages
@@ -324,4 +325,4 @@ Modules: TypeAlias = Module | Sequence[Module]
 #: ``inner: Child | None = None`` declares a child that may be absent, ``modules: Child`` one that must be given.
 Child: TypeAlias = Annotated[Modules, Role.CHILD]
 #: ``other: Input`` declares an operand: a number, which is a setting, or a module, which is a child.
-Input: TypeAlias = Annotated[Modules | float, Role.PASSED]
+Input: TypeAlias = Annotated[Modules | float, Range(-math.inf, math.inf, "()"), Role.PASSED]

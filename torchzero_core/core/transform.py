@@ -63,7 +63,7 @@ class Transform(Module):
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, target: Target = "update") -> None:
         if target not in TARGETS:
-            raise ValueError(f"target={target!r} is not one of {', '.join(map(repr, TARGETS))}.")
+            raise ValueError(f"{type(self).__name__}: target={target!r} is not one of {', '.join(map(repr, TARGETS))}.")
         self.target: Target = target
         super().__init__(defaults)
 

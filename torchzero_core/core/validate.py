@@ -62,7 +62,8 @@ def validate(module: Checked, values: Mapping[str, Any], where: str, beside: Map
         elif name in bounds:
             check_range(name, value, Range(*bounds[name]), where)
         elif _numeric(hints[name]) if name in hints else isinstance(value, (int, float)):
-            check_range(name, value, ANY_NUMBER, where)
+            whole = name in hints and float not in kinds_of(hints[name])
+            check_range(name, value, ANY_WHOLE if whole else ANY_NUMBER, where)
     module.check_settings({**module.defaults, **settled(type(module), {**values, **(beside or {})})})
 
 
@@ -131,7 +132,7 @@ def check_kind(name: str, value: Any, hint: Any, where: str) -> None:
         if value.numel() != 1 or value.is_complex():
             shape = "a complex one" if value.is_complex() else f"of shape {tuple(value.shape)}"
             raise ValueError(f"{where}{name} must be a number or a tensor with one element, not {shape}.")
-        fits = bool({float, bool} & set(kinds)) or _whole(value)
+        fits = bool({float, bool} & set(kinds)) or (int in kinds and _whole(value))
     elif isinstance(value, (int, float)):
         fits = float in kinds or (bool in kinds and value in (0, 1)) or (int in kinds and _whole(value))
     else:
@@ -201,7 +202,7 @@ def check_range(name: str, value: Any, allowed: Range, where: str) -> None:
     Raises:
         ValueError: naming the setting, its value and the range.
     """
-    if isinstance(value, bool) and allowed is not ANY_NUMBER:
+    if isinstance(value, bool) and allowed not in (ANY_NUMBER, ANY_WHOLE):
         raise ValueError(f"{_assigned(where, name, repr(value))} must be a number.")
     if not isinstance(value, (int, float, Tensor)):
         return
@@ -219,6 +220,8 @@ def _assigned(where: str, name: str, value: str) -> str:
 
 #: What is said of no range: NaN is in none.
 ANY_NUMBER = Range(-math.inf, math.inf)
+#: An infinity is no whole number.
+ANY_WHOLE = Range(-math.inf, math.inf, "()")
 #: The range of the learning rate that every parameter group has.
 LR_RANGE = Range(0, math.inf, "[)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ...core import Context, Finite, Input
@@ -94,6 +95,10 @@ class Div(BinaryOperation):
     """
 
     other: Input
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        if settings.get("other") == 0:
+            raise ValueError("Div(other=0): a division by zero.")
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         return update / other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ...core import Context, Finite, Input, Modules, NonNegative, Order, Passed
@@ -27,6 +28,10 @@ class DivModules(MultiOperation):
 
     input: Input
     other: Input
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        if settings.get("other") == 0:
+            raise ValueError("DivModules(other=0): a division by zero.")
 
     def transform(self, ctx: Context, input: Any, other: Any) -> Operand:  # type: ignore[override]
         return input / other

@@ -80,8 +80,11 @@ class FullMatrixAdagrad(Preconditioner):
             eps=eps,
             stagger=stagger,
         )
-        _weights(settings)
         super().__init__(settings, inner)
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        super().check_settings(settings)
+        _weights(settings)
 
     def sizes(self, shape: Sequence[int], settings: Mapping[str, Any]) -> list[int]:
         return [math.prod(shape)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from ...core import Context, NonNegative, OpenFraction, Positive, Range, Slot, Transform
 from ...lang import Value
@@ -53,6 +54,10 @@ class Rprop(Transform):
     prev = Slot()
     allowed = Slot(init=1.0, mask=True)
     magnitudes = Slot(init="alpha")
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        if settings["lb"] > settings["ub"]:
+            raise ValueError(f"Rprop(lb={settings['lb']}, ub={settings['ub']}): lb must not be larger than ub.")
 
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings

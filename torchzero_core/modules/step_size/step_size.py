@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from ...core import Context, Transform
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ...core import Context, Range, Transform
+from ...core.validate import check_kind, check_range
 from ...lang import Operand, Value
 
 
@@ -24,8 +29,14 @@ class StepSize(Transform):
     """
 
     def __init__(self, step_size: float, key: str = "step_size") -> None:
-        super().__init__({key: step_size})
+        if not isinstance(key, str) or not key.isidentifier():
+            raise ValueError(f"StepSize(key={key!r}) must be a name, which parameter groups then have as a key.")
         self.key = key
+        super().__init__({key: step_size})
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        check_kind(self.key, settings[self.key], float, "StepSize: ")
+        check_range(self.key, settings[self.key], Range(-math.inf, math.inf, "()"), "StepSize: ")
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         return getattr(ctx.settings, self.key) * u

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ...core import Context, NonNegative, Order, Target, Transform
+import math
+from typing import Annotated
+
+from ...core import Context, NonNegative, Range, Target, Transform
 from ...lang import Operand, Value
 
 
@@ -29,7 +32,7 @@ class WeightDecay(Transform):
     """
 
     weight_decay: NonNegative
-    ord: Order = 2
+    ord: Annotated[float, Range(1, math.inf, "[)")] = 2
     target: Target = "update"
     kernel = "weight_decay"
 
