@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from ..distributed import copy_all
 from ..engine import Segment
-from ..lang import Context, Operand, Slot, Value
-from .declare import Role
+from ..lang import Context, Operand, Slot, Value, near
+from .declare import Role, fields_of
 from .module import Module
 from .var import Var
 
@@ -92,6 +93,22 @@ class Transform(Module):
         Args:
             params: the parameters.
         """
+
+    def check_child(self, name: str) -> None:
+        """Refuse a name that no child of the module can have.
+
+        Where the constructor is written by hand it may leave children out, so only what looks misspelt is refused.
+
+        Args:
+            name: of a child that is not there.
+
+        Raises:
+            AttributeError: naming the child that may have been meant.
+        """
+        fields = fields_of(type(self))
+        known = [*self.children, *(n for n, field in fields.items() if field.role in (Role.CHILD, Role.PASSED))]
+        if name not in known and (fields or difflib.get_close_matches(name, known, 1)):
+            raise AttributeError(f"{type(self).__name__} has no child {name!r}{near(name, known)}")
 
     def apply_rule(self, var: Var, tensors: list[Tensor], *, writable: bool = False) -> list[Tensor]:
         """Run the rule alone on given tensors.
