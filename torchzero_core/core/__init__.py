@@ -2,7 +2,7 @@
 
 from ..distributed import Reductions
 from ..engine.params import Params
-from ..lang import Context, Slot
+from ..lang import Context, Slot, Value
 from .declare import (
     Beta,
     Check,
@@ -52,6 +52,7 @@ __all__ = [
     "StepInfo",
     "Target",
     "Transform",
+    "Value",
     "Var",
     "per_group",
 ]

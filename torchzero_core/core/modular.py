@@ -17,6 +17,7 @@ from . import checkpoint, show
 from .closure import Closure, CountedClosure, Evaluations
 from .groups import check_new_group, checked_params, default_values
 from .home import StepInfo
+from .mistakes import check_closure, check_params, explained
 from .module import Chain, Module, Modules, as_module
 from .module_home import ModuleHome
 from .naming import adopt, check_free, release
@@ -66,6 +67,7 @@ class Modular(ModuleHome, Optimizer):
     #: Called with the optimizer and the closure where the chain evaluates the loss itself; they may refuse the closure.
     closure_guards: ClassVar[list[Callable[[Modular, Closure], None]]] = []
 
+    @explained
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]] | nn.Module,
@@ -73,6 +75,7 @@ class Modular(ModuleHome, Optimizer):
         compile: bool = False,
         deterministic: bool = False,
     ) -> None:
+        check_params(params)
         if not modules:
             raise ValueError(
                 "Modular needs at least one module, for example tz.Modular(params, tz.m.Adam(), tz.m.LR(1e-3))."
@@ -90,11 +93,12 @@ class Modular(ModuleHome, Optimizer):
         try:
             adopt(self, self.chain)
             defaults, self.lr_scales_update = default_values(self.unrolled_modules)
-            if isinstance(params, Tensor):
-                raise TypeError("params must be an iterable of tensors or groups, not one tensor; put it in a list.")
             given: list[Any] = list(params.named_parameters() if isinstance(params, nn.Module) else params)
             if not given:
-                raise ValueError("Modular got an empty list of parameters.")
+                raise ValueError(
+                    "Modular got an empty list of parameters (a generator, such as model.parameters(), can be used "
+                    "only once)."
+                )
             super().__init__(given, defaults)
         except BaseException:
             release(self.chain)  # a failed construction must not keep the modules
@@ -169,6 +173,7 @@ class Modular(ModuleHome, Optimizer):
             if whole.needy is None:
                 var.take_grads()
         else:
+            check_closure(closure)
             for guard in self.closure_guards if whole.needy is not None else ():
                 guard(self, closure)
             params = params.part([p for p in params if p.requires_grad])

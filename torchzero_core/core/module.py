@@ -13,6 +13,7 @@ from typing_extensions import dataclass_transform
 
 from .declare import Check, Field, Range, Role, declare, per_group
 from .home import Home
+from .mistakes import no_module, shown
 from .overrides import Overrides
 from .route import Routes, only_rules, run_stages
 from .settings import Settings
@@ -314,11 +315,16 @@ def as_module(module: Modules, where: str = "") -> Module:
         TypeError: something that is neither, with the place where it stands.
     """
     if isinstance(module, Module):
+        if "children" not in vars(module):
+            name = type(module).__name__
+            raise TypeError(
+                f"{name}.__init__ does not call super().__init__(...), which a constructor written by hand has to do "
+                "first, with the settings: super().__init__(dict(beta=beta))."
+            )
         return module
     if isinstance(module, (list, tuple)) and module and all(isinstance(m, Module) for m in module):
         return module[0] if len(module) == 1 else Chain(*module)
-    hint = f" Did you mean {module.__name__}()?" if isinstance(module, type) and issubclass(module, Module) else ""
-    raise TypeError(f"{where or 'A chain'} takes a module or a list of modules, not {module!r}.{hint}")
+    raise TypeError(f"{where or 'A chain'} takes a module or a list of modules, not {shown(module)}.{no_module(module)}")
 
 
 Modules: TypeAlias = Module | Sequence[Module]

@@ -107,7 +107,8 @@ class Transform(Module):
         """
         fields = fields_of(type(self))
         known = [*self.children, *(n for n, field in fields.items() if field.role in (Role.CHILD, Role.PASSED))]
-        if name not in known and (fields or difflib.get_close_matches(name, known, 1)):
+        made_here = fields or type(self).__init__ is Transform.__init__  # so all that it can have are known
+        if name not in known and (made_here or difflib.get_close_matches(name, known, 1)):
             raise AttributeError(f"{type(self).__name__} has no child {name!r}{near(name, known)}")
 
     def apply_rule(self, var: Var, tensors: list[Tensor], *, writable: bool = False) -> list[Tensor]:
