@@ -192,11 +192,14 @@ class Modular(ModuleHome, Optimizer):
         ``{"state": {index: {name: value}}, "param_groups": [...]}``; names are those of the modules.
         """
         out = super().state_dict()
-        out["param_groups"][0]["chain"] = checkpoint.signature(self)
+        out["param_groups"][0].update(chain=checkpoint.signature(self), settings=checkpoint.settings_of(self))
         return out
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a state. Parameters are left alone; each state tensor keeps its dtype and moves to its parameter.
+
+        All settings come from the state, those of the groups and what the modules were constructed with, as in torch;
+        a warning says which of the latter are others here.
 
         Raises:
             ValueError: the state of another chain or of other groups; the message shows the difference.
