@@ -3,11 +3,12 @@
 from typing import Any as _Any
 
 from . import modules as m
-from .core import Chain, Context, Modular, Module, Reductions, Slot, StepInfo, Transform, Value, Var
+from .core import Advice, Chain, Context, Modular, Module, Reductions, Slot, StepInfo, Transform, Value, Var
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
     "Chain",
     "Context",
     "Modular",

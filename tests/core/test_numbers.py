@@ -104,7 +104,9 @@ def test_a_tensor_scheduled_in_place_is_followed():
         before = p.detach().clone()
         p.grad = torch.ones_like(p)
         optimizer.step()
-        assert torch.equal(before - p.detach(), torch.full_like(p, lr)) or torch.allclose(before - p.detach(), p * 0 + lr)
+        assert torch.equal(before - p.detach(), torch.full_like(p, lr)) or torch.allclose(
+            before - p.detach(), p * 0 + lr
+        )
     optimizer.param_groups[0]["lr"].fill_(-1)
     with pytest.raises(ValueError, match="lr=-1 is out of range"):
         optimizer.step()

@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 from ..distributed import Reductions
 from ..engine.params import Params
 from . import checkpoint, show
+from .advice import advise, order
 from .closure import Closure, CountedClosure, Evaluations
 from .groups import check_new_group, checked_params, default_values
 from .home import StepInfo
@@ -43,6 +44,7 @@ class Modular(ModuleHome, Optimizer):
         deterministic: the closure is the same function of the parameters at every step (all of the data, no dropout),
             so loss and gradients at the point where a step ended serve as the start of the next one. It saves a line
             search one evaluation a step, and keeps two copies of parameters and gradients.
+        advice: warn of an order of modules that makes one of them useless, and of a chain without a learning rate.
 
     Attributes:
         model: the model, where one was given.
@@ -74,6 +76,7 @@ class Modular(ModuleHome, Optimizer):
         *modules: Modules,
         compile: bool = False,
         deterministic: bool = False,
+        advice: bool = True,
     ) -> None:
         check_params(params)
         if not modules:
@@ -81,7 +84,7 @@ class Modular(ModuleHome, Optimizer):
                 "Modular needs at least one module, for example tz.Modular(params, tz.m.Adam(), tz.m.LR(1e-3))."
             )
         self.model: nn.Module | None = params if isinstance(params, nn.Module) else None
-        self.compile, self.deterministic = compile, deterministic
+        self.compile, self.deterministic, self.advice = compile, deterministic, advice
         self.last_step = StepInfo()
         self.distributed = Reductions()
         self.modules: tuple[Module, ...] = tuple(as_module(m, "Modular") for m in modules)
@@ -104,6 +107,8 @@ class Modular(ModuleHome, Optimizer):
             release(self.chain)  # a failed construction must not keep the modules
             raise
         self.current_step = 0
+        if advice:
+            advise(order(self.modules))
 
     # -- structure ---------------------------------------------------------------------------------------------------
     @property
@@ -219,6 +224,7 @@ class Modular(ModuleHome, Optimizer):
             "model": self.model,
             "compile": self.compile,
             "deterministic": self.deterministic,
+            "advice": self.advice,
             "modules": self.modules,
             "chain": self.chain,
             "lr_scales_update": self.lr_scales_update,

@@ -64,6 +64,13 @@ class Module:
     needs_gradient: ClassVar[bool] = True
     #: Whether the engine can trace it.
     is_rule: ClassVar[bool] = False
+    #: Whether it is a list of modules.
+    is_chain: ClassVar[bool] = False
+    #: What it does to the size of the update, which advice about the order of modules goes by: "factor" multiplies it
+    #: by a number, "adds" adds to it, "unit" makes it about 1 in every element, "own" makes it another one that does not depend on the
+    #: size before, "limit" only limits it, "keeps" leaves it about as it is, "same" leaves the update as it is,
+    #: "search" finds the size of the step. "": something else.
+    size_effect: ClassVar[str] = ""
     #: The ranges of settings as (low, high, brackets); those of declared settings come from their types.
     bounds: ClassVar[Mapping[str, tuple[float, float, str]]] = {}
     #: What else their types say.
@@ -269,6 +276,7 @@ class Chain(Module):
 
     slots: ClassVar[dict[str, Any]] = {}
     kernel_needs: ClassVar[dict[str, Any]] = {}
+    is_chain = True
 
     def __init__(self, *modules: Module) -> None:
         super().__init__()
@@ -324,7 +332,9 @@ def as_module(module: Modules, where: str = "") -> Module:
         return module
     if isinstance(module, (list, tuple)) and module and all(isinstance(m, Module) for m in module):
         return module[0] if len(module) == 1 else Chain(*module)
-    raise TypeError(f"{where or 'A chain'} takes a module or a list of modules, not {shown(module)}.{no_module(module)}")
+    raise TypeError(
+        f"{where or 'A chain'} takes a module or a list of modules, not {shown(module)}.{no_module(module)}"
+    )
 
 
 Modules: TypeAlias = Module | Sequence[Module]

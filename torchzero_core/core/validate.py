@@ -140,7 +140,9 @@ def check_kind(name: str, value: Any, hint: Any, where: str) -> None:
     if not fits:
         words = [repr(w) for m in _members(hint) for w in typing.get_args(m) if isinstance(w, str)]
         names = [_NAMES[k] for k in kinds if k is not typing.Literal] + ["a module", "a list of modules"] * operand
-        raise ValueError(f"{_assigned(where, name, _shown(value))} must be {' or '.join(dict.fromkeys([*words, *names]))}.")
+        raise ValueError(
+            f"{_assigned(where, name, _shown(value))} must be {' or '.join(dict.fromkeys([*words, *names]))}."
+        )
 
 
 def _shown(value: Any) -> str:

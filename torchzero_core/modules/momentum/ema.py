@@ -33,6 +33,7 @@ class EMA(Transform):
         -1.25
     """
 
+    size_effect = "keeps"
     momentum: Fraction = 0.9
     dampening: Finite = 0
     debiased: bool = False

@@ -20,6 +20,8 @@ class Clone(Transform):
         -9.0
     """
 
+    size_effect = "same"
+
     def __init__(self) -> None:
         super().__init__()
 
@@ -42,6 +44,8 @@ class Identity(Transform):
         >>> p.item()
         -9.0
     """
+
+    size_effect = "same"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()

@@ -45,6 +45,7 @@ class Muon(Transform):
                 [-0.1000,  0.0000]])
     """
 
+    size_effect = "own"
     momentum: Beta = 0.95
     nesterov: bool = True
     ns_steps: Count = 5

@@ -94,6 +94,7 @@ class Orthogonalize(Transform):
                 [-1.,  0.]])
     """
 
+    size_effect = "own"
     ns_steps: Count = 5
     adjust_lr: bool = False
     dual_norm_correction: bool = False

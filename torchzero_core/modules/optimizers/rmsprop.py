@@ -41,6 +41,7 @@ class RMSprop(Transform):
         tensor([-0.5000,  0.5000])
     """
 
+    size_effect = "unit"
     smoothing: Fraction = 0.99
     eps: NonNegative = 1e-8
     centered: bool = False

@@ -45,6 +45,7 @@ class Rprop(Transform):
         tensor([-2.2000,  0.0000])
     """
 
+    size_effect = "own"
     nplus: Annotated[float, Range(1, math.inf, "[)")] = 1.2
     nminus: OpenFraction = 0.5
     lb: NonNegative = 1e-6

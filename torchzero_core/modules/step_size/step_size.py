@@ -28,6 +28,8 @@ class StepSize(Transform):
         (-0.5, -3.0)
     """
 
+    size_effect = "factor"
+
     def __init__(self, step_size: float, key: str = "step_size") -> None:
         if not isinstance(key, str) or not key.isidentifier():
             raise ValueError(f"StepSize(key={key!r}) must be a name, which parameter groups then have as a key.")

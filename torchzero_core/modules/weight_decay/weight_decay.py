@@ -31,6 +31,7 @@ class WeightDecay(Transform):
         0.8
     """
 
+    size_effect = "adds"
     weight_decay: NonNegative
     ord: Annotated[float, Range(1, math.inf, "[)")] = 2
     target: Target = "update"
