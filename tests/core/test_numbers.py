@@ -104,9 +104,7 @@ def test_a_tensor_scheduled_in_place_is_followed():
         before = p.detach().clone()
         p.grad = torch.ones_like(p)
         optimizer.step()
-        assert torch.equal(before - p.detach(), torch.full_like(p, lr)) or torch.allclose(
-            before - p.detach(), p * 0 + lr
-        )
+        assert torch.allclose(before - p.detach(), torch.full_like(before, lr))
     optimizer.param_groups[0]["lr"].fill_(-1)
     with pytest.raises(ValueError, match="lr=-1 is out of range"):
         optimizer.step()
@@ -123,7 +121,7 @@ def test_a_bad_learning_rate_in_a_constructor(bad):
 @pytest.mark.parametrize("chain", ["LR", "none"])
 def test_a_bad_learning_rate_in_a_group(chain, bad):
     modules = lambda: [tz.m.Adam(), tz.m.Mul(0.1), *([tz.m.LR(0.1)] if chain == "LR" else [])]  # noqa: E731
-    with pytest.raises(ValueError, match="a parameter group: lr.*must be"):
+    with pytest.raises(ValueError, match=r"a parameter group: lr.*must be"):
         tz.Modular([{"params": make_params(), "lr": BAD[bad]}], *modules())
     params, others = make_params(), make_params()
     optimizer, twin = tz.Modular(params, *modules()), tz.Modular(others, *modules())
@@ -133,7 +131,7 @@ def test_a_bad_learning_rate_in_a_group(chain, bad):
     good, state = optimizer.param_groups[0]["lr"], copy.deepcopy(optimizer.state_dict()["state"])
     optimizer.param_groups[0]["lr"] = BAD[bad]
     for _ in range(2):
-        with pytest.raises(ValueError, match="a parameter group: lr.*must be"):
+        with pytest.raises(ValueError, match=r"a parameter group: lr.*must be"):
             run(optimizer, params, 1)
     assert same(bits(params), bits(others))
     assert same(optimizer.state_dict()["state"], state)
@@ -246,7 +244,7 @@ def settings_of(entry):
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     taken = [n for n, p in inspect.signature(type(module)).parameters.items() if p.kind not in several]
     taken = [n for n in taken if n not in module.children and n != "defaults"]
-    return module, [n for n in module.defaults if n in taken], [n for n in taken if n not in module.defaults]
+    return [n for n in module.defaults if n in taken], [n for n in taken if n not in module.defaults]
 
 
 def finite(params):
@@ -269,7 +267,7 @@ def says_so(error, entry, name):
 @pytest.mark.parametrize("entry", FIRST, ids=lambda e: e.id)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_setting_of_every_module_with_hostile_values(entry):
-    module, settings, others = settings_of(entry)
+    settings, others = settings_of(entry)
     params = make_params()
     steps(entry.optimizer(params), params)
     usual, wrong = finite(params), []
@@ -331,7 +329,7 @@ def test_counts_and_norms_are_kept_in_float32(entry, dtype):
     params = make_params([(3, 2), (4,), (5,)], dtype=dtype)
     optimizer = entry.optimizer(params, **entry.coarse)
     steps(optimizer, params)
-    for p, state in zip(params, optimizer.state_dict()["state"].values(), strict=False):
+    for state in optimizer.state_dict()["state"].values():
         for name, value in state.items():
             for tensor in tensors_in(value):
                 if tensor.dtype in (torch.bfloat16, torch.float16):

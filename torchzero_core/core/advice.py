@@ -41,8 +41,8 @@ def order(modules: Sequence[Any]) -> str:
             scaled = next((m for m in before if m.size_effect == "unit"), None)
             if scaled is not None and all(m.size_effect != "limit" for m in before):
                 return (
-                    f"{module.path} stands behind {scaled.path}, which divides gradients by their size, so that no large "
-                    f"ones are left to clip. Put {module.path} before {scaled.path}."
+                    f"{module.path} stands behind {scaled.path}, which divides gradients by their size, so that no "
+                    f"large ones are left to clip. Put {module.path} before {scaled.path}."
                 )
     return ""
 

@@ -28,7 +28,7 @@ ELSEWHERE = {
     "foreach": "It is not needed: rules run by foreach calls.",
     "fused": "It is not needed: tz.Modular(..., compile=True) fuses rules.",
 }
-#: First parameters that are decays, which nobody sets this small, and the largest value that looks like a learning rate.
+#: First parameters that nobody sets this small, and the largest value that looks like a learning rate.
 DECAYS = {"beta1": 0.05, "smoothing": 0.05, "lr_decay": 0.05, "nplus": 0.5, "momentum": 0.02}
 
 
@@ -135,9 +135,9 @@ def check_params(params: Any) -> None:
         raise TypeError("params must be an iterable of tensors or groups, not one tensor; put it in a list.")
     if isinstance(params, Mapping):
         raise TypeError("params must be an iterable of tensors or groups, not one dict; put a group in a list.")
-    if isinstance(params, (str, bytes, Optimizer)) or not hasattr(params, "__iter__"):
-        if not isinstance(params, nn.Module):
-            raise TypeError(f"params must be a model or an iterable of tensors or groups, not {shown(params)}: {way}.")
+    iterable = hasattr(params, "__iter__") and not isinstance(params, (str, bytes, Optimizer))
+    if not iterable and not isinstance(params, nn.Module):
+        raise TypeError(f"params must be a model or an iterable of tensors or groups, not {shown(params)}: {way}.")
 
 
 def check_closure(closure: Any) -> None:

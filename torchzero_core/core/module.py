@@ -67,9 +67,9 @@ class Module:
     #: Whether it is a list of modules.
     is_chain: ClassVar[bool] = False
     #: What it does to the size of the update, which advice about the order of modules goes by: "factor" multiplies it
-    #: by a number, "adds" adds to it, "unit" makes it about 1 in every element, "own" makes it another one that does not depend on the
-    #: size before, "limit" only limits it, "keeps" leaves it about as it is, "same" leaves the update as it is,
-    #: "search" finds the size of the step. "": something else.
+    #: by a number, "adds" adds to it, "unit" makes it about 1 in every element, "own" makes it another one that does
+    #: not depend on the size before, "limit" only limits it, "keeps" leaves it about as it is, "same" leaves the update
+    #: as it is, "search" finds the size of the step. "": something else.
     size_effect: ClassVar[str] = ""
     #: The ranges of settings as (low, high, brackets); those of declared settings come from their types.
     bounds: ClassVar[Mapping[str, tuple[float, float, str]]] = {}

@@ -277,7 +277,8 @@ def hints_of(cls: Any) -> Mapping[str, Any]:
         cls: a module's class.
     """
     if cls not in _ALL_HINTS:
-        written, declared = {}, {}
+        written: dict[str, Any] = {}
+        declared: dict[str, Any] = {}
         for base in reversed(cls.__mro__[:-1]):
             (declared if fields_of(base) else written).update(_hints(base))
         _ALL_HINTS[cls] = {**written, **declared}

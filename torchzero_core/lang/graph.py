@@ -214,8 +214,8 @@ class Value(Symbol):
             raise AttributeError(f"a value of a rule does not change: write u = u.{plain}(...) for u.{name}(...).")
         if name in ("shape", "size", "dim", "ndim", "dtype", "device"):
             raise AttributeError(
-                f"a value of a rule stands for tensors of every shape and has no {name!r}; a number that depends on the "
-                "shape is ctx.of_shape(fn)."
+                f"a value of a rule stands for tensors of every shape and has no {name!r}; a number that depends on "
+                "the shape is ctx.of_shape(fn)."
             )
         near = difflib.get_close_matches(name, [n for n in dir(type(self)) if n[0] != "_"], 1)
         raise AttributeError(
