@@ -26,23 +26,23 @@ def order(modules: Sequence[Any]) -> str:
             )
             if after is not None:
                 return (
-                    f"{module.path} has found how far to go, and {after.path} stands behind it and changes the step "
-                    f"that it found. Put {after.path} before {module.path}."
+                    f"{_name(module)} has found how far to go, and {_name(after)} stands behind it and changes the "
+                    f"step that it found. Put {_name(after)} before {_name(module)}."
                 )
         elif module.size_effect == "factor":
             later = next((m for m in behind if m.size_effect not in ("keeps", "same")), None)
             if later is not None and later.size_effect in ("unit", "own"):
                 return (
-                    f"{module.path} has no effect: what {later.path} behind it gives does not depend on the size of "
-                    f"what it gets. Put {module.path} at the end of the chain, as in "
-                    f"tz.m.{type(later).__name__}(...), tz.m.{type(module).__name__}({_first(module)})."
+                    f"{_name(module)} has no effect: what {_name(later)} behind it gives does not depend on the size "
+                    f"of what it gets. Put {_name(module)} at the end of the chain, as in "
+                    f"tz.m.{_name(later)}(...), tz.m.{_name(module)}({_first(module)})."
                 )
         elif module.size_effect == "limit":
             scaled = next((m for m in before if m.size_effect == "unit"), None)
             if scaled is not None and all(m.size_effect != "limit" for m in before):
                 return (
-                    f"{module.path} stands behind {scaled.path}, which divides gradients by their size, so that no "
-                    f"large ones are left to clip. Put {module.path} before {scaled.path}."
+                    f"{_name(module)} stands behind {_name(scaled)}, which divides gradients by their size, so that no "
+                    f"large ones are left to clip. Put {_name(module)} before {_name(scaled)}."
                 )
     return ""
 
@@ -61,7 +61,7 @@ def missing_lr(modules: Sequence[Any]) -> str:
         or any(m.size_effect not in _NO_SIZE for m in flat[at + 1 :])
     ):
         return ""
-    name = flat[at].path
+    name = _name(flat[at])
     return (
         f"The chain has no learning rate, and the updates of {name} are about 1 in every element. Put tz.m.LR(1e-3) at "
         'the end of the chain, or set the "lr" of the parameter groups.'
@@ -76,6 +76,10 @@ def advise(text: str) -> None:
     """Give an advice, if there is one."""
     if text:
         warnings.warn(f"{text} (Modular(..., advice=False) says nothing.)", Advice, stacklevel=4)
+
+
+def _name(module: Any) -> str:
+    return type(module).__name__
 
 
 def _first(module: Any) -> str:

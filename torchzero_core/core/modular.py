@@ -190,6 +190,11 @@ class Modular(ModuleHome, Optimizer):
             self.first_state()["Modular.step"] = self.current_step
         return None if closure is None else self.last_step.loss
 
+    def forget_evaluations(self) -> None:
+        """Let the next step evaluate a deterministic closure anew, although nothing has changed since."""
+        if self.deterministic:
+            self._evaluations = Evaluations()
+
     # -- state -------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's own format: tensors and plain values only.

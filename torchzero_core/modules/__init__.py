@@ -53,6 +53,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"{m} has no {name!r}; it is called {m}.{same[asked]}.")
     if asked in plain:
         raise AttributeError(f"{m} has no {name!r}; it is a chain here: {m}.{CHAINS[plain[asked]].format(m=m)}.")
-    near = difflib.get_close_matches(asked, same, 3)
+    near = difflib.get_close_matches(asked, same, 3, 0.7)
     hint = f" Did you mean {' or '.join(f'{m}.{same[n]}' for n in near)}?" if near else ""
     raise AttributeError(f"{m} has no module {name!r}.{hint}")
