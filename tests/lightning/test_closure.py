@@ -8,7 +8,6 @@ from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from torch import nn
 from torchmetrics import MeanMetric
 
-import torchzero_core as tz
 from tests.lightning.problems import Log, Model, batches, m, mse, network, plain, same, trainer
 from tz_lightning import ClosureModule, ClosureOptimization, closure_step, is_reevaluation
 
