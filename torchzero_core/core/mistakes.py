@@ -76,8 +76,10 @@ def check_first(name: str, first: str | None, value: Any) -> None:
 
 def are_params(value: Any) -> bool:
     """Whether it is what an optimizer of torch gets first: a model, or an iterable of parameters or groups."""
-    if isinstance(value, (nn.Module, nn.Parameter)) or inspect.isgenerator(value):
+    if isinstance(value, nn.Module) or inspect.isgenerator(value):
         return True
+    if isinstance(value, nn.Parameter):
+        return value.numel() != 1  # else it may be a learning rate that is learnt
     if not isinstance(value, (list, tuple)) or not value:
         return False
     return all(isinstance(v, nn.Parameter) or (isinstance(v, dict) and "params" in v) for v in value)

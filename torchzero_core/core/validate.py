@@ -6,7 +6,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol
@@ -122,8 +122,11 @@ def check_kind(name: str, value: Any, hint: Any, where: str) -> None:
     kinds, operand = kinds_of(hint), _is_operand(hint)
     if not all(kind in _NAMES for kind in kinds):
         return
+    words = [w for m in _members(hint) if typing.get_origin(m) is typing.Literal for w in typing.get_args(m)]
     if value is None:
         fits = types.NoneType in kinds
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and value in words:
+        fits = True
     elif isinstance(value, bool):
         fits = bool in kinds
     elif isinstance(value, str):
@@ -136,12 +139,11 @@ def check_kind(name: str, value: Any, hint: Any, where: str) -> None:
     elif isinstance(value, (int, float)):
         fits = float in kinds or (bool in kinds and value in (0, 1)) or (int in kinds and _whole(value))
     else:
-        fits = False
+        fits = (Callable in kinds and callable(value)) or _fits_tuple(value, hint)
     if not fits:
-        words = [repr(w) for m in _members(hint) for w in typing.get_args(m) if isinstance(w, str)]
         names = [_NAMES[k] for k in kinds if k is not typing.Literal] + ["a module", "a list of modules"] * operand
         raise ValueError(
-            f"{_assigned(where, name, _shown(value))} must be {' or '.join(dict.fromkeys([*words, *names]))}."
+            f"{_assigned(where, name, _shown(value))} must be {' or '.join(dict.fromkeys([*map(repr, words), *names]))}."
         )
 
 
@@ -165,7 +167,18 @@ _NAMES = {
     bool: "True or False",
     types.NoneType: "None",
     typing.Literal: "a word that it knows",
+    tuple: "a pair of numbers",
+    Callable: "a function",
 }
+
+
+def _fits_tuple(value: Any, hint: Any) -> bool:
+    """Whether it is a tuple or list of as many numbers as the type says."""
+    if not isinstance(value, (tuple, list)):
+        return False
+    sizes = [len(typing.get_args(m)) for m in _members(hint) if typing.get_origin(m) is tuple]
+    numbers = [plain(v) for v in value]
+    return len(value) in sizes and all(isinstance(v, (int, float)) and v == v for v in numbers)
 
 
 def _members(hint: Any) -> Sequence[Any]:
