@@ -141,7 +141,7 @@ def test_wrong_arguments_are_named(make, words):
 def test_a_subclass_changes_defaults_and_adds():
     assert list(inspect.signature(Slow).parameters) == ["beta", "scale", "kind", "n", "inner", "more", "target"]
     assert Slow().defaults == {"beta": 1.0, "scale": 1.0, "kind": "plain", "n": 2, "more": 0.5, "hidden": True}
-    assert Slow.bounds == {**Average.bounds, "beta": (0, 1, "[]")}
+    assert Slow.ranges == {**Average.ranges, "beta": (0, 1, "[]")}
     assert list(Slow.slots) == ["average", "second"]
     assert list(Average.slots) == ["average"]
     with pytest.raises(ValueError, match=r"^Slow\(beta=1\.5\) is out of range: beta must be in \[0, 1\]\.$"):
@@ -394,7 +394,7 @@ def test_fields_are_all_there_is(name):
     fields = fields_of(cls)
     if fields:
         assert list(inspect.signature(cls).parameters) == [f.name for f in fields.values() if f.in_signature]
-        assert {n: tuple(r) for n, r in cls.bounds.items()} == {n: f.range for n, f in fields.items() if f.range}
+        assert {n: tuple(r) for n, r in cls.ranges.items()} == {n: f.range for n, f in fields.items() if f.range}
 
 
 # -- other readers of the signature ------------------------------------------------------------------------------------
@@ -488,3 +488,14 @@ def test_type_checkers_read_it(tmp_path):
     wrong = {i for i, line in enumerate(SNIPPET.splitlines(), 1) if "  # " in line}
     found = {int(n) for n in re.findall(r"snippet\.py:(\d+): error", result.stdout)}
     assert found == wrong, result.stdout + result.stderr
+
+
+def test_a_decorated_method_does_not_hide_the_names_of_annotations():
+    class Decorated(Module):
+        @torch.no_grad()
+        def helper(self):
+            return None
+
+        size: Positive = 2.0
+
+    assert Decorated().defaults == {"size": 2.0}

@@ -195,7 +195,7 @@ def declare(cls: Any, root: type) -> None:
             f"{cls.__name__} declares {', '.join(fields)}, but {base.__name__} has a hand-written __init__ that takes "
             f"no defaults to pass them on by; write {cls.__name__}.__init__ by hand too."
         )
-    cls.bounds = _merged(cls.bounds, {name: field.range for name, field in fields.items()})
+    cls.ranges = _merged(cls.ranges, {name: field.range for name, field in fields.items()})
     cls.checks = _merged(cls.checks, {name: field.check for name, field in fields.items()})
     cls.__init__ = _constructor(cls, base, fields)
     inherit_args(cls, fields)
@@ -254,7 +254,7 @@ def _resolve(cls: type, name: str, text: Any) -> Any:
     """An annotation where it is written; subclasses elsewhere need not import its names."""
     if not isinstance(text, str):
         return text
-    functions = [f for f in vars(cls).values() if isinstance(f, types.FunctionType)]
+    functions = [inspect.unwrap(f) for f in vars(cls).values() if isinstance(f, types.FunctionType)]
     space = functions[0].__globals__ if functions else vars(sys.modules[cls.__module__])
     try:
         return eval(text, dict(space), dict(vars(cls)))

@@ -36,7 +36,7 @@ class Module:
     ``Literal`` for example; one of type :data:`~torchzero_core.core.Child` is a module inside this one. An attribute
     that is no setting has no annotation or is a ``ClassVar``. A method ``__post_init__`` runs after the constructor. A
     constructor written by hand passes the settings on instead, ``super().__init__(dict(scale=scale))``, and may state
-    ranges as ``bounds = {"scale": (0, 1, "[)")}``.
+    ranges as ``ranges = {"scale": (0, 1, "[)")}``.
 
     Args:
         defaults: settings by name with the values that the constructor was given.
@@ -72,7 +72,7 @@ class Module:
     #: as it is, "search" finds the size of the step. "": something else.
     size_effect: ClassVar[str] = ""
     #: The ranges of settings as (low, high, brackets); those of declared settings come from their types.
-    bounds: ClassVar[Mapping[str, tuple[float, float, str]]] = {}
+    ranges: ClassVar[Mapping[str, tuple[float, float, str]]] = {}
     #: What else their types say.
     checks: ClassVar[Mapping[str, Check]] = {}
     #: What the body of the class declares.

@@ -68,7 +68,7 @@ class Preconditioner(Module):
                 [ 0., -1.,  0.]])
     """
 
-    bounds = {"update_freq": (1, math.inf, "[)")}
+    ranges = {"update_freq": (1, math.inf, "[)")}
     #: The names of matrices and factors in the state. Where a tensor has several they are one vector.
     accumulator: ClassVar[str] = "GG"
     factor: ClassVar[str] = "factor"

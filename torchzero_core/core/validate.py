@@ -23,7 +23,7 @@ class Checked(Protocol):
     defaults: dict[str, Any]
 
     @property
-    def bounds(self) -> Mapping[str, tuple[float, float, str]]:
+    def ranges(self) -> Mapping[str, tuple[float, float, str]]:
         """Ranges by setting."""
 
     @property
@@ -46,7 +46,7 @@ def validate(module: Checked, values: Mapping[str, Any], where: str, beside: Map
     Raises:
         ValueError: naming the setting, its value and what it may be.
     """
-    words, bounds, hints = choices(type(module)), module.bounds, hints_of(type(module))
+    words, ranges, hints = choices(type(module)), module.ranges, hints_of(type(module))
     for name, value in values.items():
         value = plain(value)
         if name in hints:
@@ -59,8 +59,8 @@ def validate(module: Checked, values: Mapping[str, Any], where: str, beside: Map
         if isinstance(value, str):
             if name in words and value not in words[name].words:
                 raise ValueError(f"{_assigned(where, name, repr(value))} must be {words[name]}.")
-        elif name in bounds:
-            check_range(name, value, Range(*bounds[name]), where)
+        elif name in ranges:
+            check_range(name, value, Range(*ranges[name]), where)
         elif _numeric(hints[name]) if name in hints else isinstance(value, (int, float)):
             whole = name in hints and float not in kinds_of(hints[name])
             check_range(name, value, ANY_WHOLE if whole else ANY_NUMBER, where)

@@ -24,7 +24,7 @@ class CoordinateMomentum(Transform):
         True
     """
 
-    bounds = {"p": (0, 1, "[]"), "seed": (-(2**63), 2**64, "[)")}
+    ranges = {"p": (0, 1, "[]"), "seed": (-(2**63), 2**64, "[)")}
     velocity = Slot()
 
     def __init__(self, p: Fraction = 0.1, target: Target = "update", *, seed: int | None = None) -> None:

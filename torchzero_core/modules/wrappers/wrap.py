@@ -43,7 +43,7 @@ class Wrap(Module):
     """
 
     #: For groups; the wrapped optimizer checks only what its constructor is given.
-    bounds = {"lr": (0, math.inf, "[)"), "eps": (0, math.inf, "[)"), "momentum": (0, 1, "[]")}
+    ranges = {"lr": (0, math.inf, "[)"), "eps": (0, math.inf, "[)"), "momentum": (0, 1, "[]")}
 
     def __init__(self, opt_fn: Callable[..., Optimizer], *args: Any, **kwargs: Any) -> None:
         self.opt_fn, self.args, self.kwargs = opt_fn, args, kwargs
