@@ -49,7 +49,7 @@ def validate(module: Checked, values: Mapping[str, Any], where: str, beside: Map
     words, ranges, hints = choices(type(module)), module.ranges, hints_of(type(module))
     for name, value in values.items():
         value = plain(value)
-        if name in hints:
+        if name in hints and name not in module.checks:
             check_kind(name, value, hints[name], where)
         if name in module.checks:
             try:
@@ -139,12 +139,12 @@ def check_kind(name: str, value: Any, hint: Any, where: str) -> None:
     elif isinstance(value, (int, float)):
         fits = float in kinds or (bool in kinds and value in (0, 1)) or (int in kinds and _whole(value))
     else:
-        fits = (Callable in kinds and callable(value)) or _fits_tuple(value, hint)
+        fits = (Callable in kinds and callable(value)) or (Mapping in kinds and isinstance(value, Mapping))
+        fits = fits or _fits_tuple(value, hint)
     if not fits:
         names = [_NAMES[k] for k in kinds if k is not typing.Literal] + ["a module", "a list of modules"] * operand
-        raise ValueError(
-            f"{_assigned(where, name, _shown(value))} must be {' or '.join(dict.fromkeys([*map(repr, words), *names]))}."
-        )
+        allowed = " or ".join(dict.fromkeys([*map(repr, words), *names]))
+        raise ValueError(f"{_assigned(where, name, _shown(value))} must be {allowed}.")
 
 
 def _shown(value: Any) -> str:
@@ -168,17 +168,20 @@ _NAMES = {
     types.NoneType: "None",
     typing.Literal: "a word that it knows",
     tuple: "a pair of numbers",
+    Sequence: "a list of numbers",
+    Mapping: "a dict",
     Callable: "a function",
 }
 
 
 def _fits_tuple(value: Any, hint: Any) -> bool:
-    """Whether it is a tuple or list of as many numbers as the type says."""
+    """Whether it is a list of numbers, of a tuple as many as its type says."""
     if not isinstance(value, (tuple, list)):
         return False
     sizes = [len(typing.get_args(m)) for m in _members(hint) if typing.get_origin(m) is tuple]
     numbers = [plain(v) for v in value]
-    return len(value) in sizes and all(isinstance(v, (int, float)) and v == v for v in numbers)
+    fits = len(value) in sizes or Sequence in kinds_of(hint)
+    return fits and all(isinstance(v, (int, float)) and v == v for v in numbers)
 
 
 def _members(hint: Any) -> Sequence[Any]:
