@@ -499,3 +499,30 @@ def test_a_decorated_method_does_not_hide_the_names_of_annotations():
         size: Positive = 2.0
 
     assert Decorated().defaults == {"size": 2.0}
+
+
+def test_a_class_takes_the_fields_of_all_its_bases():
+    class Early(tz.Transform):
+        beta: Beta = 0.5
+
+    class Late(tz.Transform):
+        scale: Positive = 2.0
+        on: bool = per_group(default=True)
+
+    class Both(Late, Early):
+        def rule(self, u, ctx):
+            return u * (ctx.settings.scale * ctx.settings.beta)
+
+    assert str(inspect.signature(Both)) == "(beta: float = 0.5, scale: float = 2.0) -> None"
+    assert Both(0.25).defaults == {"beta": 0.25, "scale": 2.0, "on": True}
+    for wrong in (dict(beta=1.0), dict(scale=0.0)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Both(**wrong)
+
+    class Free(Late):
+        scale: float = 1.0
+
+    class Freer(Free):
+        more: float = 1.0
+
+    assert Freer(scale=-1.0).defaults["scale"] == -1.0

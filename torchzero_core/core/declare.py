@@ -179,7 +179,7 @@ def declare(cls: Any, root: type) -> None:
     own = _own_fields(cls)
     base = next(c for c in cls.__mro__[1:] if "__init__" in vars(c) and not hasattr(c.__init__, "fields"))
     if not own and list(_fields_after(cls, base)) == list(fields_of(cls)):  # the constructor is inherited
-        inherit_args(cls, fields_of(cls))
+        inherit_args(cls, _visible(fields_of(cls)))
         return
     for field in own.values():
         _check_field(cls, field)
@@ -198,7 +198,7 @@ def declare(cls: Any, root: type) -> None:
     cls.ranges = _merged(cls.ranges, {name: field.range for name, field in fields.items()})
     cls.checks = _merged(cls.checks, {name: field.check for name, field in fields.items()})
     cls.__init__ = _constructor(cls, base, fields)
-    inherit_args(cls, fields)
+    inherit_args(cls, _visible(fields))
 
 
 def fields_of(cls: Any) -> Mapping[str, Field]:
@@ -213,6 +213,11 @@ def fields_of(cls: Any) -> Mapping[str, Field]:
         ['beta1: [0, 1)', 'beta2: [0, 1)']
     """
     return getattr(cls.__init__, "fields", {})
+
+
+def _visible(fields: Mapping[str, Field]) -> list[str]:
+    """The names of those that the constructor takes."""
+    return [name for name, field in fields.items() if field.in_signature]
 
 
 def _merged(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Adam(Transform):
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings
         s.exp_avg = m = s.exp_avg.lerp(u, 1 - h.beta1)
-        s.exp_avg_sq = v = s.exp_avg_sq.lerp(u.abs() ** h.pow, 1 - h.beta2)
+        s.exp_avg_sq = v = h.beta2 * s.exp_avg_sq + (1 - h.beta2) * u.abs() ** h.pow
         if h.amsgrad:
             s.max_exp_avg_sq = v = s.max_exp_avg_sq.maximum(v)
         root, eps = v ** (1 / h.pow), h.eps

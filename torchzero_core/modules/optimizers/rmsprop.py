@@ -62,7 +62,7 @@ class RMSprop(Transform):
         s, h = ctx.state, ctx.settings
         starts = h.init == "update" and ctx.first
         power = u.abs() ** h.pow
-        s.exp_avg_sq = v = power if starts else s.exp_avg_sq.lerp(power, 1 - h.smoothing)
+        s.exp_avg_sq = v = power if starts else h.smoothing * s.exp_avg_sq + (1 - h.smoothing) * power
         if h.centered:
             s.exp_avg = m = u if starts else s.exp_avg.lerp(u, 1 - h.smoothing)
             if not starts:
