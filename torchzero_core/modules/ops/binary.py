@@ -403,4 +403,5 @@ class Where(BinaryOperation):
     other: Input = 0
 
     def transform(self, ctx: Context, update: Value, condition: Any, input: Any, other: Any) -> Operand:  # type: ignore[override]
-        return condition.where(update if input is None else input, other)
+        mask = condition != 0
+        return mask.where(update if input is None else input, other)

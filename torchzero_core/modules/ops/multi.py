@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...core import Context, Input
+from ...core import Context, Finite, Input
 from ...lang import Operand
 from .base import MultiOperation
 
@@ -56,7 +56,7 @@ class SubModules(MultiOperation):
 
     input: Input
     other: Input
-    alpha: float = 1
+    alpha: Finite = 1
 
     def transform(self, ctx: Context, input: Any, other: Any) -> Operand:  # type: ignore[override]
         alpha = ctx.settings.alpha

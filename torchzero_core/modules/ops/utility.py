@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...core import Context, Module, Transform, Var
+from ...core import Context, Finite, Module, Transform, Var
 from ...lang import Operand, Value
 
 
@@ -113,7 +113,7 @@ class Fill(Transform):
         -2.0
     """
 
-    value: float
+    value: Finite
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         return ctx.settings.value
