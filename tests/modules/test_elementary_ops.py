@@ -417,7 +417,7 @@ def test_random_numbers_of_nothing():
 
 
 # -- turns -------------------------------------------------------------------------------------------------------------
-class Add(tz.Module):
+class Plus(tz.Module):
     """Adds a number; no rule."""
 
     amount: float
@@ -445,7 +445,7 @@ class Add(tz.Module):
 )
 def test_whose_turn_it_is(make, wanted, rules, compile):
     p = torch.zeros(1, requires_grad=True)
-    optimizer = tz.Modular([p], make([(m.Fill if rules else Add)(float(i)) for i in range(3)]), compile=compile)
+    optimizer = tz.Modular([p], make([(m.Fill if rules else Plus)(float(i)) for i in range(3)]), compile=compile)
     seen = ""
     for _ in wanted:
         p.grad = torch.zeros(1)
@@ -504,7 +504,7 @@ def test_a_step_that_fails_is_nobodys_turn():
 
     p = torch.zeros(1, requires_grad=True)
     p.grad = torch.zeros(1)
-    optimizer = tz.Modular([p], m.Alternate(Fail(), Add(1.0)))
+    optimizer = tz.Modular([p], m.Alternate(Fail(), Plus(1.0)))
     with pytest.raises(RuntimeError, match="not now"):
         optimizer.step()
     optimizer.step()
