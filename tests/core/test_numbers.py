@@ -235,7 +235,7 @@ HOSTILE = [-1, 0, 2.0, 0.5, math.nan, math.inf, -math.inf, None, "x", [], True, 
 
 FIRST = list({entry.name: entry for entry in reversed(ENTRIES)}.values())[::-1]
 #: What constructors take that is neither a number nor a word.
-NO_SETTINGS = {"fn", "names", "weights", "modules", "print_fn"}
+NO_SETTINGS = {"fn", "names", "weights", "modules", "inputs", "print_fn"}
 #: A power of a negative number is none, and 0/0 is none.
 NATURAL = {("Pow", "exponent"), ("PowModules", "exponent"), ("RPow", "other"), ("Rescale", "eps"), ("SOAP", "eps")}
 
