@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -11,14 +12,70 @@ from torch.nn.parameter import is_lazy
 
 from ..engine.params import Params
 from ..lang import Slot
+from .groups import check_new_group
 from .module import Module
 from .state import GLOBAL
 from .transform import Transform
+from .validate import settled, validate
 
 
 def signature(optimizer: Any) -> str:
     """The modules of a chain by path, as text."""
     return " > ".join(m.path for m in optimizer.unrolled_modules)
+
+
+def settings_of(optimizer: Any) -> dict[str, dict[str, Any]]:
+    """What the constructors of the modules were given, by path; only what any file can hold."""
+    out = {}
+    for module in optimizer.unrolled_modules:
+        values = {name: _savable(value) for name, value in module.defaults.items()}
+        out[module.path] = {name: value for name, value in values.items() if value is not _NOT_SAVED}
+    return out
+
+
+_NOT_SAVED: Any = object()
+
+
+def _savable(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    if isinstance(value, (tuple, list)) and all(isinstance(v, (bool, int, float, str)) for v in value):
+        return tuple(value)
+    return _NOT_SAVED
+
+
+def _differing(optimizer: Any, saved: Mapping[str, Mapping[str, Any]]) -> list[tuple[Module, dict[str, Any]]]:
+    """The settings of a file that are others than those of the code, by module.
+
+    Raises:
+        ValueError: a value that its module does not take.
+    """
+    out = []
+    for module in optimizer.unrolled_modules:
+        here = {name: _savable(value) for name, value in module.defaults.items()}
+        new = {k: v for k, v in saved.get(module.path, {}).items() if here.get(k, _NOT_SAVED) not in (v, _NOT_SAVED)}
+        if new:
+            validate(module, new, "the settings of the file: ")
+            out.append((module, settled(type(module), new)))
+    return out
+
+
+def _take_settings(optimizer: Any, differing: list[tuple[Module, dict[str, Any]]]) -> None:
+    """Let the modules have the settings of a file, and say which are others than those of the code."""
+    if not differing:
+        return
+    words = [f"{m.path}.{k}={v!r} (code: {m.defaults[k]!r})" for m, new in differing for k, v in new.items()]
+    for module, new in differing:
+        module.defaults.update(new)
+    optimizer.invalidate()
+    warnings.warn(
+        f"load_state_dict has taken settings from the file that are others in the code: {', '.join(words)}. To change "
+        "one of them, set its key in param_groups after loading.",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
@@ -41,7 +98,11 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
                 f"group {i} has {len(loaded['params'])} parameters, here {len(group['params'])}."
             )
     saved_chain = groups[0].pop("chain", None) if groups else None
+    settings = groups[0].pop("settings", {}) if groups else {}
     _check_chain(optimizer, saved_chain, state_dict["state"])
+    for group in groups:
+        check_new_group(group, optimizer.unrolled_modules)
+    differing = _differing(optimizer, settings)
     params = list(chain.from_iterable(g["params"] for g in own))
     index = dict(zip(chain.from_iterable(g["params"] for g in groups), params, strict=True))
     _check_shapes(optimizer, index, state_dict["state"])
@@ -65,6 +126,7 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
         optimizer.drop_params()
         raise
     _take_groups(own, groups)
+    _take_settings(optimizer, differing)
     first = optimizer.state.get(optimizer.all_params[0], {}) if optimizer.all_params else {}
     optimizer.current_step = int(first.get("Modular.step", 0))
     for module in optimizer.unrolled_modules:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from ...core import OpenFraction, Positive, Range, Var
+from ...core import Natural, OpenFraction, Positive, Range, Var
 from .base import LineFunction, LineSearch
 from .scalar import NO_MOVE, Found, Point, backtrack, strong_wolfe
 
@@ -68,8 +68,8 @@ class StrongWolfe(LineSearch):
     init: Positive = 1.0
     c1: OpenFraction = 1e-4
     c2: OpenFraction = 0.9
-    maxiter: int = 25
-    maxzoom: int = 10
+    maxiter: Natural = 25
+    maxzoom: Natural = 10
     expand: Annotated[float, Range(1, math.inf, "()")] = 2.0
     adaptive: bool = True
     fallback: bool = False

@@ -52,6 +52,7 @@ class Cautious(Transform):
         tensor([-1.0000, -2.9000])
     """
 
+    size_effect = "keeps"
     normalize: bool = False
     eps: NonNegative = 1e-6
     mode: Literal["zero", "grad", "backtrack"] = "zero"

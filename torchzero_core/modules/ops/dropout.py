@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...core import Beta, Context, Module, Target, Transform, Var
+from ...core import Beta, Context, Finite, Module, Target, Transform, Var
 from ...core.evaluate import uniform_settings
 from ...lang import Operand, Value
 
@@ -67,7 +67,7 @@ class NoiseSign(Transform):
     """
 
     distribution: Literal["normal", "gaussian", "uniform", "rademacher"] = "normal"
-    alpha: float = 1
+    alpha: Finite = 1
     seed: int | None = None
 
     def rule(self, u: Value, ctx: Context) -> Operand:

@@ -121,7 +121,10 @@ class Projection(Module):
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         if not (project_update or project_params or project_grad):
-            raise ValueError(f"{type(self).__name__} has to project something: update, parameters or gradient.")
+            raise ValueError(
+                f"{type(self).__name__} has to project something: one of project_update, project_params and "
+                "project_grad must be True."
+            )
         super().__init__(defaults)
         self.project_update, self.project_params, self.project_grad = project_update, project_params, project_grad
         self.set_child("modules", modules)
