@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
-from ...core import Context, Finite, Input
+from ...core import Context, Finite, Input, Modules, Passed, Range
 from ...lang import Operand, Value
 from .base import BinaryOperation
+
+#: Operands that bound; an infinite one does nothing.
+LowerBound: TypeAlias = Passed[Annotated[Modules | float, Range(-math.inf, math.inf, "[)")]]
+UpperBound: TypeAlias = Passed[Annotated[Modules | float, Range(-math.inf, math.inf, "(]")]]
 
 
 class Add(BinaryOperation):
@@ -246,8 +251,8 @@ class Clip(BinaryOperation):
         tensor([-2.,  1.])
     """
 
-    min: Input | None = None
-    max: Input | None = None
+    min: LowerBound | None = None
+    max: UpperBound | None = None
 
     def transform(self, ctx: Context, update: Value, min: Any, max: Any) -> Operand:  # type: ignore[override]
         return update.clamp(min, max)
@@ -272,8 +277,8 @@ class MirroredClip(BinaryOperation):
         tensor([-0.7500,  0.0000])
     """
 
-    min: Input | None = None
-    max: Input | None = None
+    min: LowerBound | None = None
+    max: UpperBound | None = None
 
     def transform(self, ctx: Context, update: Value, min: Any, max: Any) -> Operand:  # type: ignore[override]
         once = update if min is None else update.maximum(2 * min - update)
