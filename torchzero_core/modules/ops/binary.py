@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from ...core import Context, Input
+from ...core import Context, Finite, Input
 from ...lang import Operand, Value
 from .base import BinaryOperation
 
@@ -26,7 +27,7 @@ class Add(BinaryOperation):
     """
 
     other: Input
-    alpha: float = 1
+    alpha: Finite = 1
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         alpha = ctx.settings.alpha
@@ -50,7 +51,7 @@ class Sub(BinaryOperation):
     """
 
     other: Input
-    alpha: float = 1
+    alpha: Finite = 1
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         alpha = ctx.settings.alpha
@@ -94,6 +95,10 @@ class Div(BinaryOperation):
     """
 
     other: Input
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        if settings.get("other") == 0:
+            raise ValueError("Div(other=0): a division by zero.")
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         return update / other
@@ -398,4 +403,5 @@ class Where(BinaryOperation):
     other: Input = 0
 
     def transform(self, ctx: Context, update: Value, condition: Any, input: Any, other: Any) -> Operand:  # type: ignore[override]
-        return condition.where(update if input is None else input, other)
+        mask = condition != 0
+        return mask.where(update if input is None else input, other)
