@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 from ..distributed import Reductions
 from ..engine.params import Params
 from . import checkpoint, show
-from .closure import Closure, CountedClosure, Evaluations
+from .closure import Closure, CountedClosure, Evaluations, Habits
 from .groups import check_new_group, checked_params, default_values
 from .home import StepInfo
 from .module import Chain, Module, Modules, as_module
@@ -83,6 +83,7 @@ class Modular(ModuleHome, Optimizer):
         self.distributed = Reductions()
         self.modules: tuple[Module, ...] = tuple(as_module(m, "Modular") for m in modules)
         self._evaluations = Evaluations() if deterministic else None
+        self._habits = Habits()
         self.begin()
         check_free(self.modules)
         self.chain = Chain(*self.modules)
@@ -173,7 +174,7 @@ class Modular(ModuleHome, Optimizer):
                 guard(self, closure)
             params = params.part([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
-            var.closure = CountedClosure(closure, self, var.info, self._evaluations)
+            var.closure = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
         self.last_step = whole.run(var, self).info
         self.current_step += 1
         if params:
@@ -227,6 +228,7 @@ class Modular(ModuleHome, Optimizer):
                 self.chain = copy.deepcopy(self.chain, shared)
                 self.modules = tuple(self.chain.children.values())
             self._evaluations = Evaluations() if self.deterministic else None
+            self._habits = Habits()
             self.begin()
             adopt(self, self.chain)
         self.drop_params()

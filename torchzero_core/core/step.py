@@ -40,9 +40,10 @@ class WholeChain:
             raise RuntimeError(
                 f"{self.needy.path} has to evaluate the loss: call optimizer.step(closure) with closure(backward=True)."
             )
-        first, var = var, run_stages(self.stages, var)
+        counted: Any = var.closure
+        var = run_stages(self.stages, var)
         if not var.skip_update:
-            if var.closure is not None and var.loss is None and var.loss_approx is None:
+            if var.loss_approx is None and counted is not None and not counted.gave_none:
                 var.get_loss()  # nobody has needed it, but step returns it
             if not var.settled:
                 move(var, home)
@@ -52,7 +53,6 @@ class WholeChain:
             if module.generators:
                 module.save_generators()
         var.info.loss = var.loss if var.loss is not None else var.loss_approx
-        first.closure = var.closure = None  # which may hold the context in turn, and the batch
         return var
 
 

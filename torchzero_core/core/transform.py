@@ -136,6 +136,7 @@ class Transform(Module):
         inner, outer = var.closure, var.clone()  # with the closure as it was, so that none refers to itself
         assert inner is not None
 
+        @torch.no_grad()
         def closure(backward: bool = True) -> Any:
             loss = inner(backward)
             if backward:
@@ -146,7 +147,7 @@ class Transform(Module):
                     p.grad = g
             return loss
 
-        var.closure = closure
+        var.wrap_closure(closure)
 
     def __repr__(self) -> str:
         text = super().__repr__()

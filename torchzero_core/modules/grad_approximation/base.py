@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from ...core import Module, Passed, Var
@@ -92,6 +93,7 @@ class GradApproximator(Module):
         self.pre_step(var)
         if self.target == "closure":
 
+            @torch.no_grad()
             def closure(backward: bool = True) -> Any:
                 loss = exact(False)
                 if isinstance(loss, Tensor):
@@ -102,7 +104,7 @@ class GradApproximator(Module):
                         p.grad = g
                 return loss
 
-            var.closure = closure
+            var.wrap_closure(closure)
             return var
         grads, loss, estimate = self.approximate(exact, params, var.loss, var)
         if var.loss is None:

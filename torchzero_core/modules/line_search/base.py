@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core import Module, Var
+from ...core.closure import detached
 from ...core.evaluate import kept_grads, uniform_settings
 from ...linalg import total_dot
 from .scalar import NO_GRADIENT, NOT_FINITE, Point
@@ -119,10 +120,9 @@ class LineFunction:
         return float(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value))
 
     def _number(self, loss: Any) -> float:
-        if isinstance(loss, Tensor):
-            loss = loss.detach()
-            if self.var.modular is not None:
-                loss = self.var.modular.distributed.mean_loss(loss)
+        loss = detached(loss)
+        if self.var.modular is not None:
+            loss = self.var.modular.distributed.mean_loss(loss)
         value = float(loss)
         return value if math.isfinite(value) else math.inf
 

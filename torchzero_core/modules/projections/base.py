@@ -61,7 +61,7 @@ class ProjectedVar(Var):
     def fork(self, params: Params, update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool) -> Var:
         """A context for a child, in the same space."""
         other = ProjectedVar(self, params, self.own_closure, self.make_grad)
-        other.closure, other.grad = self.closure, grad
+        other.closure, other.grad = self.closure, grad  # the same, or it counts as another one
         if update is not None:
             other.set_update(update, writable=writable)
         return other
