@@ -81,7 +81,7 @@ def programs(modules, dtype=torch.float32):
     """The bucket and program of a chain, as a backend gets them."""
     found = []
 
-    def note(bucket, program):
+    def note(bucket, program, scratch):
         found.append((bucket, program))
         raise Unsupported("noted")
 
@@ -128,7 +128,7 @@ def test_without_triton_there_is_a_reason(monkeypatch):
     [(bucket, program)] = programs(CHAINS["Adam"])
     assert gpu.refusal(torch.float32).startswith("the CUDA backend needs Triton")
     with pytest.raises(Unsupported, match="the CUDA backend needs Triton"):
-        gpu.GPURunner(bucket, program)
+        gpu.GPURunner(bucket, program, lambda number: [])
 
 
 def test_unknown_operations_are_refused():
@@ -184,8 +184,8 @@ def runners(monkeypatch):
     monkeypatch.setattr(eager, "NUMBERS_ON_HOST", False)
     made = []
 
-    def runner(bucket, program):
-        made.append(gpu.GPURunner(bucket, program))
+    def runner(bucket, program, scratch):
+        made.append(gpu.GPURunner(bucket, program, scratch))
         return made[-1]
 
     monkeypatch.setitem(compiler.COMPILING, "cpu", types.SimpleNamespace(refusal=gpu.refusal, runner=runner))

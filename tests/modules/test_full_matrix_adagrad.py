@@ -133,10 +133,8 @@ def test_beta_and_decay_are_one_or_the_other():
     with pytest.raises(ValueError, match=r"beta=0\.9, decay=0\.5\): give beta or decay, not both"):
         tz.m.FullMatrixAdagrad(beta=0.9, decay=0.5)
     p = torch.ones(2, requires_grad=True)
-    p.grad = torch.ones(2)
-    optimizer = tz.Modular([{"params": [p], "decay": 0.5}], tz.m.FullMatrixAdagrad(beta=0.9))
     with pytest.raises(ValueError, match="not both"):
-        optimizer.step()
+        tz.Modular([{"params": [p], "decay": 0.5}], tz.m.FullMatrixAdagrad(beta=0.9))
 
 
 @pytest.mark.parametrize("setting", [dict(update_freq=0), dict(beta=1.0), dict(decay=-0.1), dict(eps=-1.0)], ids=str)

@@ -42,7 +42,12 @@ BASES = {
     "ReduceOperation",
 }
 #: Spellings of the reference for modules that have an entry under their own name.
-ALIASES = {"MedianAveraging": ["Medianveraging"], "GramSchmidt": ["GramSchimdt"], "Identity": ["NoOp"]}
+ALIASES = {
+    "MedianAveraging": ["Medianveraging"],
+    "GramSchmidt": ["GramSchimdt"],
+    "Identity": ["NoOp"],
+    "Hoshino": ["Horisho"],
+}
 ENTRIES: list[Entry] = [
     entry
     for family in (

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+import torchzero_core as tz
 from tests.registry.entry import MATRIX, QUASI_NEWTON, SEARCH, Entry, backtracking, then_lr, wolfe
 
+#: Methods that go on as they are on a quadratic, and how they minimise with a search.
+ALONE = (
+    "BroydenBad",
+    "BroydenGood",
+    "ColumnUpdatingMethod",
+    "DFP",
+    "FletcherVMM",
+    "Greenstadt1",
+    "Greenstadt2",
+    "Hoshino",
+    "McCormick",
+    "PSB",
+    "Pearson",
+    "SSVM",
+    "ThomasOptimalMethod",
+)
+#: A residual that is mostly rounding still makes an update, if it is not across y.
+ROUNDED = dict(float32=None, coarse=dict(tol=0.1))
+
 ENTRIES: list[Entry] = [
+    *(Entry(name, then_lr(0.5), **MATRIX) for name in ALONE),
+    *(
+        Entry(name, wolfe, variant="search", rosenbrock=(100, 1e-8), alternatives=QUASI_NEWTON, **SEARCH)
+        for name in ("FletcherVMM", "Hoshino", "PSB", "SSVM")
+    ),
+    Entry("SR1", then_lr(0.5), **MATRIX, **ROUNDED),
+    Entry("SR1", wolfe, variant="search", rosenbrock=(100, 1e-8), alternatives=QUASI_NEWTON, **SEARCH, **ROUNDED),
+    Entry("SSVM", then_lr(0.5), dict(switch=(1.0, 0.5)), variant="pair", **MATRIX),
+    Entry("ProjectedNewtonRaphson", wolfe, rosenbrock=(200, 1e-6), alternatives=QUASI_NEWTON, **SEARCH),
+    Entry("ProjectedGradientMethod", wolfe, rosenbrock=(200, 1e-6), alternatives=QUASI_NEWTON, **SEARCH),
+    Entry("GradientCorrection", lambda m: [m, tz.m.LR(0.1)], together=True, ulps=1e4),
     Entry("BFGS", then_lr(0.5), **MATRIX),
     Entry("BFGS", backtracking, variant="search", rosenbrock=(60, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),
     Entry("LBFGS", then_lr(0.5), **MATRIX),

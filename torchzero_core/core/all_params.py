@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import is_
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import local
-from ..engine.params import Params
+from ..engine.params import Params, same_objects
 from .stand_ins import real_param
 
 try:
@@ -34,13 +35,6 @@ def _is_plain(param: Tensor) -> bool:
 
 def _no_objection(*params: Tensor) -> bool:
     return True
-
-
-def _same_lists(now: list[list[Tensor]], before: list[list[Tensor]]) -> bool:
-    """Whether lists have the same objects."""
-    return len(now) == len(before) and all(
-        len(a) == len(b) and all(map(is_, a, b)) for a, b in zip(now, before, strict=True)
-    )
 
 
 class AllParams(Params):
@@ -89,10 +83,12 @@ class AllParams(Params):
         if len(state) < len(stores) or not all(map(is_, state.values(), stores)):
             return False
         lists = [group["params"] for group in groups]
-        try:  # equality is asked for only where objects are not the same, and costs a fifth of asking for identity
-            if lists != self._lists or (self._small and not _same_lists(lists, self._lists)):
+        try:  # as in same_objects, of which one call a group costs more
+            if lists != self._lists:
                 return False
-        except RuntimeError:  # tensors of more than one element have no truth value
+        except RuntimeError:
+            return False
+        if self._small and not all(map(partial(same_objects, small=True), lists, self._lists)):
             return False
         if len(state) > len(stores):
             self._stores = list(state.values())

@@ -10,11 +10,12 @@ import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import Enum, auto
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from ..lang import Slot
+from .docstrings import inherit_args
 
 
 class Range(NamedTuple):
@@ -105,6 +106,7 @@ class Field:
         check: what else it must be.
         role: what it is if it is no setting.
         in_signature: whether the constructor takes it.
+        keyword_only: whether it takes it by name only, as all that stand behind ``_: KW_ONLY`` in the class.
     """
 
     owner: str
@@ -115,6 +117,7 @@ class Field:
     check: Check | None
     role: Role | None
     in_signature: bool
+    keyword_only: bool = False
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         name = self.name
@@ -132,8 +135,8 @@ class Field:
 
     def parameter(self) -> inspect.Parameter:
         """Its place in a signature."""
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        return inspect.Parameter(self.name, kind, default=self.default, annotation=self.hint)
+        kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.name, kinds[self.keyword_only], default=self.default, annotation=self.hint)
 
 
 def declare(cls: Any, root: type) -> None:
@@ -160,7 +163,9 @@ def declare(cls: Any, root: type) -> None:
     if "__init__" in vars(cls):
         return
     own = _own_fields(cls)
-    if not own:
+    base = next(c for c in cls.__mro__[1:] if "__init__" in vars(c) and not hasattr(c.__init__, "fields"))
+    if not own and list(_fields_after(cls, base)) == list(fields_of(cls)):  # the constructor is inherited
+        inherit_args(cls, fields_of(cls))
         return
     for field in own.values():
         _check_name(cls, field.name)
@@ -170,16 +175,16 @@ def declare(cls: Any, root: type) -> None:
         elif field.name in vars(cls):
             delattr(cls, field.name)  # the constructor sets what is no setting
     cls.own_fields = own
-    base = next(c for c in cls.__mro__[1:] if "__init__" in vars(c) and not hasattr(c.__init__, "fields"))
     fields = _fields_after(cls, base)
     if base is not root and "defaults" not in inspect.signature(base.__init__).parameters:
         raise TypeError(
-            f"{cls.__name__} declares {', '.join(own)}, but {base.__name__} has a hand-written __init__ that takes no "
-            f"defaults to pass them on by; write {cls.__name__}.__init__ by hand too."
+            f"{cls.__name__} declares {', '.join(fields)}, but {base.__name__} has a hand-written __init__ that takes "
+            f"no defaults to pass them on by; write {cls.__name__}.__init__ by hand too."
         )
-    cls.bounds = _merged(cls.bounds, {name: field.range for name, field in own.items()})
-    cls.checks = _merged(cls.checks, {name: field.check for name, field in own.items()})
+    cls.bounds = _merged(cls.bounds, {name: field.range for name, field in fields.items()})
+    cls.checks = _merged(cls.checks, {name: field.check for name, field in fields.items()})
     cls.__init__ = _constructor(cls, base, fields)
+    inherit_args(cls, fields)
 
 
 def fields_of(cls: Any) -> Mapping[str, Field]:
@@ -203,8 +208,12 @@ def _merged(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
 def _own_fields(cls: type) -> dict[str, Field]:
     """The fields that stand in the body of a class."""
     body = vars(cls)
-    own = {}
+    own: dict[str, Field] = {}
+    keyword_only = False
     for name, text in inspect.get_annotations(cls).items():
+        if name == "_":
+            keyword_only = keyword_only or _resolve(cls, name, text) is KW_ONLY
+            continue
         if name.startswith("_") or str(text).startswith(("ClassVar", "typing.ClassVar")):
             continue
         hint = _resolve(cls, name, text)
@@ -222,6 +231,7 @@ def _own_fields(cls: type) -> dict[str, Field]:
             check=next((n for n in notes if isinstance(n, Check)), None),
             role=next((n for n in notes if isinstance(n, Role)), None),
             in_signature=not only_group,
+            keyword_only=keyword_only,
         )
     return own
 
@@ -278,7 +288,7 @@ def _fields_after(cls: Any, base: type) -> dict[str, Field]:
     fields: dict[str, Field] = {}
     for part in reversed(below):
         fields.update(vars(part).get("own_fields", {}))
-    return dict(sorted(fields.items(), key=lambda item: item[1].role is Role.PASSED_LAST))
+    return dict(sorted(fields.items(), key=lambda item: (item[1].keyword_only, item[1].role is Role.PASSED_LAST)))
 
 
 def _constructor(cls: type, base: Any, fields: dict[str, Field]) -> Callable[..., None]:
@@ -286,6 +296,8 @@ def _constructor(cls: type, base: Any, fields: dict[str, Field]) -> Callable[...
     visible = [f for f in fields.values() if f.in_signature]
     optional = False
     for field in visible:
+        if field.keyword_only:
+            continue
         required = field.default is inspect.Parameter.empty
         if required and optional:
             raise TypeError(

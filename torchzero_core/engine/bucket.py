@@ -12,7 +12,34 @@ from torch import Tensor
 from ..distributed import Shards, local, shards_of
 from ..lang.graph import Storage, as_dims
 from ..lang.rule import Rule, Slot
+from .params import same_objects
 from .program import Program
+
+
+class Places:
+    """Where a state is kept: for each tensor, a dict and a name in it.
+
+    Args:
+        stores: the dicts.
+        keys: the names.
+    """
+
+    __slots__ = ("keys", "pairs", "stores")
+
+    def __init__(self, stores: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
+        self.stores, self.keys = list(stores), list(keys)
+        self.pairs = list(zip(stores, keys, strict=True))
+
+    def read(self) -> list[Any]:
+        """What lies there.
+
+        Raises:
+            KeyError: nothing, in one place.
+        """
+        return list(map(operator.getitem, self.stores, self.keys))
+
+    def __add__(self, other: Places) -> Places:
+        return Places([*self.stores, *other.stores], [*self.keys, *other.keys])
 
 
 class Bucket:
@@ -31,6 +58,7 @@ class Bucket:
         recompute: whether they are too many to stay in the processor's cache between two passes.
         program: what runs on them in this step.
         hosts: its host numbers in this step.
+        checked: the settings that have passed the guards of the program.
     """
 
     def __init__(
@@ -51,9 +79,10 @@ class Bucket:
         self.compilable = self.recompute = self.kernels = False
         self.program: Program | None = None
         self.hosts: tuple[Any, ...] = ()
+        self.checked: list[Any] = []
         self._plain = all(p.is_contiguous() for p in self.data)
-        self._places: dict[tuple[int, str], list[tuple[dict[str, Any], str]]] = {}
-        self._ready: dict[tuple[int, str], tuple[list[tuple[dict[str, Any], str]], list[Tensor]]] = {}
+        self._places: dict[tuple[int, str], Places] = {}
+        self._ready: dict[tuple[int, str], tuple[Places, list[Tensor], bool]] = {}
         self._vectors: dict[tuple[int, str], tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def conforming(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -75,12 +104,13 @@ class Bucket:
         """The declaration of a state."""
         return self.rules[rule].slots[name]
 
-    def places(self, rule: int, name: str) -> list[tuple[dict[str, Any], str]]:
+    def places(self, rule: int, name: str) -> Places:
         """For each tensor, the dict that holds a state and its name there."""
         places = self._places.get((rule, name))
         if places is None:
-            located = map(self.rules[rule].locate, self.params)
-            places = self._places[rule, name] = [(store, prefix + name) for store, prefix in located]
+            located = list(map(self.rules[rule].locate, self.params))
+            places = Places([store for store, _ in located], [prefix + name for _, prefix in located])
+            self._places[rule, name] = places
         return places
 
     def states(self, rule: int, name: str) -> list[Tensor]:
@@ -89,20 +119,21 @@ class Bucket:
         A state that was loaded, or whose parameter has since changed, is brought to its declared dtype, its parameter's
         device and memory order: kernels and compiled code go by them.
         """
-        places, known = self._ready.get((rule, name), ((), None))
-        if known is not None:
-            try:
-                found = [store[key] for store, key in places]
-                if all(map(operator.is_, found, known)):  # another one may be of another shape or dtype
+        ready = self._ready.get((rule, name))
+        if ready is not None:
+            places, known, small = ready
+            try:  # another one may be of another shape or dtype
+                found = places.read()
+                if same_objects(found, known, small=small):
                     return found if self.shards is None else list(map(local, found))
             except KeyError:
                 pass
         out = [self._state(rule, name, i) for i in range(len(self.params))]
-        self._ready[rule, name] = self.places(rule, name), out
+        self._ready[rule, name] = self.places(rule, name), out, any(t.numel() < 2 for t in out)
         return list(map(local, out))
 
     def _state(self, rule: int, name: str, i: int) -> Tensor:
-        slot, (store, key), p = self.slot(rule, name), self.places(rule, name)[i], self.whole[i]
+        (store, key), slot, p = self.places(rule, name).pairs[i], self.slot(rule, name), self.whole[i]
         places = slot.history
         if isinstance(places, str):
             places = int(self.settings[self.setting_index[rule, places]])
@@ -165,14 +196,14 @@ class Bucket:
         states = self.states(rule, name)
         if self.shards is None:
             return states
-        found = [store[key] for store, key in self.places(rule, name)]
+        found = self.places(rule, name).read()
         return [t.full_tensor() if hasattr(t, "full_tensor") else t for t in found]
 
     def take_states(self, rule: int, name: str, tensors: Sequence[Tensor]) -> None:
         """Keep what a function has made of the tensors of one state that it was given."""
         if self.shards is None:
             return
-        for (store, key), new in zip(self.places(rule, name), tensors, strict=True):
+        for (store, key), new in zip(self.places(rule, name).pairs, tensors, strict=True):
             if hasattr(store[key], "placements"):
                 self._take(store[key], new)
 
@@ -198,7 +229,7 @@ class Bucket:
         if vector is None or not all(map(operator.is_, states, elements)):
             vector = torch.stack(states)
             elements = vector.unbind()
-            for (store, key), element in zip(self.places(rule, name), elements, strict=True):
+            for (store, key), element in zip(self.places(rule, name).pairs, elements, strict=True):
                 store[key] = element
             self._vectors[rule, name] = vector, elements
         return vector
@@ -216,7 +247,7 @@ class Bucket:
         for rule in () if self.program is None else self.program.graph.counted:
             places = self.places(rule, "step")
             try:
-                if [store[key] for store, key in places] != [self.counts[rule] - 1] * len(places):
+                if places.read() != [self.counts[rule] - 1] * len(places.keys):
                     return False
             except KeyError:
                 return False
@@ -227,7 +258,7 @@ class Bucket:
         assert self.program is not None
         for rule in self.program.graph.counted:
             t = self.counts[rule]
-            for store, key in self.places(rule, "step"):
+            for store, key in self.places(rule, "step").pairs:
                 store[key] = t
             self.counts[rule] = t + 1
 

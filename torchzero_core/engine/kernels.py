@@ -7,6 +7,7 @@ between the kernel and the rule at any step.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -123,46 +124,63 @@ def trace_tail(trace: Trace, u: Value, contexts: dict[str, Context], scale: Any)
 
 
 # -- the kernels -------------------------------------------------------------------------------------------------------
+class _Counter(threading.local):
+    """A counter on the host, written without a call of torch, which would cost a tenth of a small step."""
+
+    def __init__(self) -> None:
+        self.tensor = torch.zeros((), dtype=torch.float32)
+        self.number = self.tensor.numpy()
+
+
+_counter = _Counter()
+
+
 def _steps(step: float, params: list[Tensor]) -> list[Tensor]:
     """One counter for all tensors; the kernels read it."""
-    return [torch.full((), float(step), device=params[0].device)] * len(params)
+    if params[0].is_cpu:
+        _counter.number[()] = step
+        return [_counter.tensor] * len(params)
+    return [torch.full((), float(step), dtype=torch.float32, device=params[0].device)] * len(params)
 
 
 def _run_adam(
     kernel: Callable[..., None],
     u: list[Tensor],
     p: list[Tensor],
-    numbers: Sequence[float],
-    states: Sequence[list[Tensor]],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+    eps: float,
+    step: float,
+    exp_avg: list[Tensor],
+    exp_avg_sq: list[Tensor],
+    max_exp_avg_sq: list[Tensor] | None = None,
 ) -> None:
-    lr, beta1, beta2, weight_decay, eps, step = map(float, numbers)
     kernel(
         p,
-        in_memory_order(u, p),
-        states[0],
-        states[1],
-        states[2] if len(states) > 2 else [],
+        u,
+        exp_avg,
+        exp_avg_sq,
+        max_exp_avg_sq or [],
         _steps(step, p),
         lr=lr,
         beta1=beta1,
         beta2=beta2,
         weight_decay=weight_decay,
         eps=eps,
-        amsgrad=len(states) > 2,
+        amsgrad=max_exp_avg_sq is not None,
         maximize=False,
-        grad_scale=None,
-        found_inf=None,
     )
-
-
-def _adamw(u: list[Tensor], p: list[Tensor], *rest: Any) -> None:
-    _run_adam(torch._fused_adamw_, u, p, rest[:6], rest[6:])
     increment_version(p)  # the kernels do not: a graph built before the step must refuse to run
 
 
-def _adam_l2(u: list[Tensor], p: list[Tensor], *rest: Any) -> None:
-    _run_adam(torch._fused_adam_, u, p, rest[:6], rest[6:])
-    increment_version(p)
+def _adamw(*args: Any) -> None:
+    _run_adam(torch._fused_adamw_, *args)
+
+
+def _adam_l2(*args: Any) -> None:
+    _run_adam(torch._fused_adam_, *args)
 
 
 def _run_sgd(
@@ -178,17 +196,15 @@ def _run_sgd(
 ) -> None:
     torch._fused_sgd_(
         p,
-        in_memory_order(u, p),
+        u,
         v,
         weight_decay=0.0,
-        momentum=float(momentum),
-        lr=float(lr),
-        dampening=float(dampening),
+        momentum=momentum,
+        lr=lr,
+        dampening=dampening,
         nesterov=nesterov,
         maximize=False,
         is_first_step=step == 1,
-        grad_scale=None,
-        found_inf=None,
     )
     increment_version(p)
 
@@ -206,16 +222,14 @@ def _adagrad(
 ) -> None:
     torch._fused_adagrad_(
         p,
-        in_memory_order(u, p),
+        u,
         sq_sum,
         _steps(step, p),
-        lr=float(lr),
-        lr_decay=float(lr_decay),
+        lr=lr,
+        lr_decay=lr_decay,
         weight_decay=0.0,
-        eps=float(eps),
+        eps=eps,
         maximize=False,
-        grad_scale=None,
-        found_inf=None,
     )
     increment_version(p)
 
@@ -231,7 +245,7 @@ def adam_update(out: list[Tensor], u: list[Tensor], *rest: Any) -> list[Tensor]:
     """
     beta1, beta2, eps, step = rest[-4:]
     torch._foreach_zero_(out)
-    _run_adam(torch._fused_adamw_, u, out, (-1.0, beta1, beta2, 0.0, eps, step), rest[:-4])
+    _adamw(in_memory_order(u, out), out, -1.0, beta1, beta2, 0.0, eps, step, *rest[:-4])
     return out
 
 

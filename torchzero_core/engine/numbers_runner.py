@@ -14,7 +14,7 @@ from .bucket import Bucket
 from .numbers import doubles, real
 from .plan import Pass
 from .program import Program
-from .runner import Given, Runner
+from .runner import Given, Runner, Scratch
 
 
 class NumbersRunner(Runner):
@@ -31,8 +31,8 @@ class NumbersRunner(Runner):
 
     host = False
 
-    def __init__(self, bucket: Bucket, program: Program) -> None:
-        super().__init__(bucket, program)
+    def __init__(self, bucket: Bucket, program: Program, scratch: Scratch) -> None:
+        super().__init__(bucket, program, scratch)
         data, plan, ids = bucket.data, self.plan, program.ids
         like = data[0]
         self.real = real(like.dtype)
@@ -71,12 +71,12 @@ class NumbersRunner(Runner):
             return doubles(values)[()]
         return values if values.dtype is torch.bool else values.to(self.real)
 
-    def begin(self, given: Given) -> None:
+    def begin(self, given: Given, loss: Tensor | None) -> None:
         """Take what this step works on."""
         bucket, program = self.bucket, self.program
         self.hosts = bucket.hosts
         self.find(given)
-        self.T, self.Z = dict(self.fixed), dict(self.blank)
+        self.T, self.Z = self.fixed.copy(), self.blank.copy()
         for node in program.number_loads:
             storage, i = node.attr, program.ids[node]
             if node.kind is Kind.SLICE:
@@ -85,8 +85,7 @@ class NumbersRunner(Runner):
                 vector = self.vectors[storage] = bucket.vector(storage.rule, storage.name)
                 self.T[i] = self.from_tensor(vector)
             else:
-                loss = storage.place is Place.LOSS
-                value = given.loss if loss else bucket.global_state(storage.rule, storage.name)
+                value = loss if storage.place is Place.LOSS else bucket.global_state(storage.rule, storage.name)
                 assert value is not None
                 self.T[i] = self.from_tensor(value.detach().reshape(()).to(bucket.data[0].device))
 

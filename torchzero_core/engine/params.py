@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -11,6 +12,22 @@ from torch import Tensor
 
 #: How many lists of some of the parameters are remembered.
 REMEMBERED = 32
+
+
+def same_objects(now: Sequence[Tensor], before: Sequence[Tensor], *, small: bool) -> bool:
+    """Whether two lists of one kind hold the same tensors.
+
+    Args:
+        now: tensors.
+        before: tensors.
+        small: whether some of them have fewer than two elements.
+    """
+    if small:  # these may be equal to others
+        return len(now) == len(before) and all(map(is_, now, before))
+    try:  # equality is asked for only where objects are not the same, and costs a fifth of asking for identity
+        return now == before
+    except RuntimeError:  # tensors of more than one element have no truth value
+        return False
 
 
 class Params(list[Tensor]):

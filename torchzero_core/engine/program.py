@@ -35,9 +35,11 @@ class Program:
         plan: its passes.
         ids: the number of each value, by which backends call it.
         evaluate: computes the numbers of the plan from settings, counts and facts; None where the guards do not hold.
+        again: the same for settings that have passed the guards.
         number_loads: the states of one number that it reads.
         moves: whether generated code writes to the parameters.
         calls: for each pass, whether opaque functions run after it.
+        calls_kernels: whether one of torch's kernels is among what runs.
         meets: for each pass, whether all buckets come together after it.
         compiled: what a backend keeps.
     """
@@ -50,11 +52,13 @@ class Program:
                 self.plan.hosts.setdefault(graph.numbers[storage.at], len(self.plan.hosts))
         self.ids = {node: i for i, node in enumerate(graph.nodes)}
         self.evaluate = host_function(list(self.plan.hosts), graph.guards)
+        self.again = host_function(list(self.plan.hosts), graph.guards, settings_hold=True)
         passes = self.plan.passes
         self.number_loads = [n for p in passes for n in (*p.numbers, *p.slices) if n.op is LOAD]
         self.reads_gradient = GRAD in self.plan.storages
         self.reads_loss = LOSS in graph.loads
         self.calls = [any(n.op is CALL for n in p.opaque) for p in passes]
+        self.calls_kernels = any(n.op is CALL and n.attr.rule < 0 for p in passes for n in p.opaque)
         self.meets = [bool(p.totals) or any(n.op is not CALL for n in p.opaque) for p in passes]
         moved = graph.stores.get(PARAM)
         self.moves = moved is not None and moved.op is not WRITTEN

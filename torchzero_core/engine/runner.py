@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch import Tensor
 from ..lang.graph import UPDATE, Kind, Number, Place, Storage, Value
 from ..lang.ops import CALL
 from ..lang.rule import Call
-from .bucket import Bucket
+from .bucket import Bucket, Places
+from .params import same_objects
 from .program import Program
 
 
@@ -19,22 +20,11 @@ class Unsupported(Exception):
     """A plan or its tensors have something that a backend cannot do; the message names it."""
 
 
-class Given(NamedTuple):
-    """What one step gives to a bucket.
-
-    Attributes:
-        update: what the rules start from.
-        grads: the gradients, if they are read.
-        out: where the result goes, if not over the update.
-        scratch: workspaces by their number.
-        loss: the loss, if it is read.
-    """
-
-    update: list[Tensor]
-    grads: list[Tensor]
-    out: list[Tensor]
-    scratch: Callable[[int], list[Tensor]]
-    loss: Tensor | None
+#: What one step gives to a bucket: what the rules start from, the gradients if they are read, and where the result
+#: goes if not over the update.
+Given: TypeAlias = tuple[list[Tensor], list[Tensor], list[Tensor]]
+#: Makes the workspaces of a bucket, by their number.
+Scratch: TypeAlias = Callable[[int], list[Tensor]]
 
 
 class Runner:
@@ -45,6 +35,7 @@ class Runner:
     Args:
         bucket: the tensors and their state.
         program: the passes.
+        scratch: makes the workspaces.
 
     Attributes:
         lists: the tensors of each storage in this step, in the plan's order.
@@ -52,27 +43,36 @@ class Runner:
         hosts: the host numbers of this step.
     """
 
-    def __init__(self, bucket: Bucket, program: Program) -> None:
+    def __init__(self, bucket: Bucket, program: Program, scratch: Scratch) -> None:
         self.bucket, self.program, self.plan = bucket, program, program.plan
         storages = self.plan.storages
         self.lists: list[list[Tensor]] = [[]] * len(storages)
         self.results: dict[Value, list[Tensor]] = {}
         self.hosts: tuple[Any, ...] = ()
-        given = {Place.UPDATE: 0, Place.GRAD: 1, Place.OUT: 2}  # what Given has first
-        self._states = [(i, s) for s, i in storages.items() if s.place is Place.STATE]
+        given = {Place.UPDATE: 0, Place.GRAD: 1, Place.OUT: 2}
+        states = [(i, s) for s, i in storages.items() if s.place is Place.STATE]
+        self._states = [(i, s.rule, s.name) for i, s in states if s.at < 0]
+        self._held: tuple[Places, list[Tensor], bool] | None = None
+        self._rings = [(i, s) for i, s in states if s.at >= 0]
         self._foreign = [i for s, i in storages.items() if s.place in (Place.UPDATE, Place.GRAD)]
         self._update = storages.get(UPDATE) if UPDATE in program.graph.stores else None
         self._copies: list[tuple[Tensor, Tensor]] = []
-        self._works = [(i, s.rule) for s, i in storages.items() if s.place is Place.WORK]
         self._given = [(i, given[s.place]) for s, i in storages.items() if s.place in given]
         self._calls = [[self._call(n) for n in here.opaque if n.op is CALL] for here in self.plan.passes]
         for storage, i in storages.items():
             if storage.place is Place.PARAM:
                 self.lists[i] = bucket.data
+            elif storage.place is Place.WORK:
+                self.lists[i] = scratch(storage.rule)
 
     # -- what a backend defines --------------------------------------------------------------------------------------
-    def begin(self, given: Given) -> None:
-        """Take what this step works on."""
+    def begin(self, given: Given, loss: Tensor | None) -> None:
+        """Take what this step works on.
+
+        Args:
+            given: the tensors.
+            loss: the loss, if it is read.
+        """
         raise NotImplementedError
 
     def sweep(self, k: int) -> None:
@@ -103,16 +103,32 @@ class Runner:
     def find(self, given: Given) -> None:
         """Fill :attr:`lists` for this step."""
         lists, bucket = self.lists, self.bucket
-        for i, storage in self._states:
-            states = bucket.states(storage.rule, storage.name)
-            if storage.at >= 0:
-                at = self.program.place_in_ring(storage, self.hosts)
-                states = [ring[at] for ring in states]
-            lists[i] = states
+        if not self._states_hold():
+            self._find_states()
+        for i, storage in self._rings:
+            at = self.program.place_in_ring(storage, self.hosts)
+            lists[i] = [ring[at] for ring in bucket.states(storage.rule, storage.name)]
         for i, which in self._given:
-            lists[i] = given[which]  # type: ignore[assignment]
-        for i, number in self._works:
-            lists[i] = given.scratch(number)
+            lists[i] = given[which]
+
+    def _states_hold(self) -> bool:
+        """Whether the states are the tensors that they were in the last step, which are in their lists."""
+        if self._held is None:
+            return not self._states
+        places, known, small = self._held
+        try:
+            return same_objects(places.read(), known, small=small)
+        except KeyError:
+            return False
+
+    def _find_states(self) -> None:
+        bucket = self.bucket
+        for i, rule, name in self._states:
+            self.lists[i] = bucket.states(rule, name)
+        if bucket.shards is None:
+            places = sum((bucket.places(rule, name) for _, rule, name in self._states), Places([], []))
+            known = places.read()
+            self._held = places, known, any(t.numel() < 2 for t in known)
 
     def conform(self) -> None:
         """Copy what others gave where it does not lie in memory as compiled code wants it."""
@@ -127,7 +143,8 @@ class Runner:
         for mine, given in self._copies:
             given.copy_(mine)
         self._copies = []
-        self.results = {}
+        if self.results:
+            self.results = {}
         for i, _ in self._given:
             self.lists[i] = []
 
@@ -155,7 +172,7 @@ class Runner:
             elif isinstance(x, Number):
                 sources.append(("host", self.plan.hosts[x]))
             else:
-                sources.append(("", x))
+                sources.append(("" if isinstance(x, Value) else "constant", x))
         return node, sources, list(call.state)
 
     def run_calls(self, k: int) -> None:
@@ -163,8 +180,14 @@ class Runner:
         lists, hosts, bucket = self.lists, self.hosts, self.bucket
         for node, sources, names in self._calls[k]:
             call: Call = node.attr
-            args = [lists[x] if s == "list" else hosts[x] if s == "host" else self.argument(x) for s, x in sources]
-            spread = bucket.shards is not None and call.rule >= 0  # torch's kernels go element by element
+            args = [
+                lists[x] if s == "list" else hosts[x] if s == "host" else x if s == "constant" else self.argument(x)
+                for s, x in sources
+            ]
+            if call.rule < 0:  # a kernel, which goes element by element and writes where the tensors lie
+                call.fn(*args)
+                continue
+            spread = bucket.shards is not None
             if spread:
                 args = [bucket.gather(a) if isinstance(a, list) else a for a in args]
             states = {name: bucket.whole_states(call.rule, name) for name in names}
@@ -175,9 +198,8 @@ class Runner:
                     torch._foreach_copy_(states[name], list(tensors))
             for name in names:
                 bucket.take_states(call.rule, name, states[name])
-            if call.rule >= 0:
-                out = self._checked(call, out)
-                self.set_result(node, bucket.scatter(out) if spread else out)
+            out = self._checked(call, out)
+            self.set_result(node, bucket.scatter(out) if spread else out)
 
     def _checked(self, call: Call, out: Any) -> list[Tensor]:
         """What an opaque function returned, in the dtype of the parameters.
@@ -202,5 +224,5 @@ class Runner:
         return [t.to(p.dtype) for t, p in zip(out, whole, strict=True)]
 
     def set_result(self, node: Value, tensors: list[Tensor]) -> None:
-        """Take the result of an opaque operation."""
-        self.results[node] = tensors
+        """Take the result of an opaque operation, in the memory order of the parameters."""
+        self.results[node] = self.bucket.conforming(tensors)

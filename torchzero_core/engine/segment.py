@@ -22,7 +22,7 @@ from .bucket import Bucket, is_dense
 from .meetings import add_up, meet
 from .params import Params
 from .program import Mode, Program
-from .runner import Given, Runner
+from .runner import Runner
 from .surroundings import Home, Step
 
 #: Elements from which on memory is slower than arithmetic.
@@ -222,11 +222,14 @@ class Segment:
         binding.ways = (writable, moves)
         for bucket in buckets:
             host = (bucket.settings, bucket.counts, facts)
-            hosts = bucket.program.evaluate(*host) if again and bucket.program is not None else None
+            hosts = None
+            if again and bucket.program is not None:
+                known = bucket.checked is bucket.settings
+                hosts = bucket.program.again(*host) if known else bucket.program.evaluate(*host)
             if hosts is None:
                 mode = Mode(writable, moves, bucket.kernels, bucket.recompute)
                 bucket.program, hosts = self._program(binding, bucket, host, mode)
-            bucket.hosts = hosts
+            bucket.hosts, bucket.checked = hosts, bucket.settings
         if len(buckets) > 1:
             self._check_uniform(buckets)
             self._agree(buckets, facts)
@@ -348,38 +351,37 @@ class Segment:
         runners = binding.runners[bucket]
         runner = runners.get(program)
         if runner is None:
-            runner = runners[program] = self._runner(bucket, program)
+            runner = runners[program] = self._runner(params, bucket, program, whole=len(binding.buckets) == 1)
         grads = step.get_grad() if program.reads_gradient else []
         loss = step.get_loss() if program.reads_loss else None
-        whole = len(binding.buckets) == 1
-        if not whole:
+        if len(binding.buckets) > 1:
             tensors, grads, out = ([x[i] for i in bucket.indices] if x else x for x in (tensors, grads, out))
         if bucket.shards is not None:
             grads = placed(grads, bucket.params) if grads else []
             tensors, grads, out = (list(map(local, x)) for x in (tensors, grads, out))
+        runner.begin((tensors, grads, out), loss)
+        return runner
 
+    def _runner(self, params: Params, bucket: Bucket, program: Program, *, whole: bool) -> Runner:
         def scratch(number: int) -> list[Tensor]:
             found = params.scratch(f"work{number}{self.scratch_key}")
             found = found if whole else [found[i] for i in bucket.indices]
             return found if bucket.shards is None else list(map(local, found))
 
-        runner.begin(Given(tensors, grads, out, scratch, loss))
-        return runner
-
-    def _runner(self, bucket: Bucket, program: Program) -> Runner:
         if bucket.compilable:
             try:
-                return backends.compiled(bucket, program)
+                return backends.compiled(bucket, program, scratch)
             except backends.Unsupported as error:
                 self._warn_uncompiled(str(error))
-        return backends.ForeachRunner(bucket, program)
+        return backends.ForeachRunner(bucket, program, scratch)
 
     def _commit(self, binding: Binding, runners: Sequence[Runner]) -> None:
         written: set[Any] = set()
+        counted: set[int] = set()
         for runner in runners:
             runner.commit(written)
-        for bucket in binding.buckets:
-            bucket.count()
-        for rule in {rule for r in runners for rule in r.program.graph.counted_whole}:
+            runner.bucket.count()
+            counted.update(runner.program.graph.counted_whole)
+        for rule in counted:
             self.rules[rule].global_state["step"] = int(binding.facts[rule + 1])
             binding.facts[rule + 1] += 1

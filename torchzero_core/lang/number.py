@@ -35,10 +35,11 @@ class Number(Symbol):
         source: where the step finds one that is given.
         label: what a user calls one that is given.
         whole: whether it is the same for all tensors of a step, whatever the parameter groups say.
+        settled: whether it follows from settings alone.
         value: what it is now.
     """
 
-    __slots__ = ("args", "index", "label", "op", "source", "trace", "value", "whole")
+    __slots__ = ("args", "index", "label", "op", "settled", "source", "trace", "value", "whole")
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Number(Symbol):
     ) -> None:
         self.trace, self.index, self.value, self.op, self.args = trace, index, value, op, args
         self.source, self.label = source, label
+        self.settled: bool = source[:1] == "S" if op is None else all(a.settled for a in args if isinstance(a, Number))
         self.whole: bool = whole if op is None else all(a.whole for a in args if isinstance(a, Number))
 
     def build(self, op: Operation, *args: Any) -> Any:
@@ -132,13 +134,17 @@ def _needed(numbers: Sequence[Number]) -> list[Number]:
     return [found[i] for i in sorted(found)]
 
 
-def host_function(numbers: Sequence[Number], guards: Sequence[Guard] = ()) -> Callable[..., tuple[Any, ...] | None]:
+def host_function(
+    numbers: Sequence[Number], guards: Sequence[Guard] = (), *, settings_hold: bool = False
+) -> Callable[..., tuple[Any, ...] | None]:
     """A function of settings, counts and facts that computes numbers, each of which is worked out once.
 
     Args:
         numbers: what it returns, in order.
         guards: under which conditions; elsewhere it returns None.
+        settings_hold: leave out conditions on settings alone: they have been seen to hold.
     """
+    guards = [g for g in guards if not (settings_hold and g.number.settled)]
     namespace: dict[str, Any] = {**PYTHON, "as_it_is": as_it_is}
     tests = []
     for i, guard in enumerate(guards):
@@ -147,8 +153,8 @@ def host_function(numbers: Sequence[Number], guards: Sequence[Guard] = ()) -> Ca
     results = "".join(f"n{n.index}, " for n in numbers)
     code = {"python": "", "numpy": ""}
     needed = _needed([*numbers, *(g.number for g in guards)])
-    given = [f"n{n.index}, " for n in needed if n.op is None and is_number(n.value) and n.source.startswith("S")]
-    if given:  # a number may have become none
+    given = [f"n{n.index}, " for n in needed if n.op is None and is_number(n.value) and n.settled]
+    if given and not settings_hold:  # a number may have become none
         tests.insert(0, f"None not in ({''.join(given)})")
     for n in needed:
         args = [f"n{a.index}" if isinstance(a, Number) else f"({a!r})" for a in n.args]

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..bucket import Bucket
 from ..program import Program
-from ..runner import Runner, Unsupported
+from ..runner import Runner, Scratch, Unsupported
 from . import c, triton
 from .foreach import ForeachRunner
 
@@ -26,13 +26,18 @@ def refusal(bucket: Bucket) -> str | None:
     return backend.refusal(data.dtype)
 
 
-def compiled(bucket: Bucket, program: Program) -> Runner:
+def compiled(bucket: Bucket, program: Program, scratch: Scratch) -> Runner:
     """A runner of compiled passes for a bucket.
+
+    Args:
+        bucket: the tensors and their state.
+        program: the passes.
+        scratch: makes the workspaces.
 
     Raises:
         Unsupported: something in the program cannot be compiled.
     """
-    return COMPILING[bucket.data[0].device.type].runner(bucket, program)
+    return COMPILING[bucket.data[0].device.type].runner(bucket, program, scratch)
 
 
 __all__ = ["ForeachRunner", "Unsupported", "compiled", "refusal"]

@@ -22,7 +22,7 @@ from ...lang.ops import SHAPE
 from ..bucket import Bucket, state_dtypes
 from ..numbers import geometry
 from ..program import Program, number_stores
-from ..runner import Given, Runner, Unsupported
+from ..runner import Given, Runner, Scratch, Unsupported
 from .c_build import library, refusal
 from .c_source import Source
 
@@ -52,13 +52,14 @@ class CPURunner(Runner):
     Args:
         bucket: the tensors and their state.
         program: the passes.
+        scratch: makes the workspaces.
 
     Raises:
         Unsupported: something in the plan has no C form.
     """
 
-    def __init__(self, bucket: Bucket, program: Program) -> None:
-        super().__init__(bucket, program)
+    def __init__(self, bucket: Bucket, program: Program, scratch: Scratch) -> None:
+        super().__init__(bucket, program, scratch)
         data, plan = bucket.data, self.plan
         key = ("c", data[0].dtype)
         if key not in program.compiled:
@@ -97,10 +98,11 @@ class CPURunner(Runner):
         ]
         self.write = self._function(lib, "commit")
         self.stores = number_stores(plan, Kind.GLOBAL)
-        self.changing = [i for s, i in plan.storages.items() if s.place is not Place.PARAM]
+        fixed = (Place.PARAM, Place.WORK)  # the bucket is given up when their memory changes
+        self.changing = [i for s, i in plan.storages.items() if s.place not in fixed]
         for storage, i in plan.storages.items():
-            if storage.place is Place.PARAM:  # the bucket is given up when their memory changes
-                self._enter(i, data)
+            if storage.place in fixed:
+                self._enter(i, self.lists[i])
         #: Rows of states that are no elements.
         self.more = [(s, row) for s, row in source.rows.items() if s.place is Place.STATE and s not in plan.storages]
 
@@ -150,7 +152,7 @@ class CPURunner(Runner):
             self.P[row * self.nt : (row + 1) * self.nt] = pointers  # type: ignore[assignment]
 
     # -- the step ----------------------------------------------------------------------------------------------------
-    def begin(self, given: Given) -> None:
+    def begin(self, given: Given, loss: Tensor | None) -> None:
         """Take what this step works on."""
         bucket, program = self.bucket, self.program
         self.hosts = bucket.hosts
@@ -163,8 +165,7 @@ class CPURunner(Runner):
             self._enter(row, bucket.states(storage.rule, storage.name))
         for node in program.number_loads:
             if node.kind is Kind.GLOBAL:
-                loss = node.attr.place is Place.LOSS
-                value = given.loss if loss else bucket.global_state(node.attr.rule, node.attr.name)
+                value = loss if node.attr.place is Place.LOSS else bucket.global_state(node.attr.rule, node.attr.name)
                 assert value is not None
                 self.H[self.source.globals[node]] = float(value)
 
@@ -209,7 +210,7 @@ class CPURunner(Runner):
 
     def set_result(self, node: Value, tensors: list[Tensor]) -> None:
         """Take the result of an opaque operation."""
-        super().set_result(node, self.bucket.conforming(tensors))
+        super().set_result(node, tensors)
         row = self.source.rows.get(Storage(Place.RESULT, node=node))
         if row is not None:
             self._enter(row, self.results[node])

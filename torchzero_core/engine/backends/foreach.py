@@ -19,7 +19,7 @@ from ..numbers import doubles, write_numbers
 from ..numbers_runner import NumbersRunner
 from ..plan import Pass
 from ..program import Program
-from ..runner import Given
+from ..runner import Given, Scratch
 from .foreach_source import Parts, write_slices, write_sweep
 
 #: Whether numbers per tensor are the host's on the CPU; False runs what accelerators run, for tests.
@@ -46,13 +46,14 @@ class ForeachRunner(NumbersRunner):
     Args:
         bucket: the tensors and their state.
         program: the passes.
+        scratch: makes the workspaces.
     """
 
-    def __init__(self, bucket: Bucket, program: Program) -> None:
+    def __init__(self, bucket: Bucket, program: Program, scratch: Scratch) -> None:
         data, plan = bucket.data, program.plan
         cpu = data[0].device.type == "cpu"
         self.host = NUMBERS_ON_HOST and cpu
-        super().__init__(bucket, program)
+        super().__init__(bucket, program, scratch)
         key = ("foreach", self.host)
         if key not in program.compiled:
             collect = _arrays if self.host else _vectors
@@ -67,6 +68,8 @@ class ForeachRunner(NumbersRunner):
         self.passes = program.compiled[key]
         self.chunks = _chunks(data, CPU_PIECE if cpu else GPU_PIECE, split=bucket.dense and not program.slices)
         self.whole_tensors = all(part is None for chunk in self.chunks for _, part in chunk)
+        # A part of a tensor is a stretch of its memory, and torch's kernels go by memory.
+        self.by_memory = not self.whole_tensors or program.calls_kernels
         self.rows = [_rows([i for i, _ in chunk], data[0].device, host=self.host) for chunk in self.chunks]
         self.single = len(self.chunks) == 1 and self.whole_tensors
         self._views: dict[Storage, tuple[list[Tensor], list[list[Tensor]]]] = {}
@@ -75,10 +78,10 @@ class ForeachRunner(NumbersRunner):
             for kind in (Kind.TENSOR, Kind.SLICE)
         )
 
-    def begin(self, given: Given) -> None:
+    def begin(self, given: Given, loss: Tensor | None) -> None:
         """Take what this step works on."""
-        super().begin(given)
-        if not self.whole_tensors:  # a part of a tensor is a stretch of its memory
+        super().begin(given, loss)
+        if self.by_memory:
             self.conform()
 
     def pieces(self, storage: Storage, tensors: list[Tensor]) -> list[list[Tensor]]:

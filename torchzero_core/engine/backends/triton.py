@@ -23,7 +23,7 @@ from ..bucket import Bucket, state_dtypes
 from ..numbers import geometry, write_numbers
 from ..numbers_runner import NumbersRunner
 from ..program import Program
-from ..runner import Given, Unsupported
+from ..runner import Given, Scratch, Unsupported
 from .foreach_source import slice_amax, slice_sum, write_slices
 from .triton_build import kernels, refusal
 from .triton_source import ALIGNMENT, Source, Sweep
@@ -42,13 +42,14 @@ class GPURunner(NumbersRunner):
     Args:
         bucket: the tensors and their state.
         program: the passes.
+        scratch: makes the workspaces.
 
     Raises:
         Unsupported: something in the plan has no Triton form, or Triton is missing or fails.
     """
 
-    def __init__(self, bucket: Bucket, program: Program) -> None:
-        super().__init__(bucket, program)
+    def __init__(self, bucket: Bucket, program: Program, scratch: Scratch) -> None:
+        super().__init__(bucket, program, scratch)
         data, plan, ids = bucket.data, self.plan, program.ids
         device = data[0].device
         key = ("triton", data[0].dtype)
@@ -68,7 +69,7 @@ class GPURunner(NumbersRunner):
         self.stale, self.aligned = True, True
         self.to_align = [row for s, row in self.source.rows.items() if s.at < 0]
         self._enter_shapes()
-        self.scratch: dict[Storage, list[Tensor]] = {}
+        self.scratch = {storage: scratch(storage.rule) for storage in self.source.scratch}
         sweeps = self.source.sweeps
         most = max(len(sweep.whole) for sweep in sweeps)
         self.partials = torch.empty(max(1, most * self.nb), dtype=self.real, device=device)
@@ -142,14 +143,13 @@ class GPURunner(NumbersRunner):
         self.stale = False
 
     # -- the step ----------------------------------------------------------------------------------------------------
-    def begin(self, given: Given) -> None:
+    def begin(self, given: Given, loss: Tensor | None) -> None:
         """Take what this step works on."""
-        super().begin(given)
+        super().begin(given, loss)
         self.conform()
         for i, tensors in enumerate(self.lists):
             self._enter(i, tensors)
         for storage, row in self.source.scratch.items():
-            self.scratch[storage] = given.scratch(storage.rule)
             self._enter(row, self.scratch[storage])
         staged = self.staged[self.pointers :].view(np.float64)[: len(self.hosts)]
         new = np.array(self.hosts, dtype=np.float64)
@@ -159,7 +159,7 @@ class GPURunner(NumbersRunner):
 
     def set_result(self, node: Value, tensors: list[Tensor]) -> None:
         """Take the result of an opaque operation."""
-        super().set_result(node, self.bucket.conforming(tensors))
+        super().set_result(node, tensors)
         row = self.source.rows.get(Storage(Place.RESULT, node=node))
         if row is not None:
             self._enter(row, self.results[node])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY
 from typing import Any
 
 from torch import Tensor
 
-from ...core.module import Modules
+from ...core import Beta, Child, Count, NonNegative
 from ...core.preconditioner import Preconditioner
 from ...linalg import inverse_root
 
@@ -52,36 +53,18 @@ class FullMatrixAdagrad(Preconditioner):
         True
     """
 
-    bounds = {
-        **Preconditioner.bounds,
-        "beta": (0, 1, "[)"),
-        "decay": (0, math.inf, "[)"),
-        "eps": (0, math.inf, "[)"),
-    }
+    beta: Beta | None = None
+    decay: NonNegative | None = None
+    sqrt: bool = True
+    concat_params: bool = False
+    update_freq: Count = 1
+    inner: Child | None = None
+    _: KW_ONLY
+    eps: NonNegative = 1e-12
+    stagger: bool = False
 
-    def __init__(
-        self,
-        beta: float | None = None,
-        decay: float | None = None,
-        sqrt: bool = True,
-        concat_params: bool = False,
-        update_freq: int = 1,
-        inner: Modules | None = None,
-        *,
-        eps: float = 1e-12,
-        stagger: bool = False,
-    ) -> None:
-        settings = dict(
-            beta=beta,
-            decay=decay,
-            sqrt=sqrt,
-            concat_params=concat_params,
-            update_freq=update_freq,
-            eps=eps,
-            stagger=stagger,
-        )
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
         _weights(settings)
-        super().__init__(settings, inner)
 
     def sizes(self, shape: Sequence[int], settings: Mapping[str, Any]) -> list[int]:
         return [math.prod(shape)]

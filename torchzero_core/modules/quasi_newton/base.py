@@ -2,60 +2,48 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, MutableMapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ...core.module import Modules
+from ...core import Beta, Child, Count, NonNegative, Positive
 from ...core.vector_method import Unit, VectorMethod
 
 
 class _FullMatrix(VectorMethod):
-    """What the methods on H (the inverse Hessian) and on B (the Hessian) share."""
+    """What the methods on H (the inverse Hessian) and on B (the Hessian) share.
+
+    Args:
+        tol: tolerance of the formula, and of max|y| below which nothing is learnt.
+        tol_reset: start anew when max|y| ≤ tol. False: keep the matrix as it is.
+        reset_interval: start anew every so many steps; "auto": after one step more than there are parameters.
+        beta: keep an exponential moving average of the matrix with this factor instead of the matrix itself.
+        update_freq: update the matrix every so many steps.
+        scale_first: multiply the first direction, and that after a reset, by 1/max(1, ‖u‖₁).
+        scale_second: multiply the second direction by 1/max(1, ‖u‖₁).
+        concat_params: treat all parameters as one vector; it starts anew when another set of parameters has
+            gradients. False: one matrix for each parameter.
+        inner: a module that gives what the matrix is multiplied with; the matrix learns from the plain update.
+    """
 
     gathers = True
-    bounds = {
-        "tol": (0, math.inf, "[)"),
-        "update_freq": (1, math.inf, "[)"),
-    }
     #: The name of the matrix in the state.
     matrix: ClassVar[str] = "H"
     #: Whether the formula asks for the previous parameters or update (which are otherwise overwritten).
     needs_previous: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        init_scale: float | Literal["auto"] = "auto",
-        tol: float = 1e-10,
-        tol_reset: bool = True,
-        reset_interval: int | Literal["auto"] | None = None,
-        beta: float | None = None,
-        update_freq: int = 1,
-        scale_first: bool = True,
-        scale_second: bool = False,
-        concat_params: bool = True,
-        inner: Modules | None = None,
-        *,
-        defaults: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            dict(
-                init_scale=init_scale,
-                tol=tol,
-                tol_reset=tol_reset,
-                reset_interval=reset_interval,
-                beta=beta,
-                update_freq=update_freq,
-                scale_first=scale_first,
-                scale_second=scale_second,
-                concat_params=concat_params,
-                **(defaults or {}),
-            ),
-            inner,
-        )
+    init_scale: Positive | Literal["auto"] = "auto"
+    tol: NonNegative = 1e-10
+    tol_reset: bool = True
+    reset_interval: Count | Literal["auto"] | None = None
+    beta: Beta | None = None
+    update_freq: Count = 1
+    scale_first: bool = True
+    scale_second: bool = False
+    concat_params: bool = True
+    inner: Child | None = None
 
     # -- what the two bases define -----------------------------------------------------------------------------------
     def _formula(self, matrix: Tensor, *args: Any) -> Tensor:
@@ -69,6 +57,19 @@ class _FullMatrix(VectorMethod):
         raise NotImplementedError
 
     # -- what a method may change ------------------------------------------------------------------------------------
+    #: Whether a reset forgets what was learnt; the next step is then like the first.
+    forgets: ClassVar[bool] = True
+
+    def reset_every(self, n: int, settings: Mapping[str, Any]) -> int | None:
+        """After how many steps to start anew.
+
+        Args:
+            n: the number of elements of the vector.
+            settings: the settings.
+        """
+        interval = settings["reset_interval"]
+        return n + 1 if interval == "auto" else interval
+
     def initial_matrix(self, n: int, like: Tensor, settings: Mapping[str, Any]) -> Tensor:
         """The matrix of the first step and after a reset: the identity, or ``init_scale`` times it.
 
@@ -100,11 +101,12 @@ class _FullMatrix(VectorMethod):
             state.update({name: self.initial_matrix(u.numel(), u, h), "fresh": _true(u)})
             state.update(prev_params=unit.point(torch.empty_like(u)), prev_update=u.clone())
             return bool(h["scale_first"])
-        interval = u.numel() + 1 if h["reset_interval"] == "auto" else h["reset_interval"]
+        interval = self.reset_every(u.numel(), h)
         reset = torch.zeros_like(state["fresh"])
         if interval is not None and (t - 1) % interval == 0:
-            state[name], state["fresh"] = self.on_reset(state[name], state, h), _true(u)
-            reset = _true(u)
+            state[name] = self.on_reset(state[name], state, h)
+            if self.forgets:
+                state["fresh"] = reset = _true(u)
         elif (t - 1) % h["update_freq"] == 0:
             reset = self._update(unit, u)
         unit.point(state["prev_params"])
@@ -154,17 +156,6 @@ class QuasiNewtonH(_FullMatrix):
 
     Args:
         init_scale: H starts as ``init_scale``·I. "auto": as I, scaled by s'y/y'y before its first update.
-        tol: tolerance of the formula, and of max|y| below which nothing is learnt.
-        tol_reset: start anew when max|y| ≤ tol. False: keep H as it is.
-        reset_interval: start anew every so many steps; "auto": after one step more than there are parameters.
-        beta: keep an exponential moving average of H with this factor instead of H itself.
-        update_freq: update H every so many steps.
-        scale_first: multiply the first direction, and that after a reset, by 1/max(1, ‖u‖₁).
-        scale_second: multiply the second direction by 1/max(1, ‖u‖₁).
-        concat_params: treat all parameters as one vector; it starts anew when another set of parameters has
-            gradients. False: one matrix for each parameter.
-        inner: a module that gives what H is multiplied with; H learns from the plain update.
-        defaults: further settings of a subclass.
 
     Raises:
         ValueError: settings that differ between parameter groups although ``concat_params`` makes them one vector.
@@ -234,21 +225,11 @@ class QuasiNewtonH(_FullMatrix):
 class QuasiNewtonB(_FullMatrix):
     """Base class of methods that update B, an approximation of the Hessian: the direction d solves B·d = u.
 
-    A subclass defines :meth:`update_B`. Parameters as for :class:`QuasiNewtonH`; B starts as I/``init_scale`` and
-    "auto" scales it by y'y/s'y. Where B is singular or the solution is not finite the direction is u itself.
+    A subclass defines :meth:`update_B`; the rest is as for :class:`QuasiNewtonH`. Where B is singular or the solution
+    is not finite the direction is u itself.
 
     Args:
-        init_scale: see :class:`QuasiNewtonH`.
-        tol: see :class:`QuasiNewtonH`.
-        tol_reset: see :class:`QuasiNewtonH`.
-        reset_interval: see :class:`QuasiNewtonH`.
-        beta: see :class:`QuasiNewtonH`.
-        update_freq: see :class:`QuasiNewtonH`.
-        scale_first: see :class:`QuasiNewtonH`.
-        scale_second: see :class:`QuasiNewtonH`.
-        concat_params: see :class:`QuasiNewtonH`.
-        inner: see :class:`QuasiNewtonH`.
-        defaults: further settings of a subclass.
+        init_scale: B starts as I/``init_scale``. "auto": as I, scaled by y'y/s'y before its first update.
 
     Raises:
         ValueError: settings that differ between parameter groups although ``concat_params`` makes them one vector.

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .base import QuasiNewtonH
+from .rank_two import Coefficients, RankTwo
 
 
-class BFGS(QuasiNewtonH):
+class BFGS(RankTwo):
     """BFGS: H ← (I − sy'/s'y) H (I − ys'/s'y) + ss'/s'y, skipped when s'y ≤ tol·‖s‖‖y‖.
 
     The direction is H·u. H has n² elements for n parameters; see :class:`LBFGS` for many parameters.
-
-    Args:
-        init_scale: H starts as ``init_scale``·I. "auto": as I, scaled by s'y/y'y before its first update.
-        tol: smallest cosine between s and y that is learnt from, and smallest max|y|.
-        tol_reset: start anew when max|y| ≤ tol. False: keep H as it is.
-        reset_interval: start anew every so many steps; "auto": after one step more than there are parameters.
-        beta: keep an exponential moving average of H with this factor instead of H itself.
-        update_freq: update H every so many steps.
-        scale_first: multiply the first direction, and that after a reset, by 1/max(1, ‖u‖₁).
-        scale_second: multiply the second direction by 1/max(1, ‖u‖₁).
-        concat_params: treat all parameters as one vector. False: one matrix for each parameter.
-        inner: a module that gives what H is multiplied with; H learns from the plain update.
 
     Raises:
         ValueError: settings that differ between parameter groups although ``concat_params`` makes them one vector.
@@ -49,22 +36,7 @@ class BFGS(QuasiNewtonH):
         True
     """
 
-    def update_H(
-        self,
-        H: Tensor,
-        s: Tensor,
-        y: Tensor,
-        p: Tensor,
-        g: Tensor,
-        p_prev: Tensor,
-        g_prev: Tensor,
-        state: MutableMapping[str, Any],
-        settings: Mapping[str, Any],
-    ) -> Tensor:
-        """The formula as one symmetric update of rank two, s·w' + w·s'."""
-        sy, Hy = torch.dot(s, y), H @ y
-        curvature = torch.dot(y, Hy) / sy
-        ok = (sy > settings["tol"] * s.norm() * y.norm()) & curvature.isfinite()
-        w = torch.where(ok, (0.5 * (1 + curvature) * s - Hy) / sy, 0.0)
-        s = torch.where(ok, s, 0.0)
-        return H.addmm_(torch.stack([s, w], 1), torch.stack([w, s]))
+    def coefficients(
+        self, sy: Tensor, yHy: Tensor, H: Tensor, s: Tensor, Hy: Tensor, g_prev: Tensor, settings: Mapping[str, Any]
+    ) -> Coefficients:
+        return Coefficients(ss=(1 + yHy / sy) / sy, sh=-1 / sy)

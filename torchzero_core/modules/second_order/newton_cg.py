@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ...core import StepInfo, Var
+from ...core import Beta, Child, Count, NonNegative, Positive, StepInfo, Var
 from ...core.evaluate import gradient, uniform_settings
-from ...core.module import Modules
 from ...core.vector_method import Unit, VectorMethod, reductions_of
 from ...linalg import cg, hvp_autograd, hvp_central, hvp_forward
 
@@ -70,29 +69,16 @@ class NewtonCG(VectorMethod):
 
     requires_closure = True
     starts_anew = False
-    bounds = {
-        "maxiter": (1, math.inf, "[)"),
-        "tol": (0, 1, "[)"),
-        "reg": (0, math.inf, "[)"),
-        "h": (0, math.inf, "()"),
-    }
 
-    def __init__(
-        self,
-        maxiter: int | None = None,
-        tol: float = 1e-4,
-        reg: float = 1e-8,
-        hvp_method: Literal["forward", "central", "autograd"] = "forward",
-        h: float = 1e-3,
-        warm_start: bool = False,
-        inner: Modules | None = None,
-        *,
-        forcing: bool = True,
-    ) -> None:
-        super().__init__(
-            dict(maxiter=maxiter, tol=tol, reg=reg, hvp_method=hvp_method, h=h, warm_start=warm_start, forcing=forcing),
-            inner,
-        )
+    maxiter: Count | None = None
+    tol: Beta = 1e-4
+    reg: NonNegative = 1e-8
+    hvp_method: Literal["forward", "central", "autograd"] = "forward"
+    h: Positive = 1e-3
+    warm_start: bool = False
+    inner: Child | None = None
+    _: KW_ONLY
+    forcing: bool = True
 
     @property
     def needs_gradient(self) -> bool:  # type: ignore[override]

@@ -1,0 +1,71 @@
+"""What a docstring says of a setting is said once: a class takes over what its bases say of theirs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+
+_ARGS = re.compile(r"\nArgs:\n(?P<body>.*?)(?=\n\S|\Z)", re.S)
+_ENTRY = re.compile(r"^    \*{0,2}(?P<name>\w+):.*(?:\n(?=     |\n).*)*", re.M)
+_AFTER = re.compile(r"\n(?:Raises|References?|Example):")
+
+
+def inherit_args(cls: Any, names: Iterable[str]) -> None:
+    """Complete the section Args of a class with the parameters that only its bases explain, in order.
+
+    Args:
+        cls: the class; it stays as it is where it has no docstring or explains all that can be explained.
+        names: its parameters.
+
+    Example:
+        >>> class Base:
+        ...     '''A base.
+        ...
+        ...     Args:
+        ...         scale: a factor.
+        ...     '''
+        >>> class Sub(Base):
+        ...     '''A subclass.
+        ...
+        ...     Reference: none.
+        ...     '''
+        >>> inherit_args(Sub, ["scale"])
+        >>> print(Sub.__doc__)
+        A subclass.
+        <BLANKLINE>
+            Args:
+                scale: a factor.
+        <BLANKLINE>
+            Reference: none.
+        <BLANKLINE>
+    """
+    written, names = vars(cls).get("__doc__"), list(names)
+    if not written:
+        return
+    text = inspect.cleandoc(written)
+    own = _explained(text)
+    if all(name in own for name in names):
+        return
+    known: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        known.update(_explained(inspect.cleandoc(vars(base).get("__doc__") or "")))
+    entries = [known[name] for name in names if name in known]
+    if len(entries) == len(own):
+        return
+    section = "\nArgs:\n" + "\n".join(entries) + "\n"
+    if _ARGS.search(text):
+        text = _ARGS.sub(lambda _: section, text, count=1)
+    elif after := _AFTER.search(text):
+        text = f"{text[: after.start()]}{section}{text[after.start() :]}"
+    else:
+        text = f"{text}\n{section}"
+    indent = re.search(r"\n( +)\S", written)  # Python 3.13 takes it away
+    cls.__doc__ = text.replace("\n", f"\n{indent[1]}").replace(f"\n{indent[1]}\n", "\n\n") if indent else text
+
+
+def _explained(text: str) -> dict[str, str]:
+    """The entries of the section Args by name."""
+    section = _ARGS.search(text)
+    return {m["name"]: m[0].rstrip() for m in _ENTRY.finditer(section["body"])} if section else {}
