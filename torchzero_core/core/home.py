@@ -66,9 +66,6 @@ class Home(EngineHome, Protocol):
     def segment(self, rule: Any) -> Segment:
         """What runs a rule alone."""
 
-    def guard_params(self, params: list[Tensor]) -> None:
-        """Copy parameters that are about to be moved in the middle of a step."""
-
     def adopt(self, child: Any, parent: Any, name: str) -> None:
         """Make a module and its children part of this optimizer."""
 

@@ -154,13 +154,11 @@ class Modular(ModuleHome, Optimizer):
         try:
             return self._step_without_grad(closure)
         except BaseException:
-            for module in self.unrolled_modules:
-                module.rewind_generators()
-            self.restore_params()
+            self.undo()
             raise
         finally:
-            self._guarded.clear()
             torch._C._set_grad_enabled(grad_mode)
+            self.transaction.end()
 
     def _step_without_grad(self, closure: Closure | None) -> Any:
         whole = self.refresh()
@@ -175,7 +173,12 @@ class Modular(ModuleHome, Optimizer):
             params = params.part([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
             var.closure = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
-        self.last_step = whole.run(var, self).info
+        self.try_out(whole, closure=closure is not None)
+        try:
+            self.last_step = whole.run(var, self).info
+        finally:
+            var.let_go()
+        self._proven = self._params
         self.current_step += 1
         if params:
             self.first_state()["Modular.step"] = self.current_step

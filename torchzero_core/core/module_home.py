@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import Reductions
-from ..engine import Segment
+from ..engine import Segment, Transaction
 from .all_params import AllParams
 from .groups import GroupValues
 from .module import Chain, Module
@@ -36,6 +36,7 @@ class ModuleHome:
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
         watchers: functions that look at the update after each module.
         settings_version: counts the changes of settings.
+        transaction: what has to be undone where a step fails.
     """
 
     _params: AllParams | None = None
@@ -52,7 +53,8 @@ class ModuleHome:
         self.settings_version = 0
         self.watchers: Watchers = {}
         self._warned: set[str] = set()
-        self._guarded: list[tuple[list[Tensor], list[Tensor]]] = []
+        self.transaction = Transaction()
+        self._proven: AllParams | None = None  # those that a step has been made with
         self._watched = False
         self._values: GroupValues | None = None
         self.invalidate()
@@ -146,8 +148,10 @@ class ModuleHome:
         """Notice what has changed since the last step; what the chain runs now."""
         groups, watched = self.param_groups, bool(self.watchers)
         if self._values is None or not self._values.same(groups):
-            self._values = GroupValues(groups, self.unrolled_modules, self._values)
+            before, self._values = self._values, GroupValues(groups, self.unrolled_modules, self._values)
             self.settings_version += 1
+            if len(groups) > 1 and (before is None or self._values.differ(before)):
+                self._proven = None  # modules that take one value for all parameters may refuse them
         # A chain that is watched runs by other segments, and each counts steps in its buckets.
         if self._params is not None and (watched != self._watched or not self._params.unchanged(groups, self.state)):
             self.drop_params()
@@ -169,14 +173,23 @@ class ModuleHome:
                 "are, also those inside other modules.",
             )
 
-    def guard_params(self, params: list[Tensor]) -> None:
-        """Copy parameters that are about to be moved in the middle of a step: an exception later on puts them back."""
-        self._guarded.append((params, [p.detach().clone() for p in params]))
+    def try_out(self, whole: WholeChain, *, closure: bool) -> None:
+        """Let the step be noted down, where it may fail after it has begun to write.
 
-    def restore_params(self) -> None:
-        """Put back the parameters that were copied."""
-        for params, values in reversed(self._guarded):
-            torch._foreach_copy_(params, values)
+        A chain that has made a step with these parameters and settings makes the next one too, so nothing is noted
+        down unless it has somebody else's code in it: a closure that is evaluated again, a module, a watcher.
+        """
+        doubtful = whole.foreign or (closure and whole.evaluates) or self._watched
+        if doubtful or self._proven is not self._params:
+            self._proven = None
+            self.transaction.begin(self.state, thorough=whole.thorough)
+
+    def undo(self) -> None:
+        """Make it as if the step had not been tried."""
+        self.transaction.roll_back()
+        for module in self.unrolled_modules:
+            module.rewind_generators()
+        self.invalidate()  # some of it may be half made
 
     def warn_once(self, key: str, message: str) -> None:
         """A warning, once for each key."""

@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Protocol
 
 from torch import Tensor
+
+from ..engine import Transaction
 
 #: What sets the names of module-wide state apart from those of the first parameter's own state.
 GLOBAL = "global."
 
 
 class ScopedState(MutableMapping[str, Any]):
-    """One module's part of the state of one parameter: a view of ``optimizer.state[p]`` under a prefix."""
+    """One module's part of the state of one parameter: a view of ``optimizer.state[p]`` under a prefix.
 
-    __slots__ = ("_prefix", "_store")
+    Args:
+        store: the dict.
+        prefix: what the names start with.
+        transaction: where a value is noted down before somebody gets it who may write to it.
+    """
 
-    def __init__(self, store: dict[str, Any], prefix: str) -> None:
-        self._store, self._prefix = store, prefix
+    __slots__ = ("_prefix", "_store", "_transaction")
+
+    def __init__(self, store: dict[str, Any], prefix: str, transaction: Transaction | None = None) -> None:
+        self._store, self._prefix, self._transaction = store, prefix, transaction
 
     def __getitem__(self, key: str) -> Any:
+        value = self._store[self._prefix + key]
+        if self._transaction is not None:
+            self._transaction.keep_value(value)
+        return value
+
+    def peek(self, key: str) -> Any:
+        """A value for reading, or for whoever tells :meth:`undo` how to put back what he writes to it."""
         return self._store[self._prefix + key]
+
+    def undo(self, action: Callable[[], Any]) -> None:
+        """Something is about to be written into a value.
+
+        Args:
+            action: puts it back where the step fails; it may be called twice.
+        """
+        if self._transaction is not None:
+            self._transaction.undo(action)
+
+    @property
+    def watched(self) -> bool:
+        """Whether there is a need for :meth:`undo`."""
+        return self._transaction is not None
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._store[self._prefix + key] = value
@@ -48,6 +77,10 @@ class Stateful(Protocol):
     def locate(self, param: Tensor) -> tuple[dict[str, Any], str]:
         """The dict that holds the state of ``param`` and the prefix of its own part of it."""
 
+    @property
+    def transaction(self) -> Transaction | None:
+        """Where changes of the state are noted down."""
+
 
 class StateOf:
     """``module.state``: maps a parameter to the module's state for it."""
@@ -59,4 +92,4 @@ class StateOf:
 
     def __getitem__(self, param: Tensor) -> ScopedState:
         store, prefix = self._module.locate(param)
-        return ScopedState(store, prefix)
+        return ScopedState(store, prefix, self._module.transaction)

@@ -19,11 +19,20 @@ class WholeChain:
     Args:
         stages: what runs in turn.
         modules: every module in it, depth first.
+
+    Attributes:
+        needy: a module that needs a closure.
+        foreign: whether it has modules that are not the library's.
+        thorough: whether one of them runs after the parameters have moved.
+        evaluates: whether a closure is evaluated after something has been written.
     """
 
     def __init__(self, stages: Sequence[Any], modules: Sequence[Module]) -> None:
         self.stages, self.modules = stages, modules
         self.needy = next((m for m in modules if m.requires_closure), None)
+        self.foreign = any(m.foreign for m in modules)
+        self.thorough = any(m.foreign and type(m).post_step is not Module.post_step for m in modules)
+        self.evaluates = self.needy is not None or not stages or not stages[0].needs_gradient
         self.finishers = [m for m in modules if type(m).post_step is not Module.post_step]
 
     def run(self, var: Var, home: Home) -> Var:
@@ -41,14 +50,23 @@ class WholeChain:
                 f"{self.needy.path} has to evaluate the loss: call optimizer.step(closure) with closure(backward=True)."
             )
         counted: Any = var.closure
+        transaction = home.transaction
+        if not transaction.active:
+            if counted is not None:
+                var.get_grad()
+            transaction.seal()
         var = run_stages(self.stages, var)
         if not var.skip_update:
             if var.loss_approx is None and counted is not None and not counted.gave_none:
                 var.get_loss()  # nobody has needed it, but step returns it
+            if not transaction.thorough:
+                transaction.seal()
             if not var.settled:
+                transaction.keep(var.params)
                 move(var, home)
         for module in self.finishers:
             module.post_step(var)
+        transaction.seal()
         for module in self.modules:
             if module.generators:
                 module.save_generators()

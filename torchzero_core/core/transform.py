@@ -116,8 +116,8 @@ class Transform(Module):
             var.grad = self.apply_rule(var, var.get_grad())
         elif target == "params_direct":
             new = self.apply_rule(var, [p.detach() for p in var.params])
-            if var.closure is not None and var.modular is not None:
-                var.modular.guard_params(var.params)  # a later evaluation may fail
+            if var.modular is not None:
+                var.modular.transaction.keep(var.params)  # what comes later may fail
             copy_all(var.params, new)
         elif target == "params_difference":
             new = self.apply_rule(var, [p.detach() for p in var.params])

@@ -130,6 +130,23 @@ class Runner:
             known = places.read()
             self._held = places, known, any(t.numel() < 2 for t in known)
 
+    def written(self) -> list[Tensor]:
+        """The tensors that the step is about to write, after :meth:`begin`: states, and the parameters if it moves them."""
+        bucket, stores = self.bucket, self.program.graph.stores
+        out: list[Tensor] = []
+        for storage, i in self.plan.storages.items():
+            if storage in stores and storage.place in (Place.STATE, Place.PARAM):
+                out += self.lists[i]
+        for storage, _ in self.plan.number_stores:
+            if storage.place is Place.GLOBAL:
+                out.append(bucket.global_state(storage.rule, storage.name))
+            else:
+                out += bucket.states(storage.rule, storage.name)
+        for calls in self._calls:
+            for node, _, names in calls:
+                out += (t for name in names for t in bucket.whole_states(node.attr.rule, name))
+        return out
+
     def conform(self) -> None:
         """Copy what others gave where it does not lie in memory as compiled code wants it."""
         lists = self.lists

@@ -24,6 +24,7 @@ from .params import Params
 from .program import Mode, Program
 from .runner import Runner
 from .surroundings import Home, Step
+from .transaction import Transaction
 
 #: Elements from which on memory is slower than arithmetic.
 RECOMPUTE_FROM = 1 << 21
@@ -314,6 +315,8 @@ class Segment:
             # What an inner segment returns may be kept while it runs again, so it gets memory of its own.
             out = [torch.empty_like(p) for p in params] if self.scratch_key else params.scratch("update")
         runners = [self._begin(step, params, bucket, binding, tensors, out) for bucket in binding.buckets]
+        if self.home is not None and self.home.transaction.active:
+            self._enter(self.home.transaction, runners, moves=moves)
         if len(runners) == 1:
             runner = runners[0]
             program = runner.program
@@ -329,6 +332,14 @@ class Segment:
             self._run_together(step, runners)
         self._commit(binding, runners)
         return out
+
+    def _enter(self, transaction: Transaction, runners: Sequence[Runner], *, moves: bool) -> None:
+        """Note down what is about to be written, unless it is the last of the step and nothing in it may fail."""
+        if moves and not transaction.thorough and not any(r.program.foreign for r in runners):
+            transaction.seal()
+            return
+        for runner in runners:
+            transaction.keep(runner.written())
 
     def _run_together(self, step: Step, runners: Sequence[Runner]) -> None:
         """Pass by pass."""
