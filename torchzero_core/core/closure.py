@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 import types
 import weakref
 from collections.abc import Callable, Sequence
@@ -146,6 +147,10 @@ class CountedClosure:
                 known.note(params, loss)
         return loss
 
+    def close(self) -> None:
+        """Let go of the user's closure, with its batch: the step has ended."""
+        self._closure, self._takes_backward = _ended, "keyword"
+
     def _evaluate(self, backward: bool) -> Tensor | None:
         self._info.evaluations += 1
         self._info.backward_evaluations += bool(backward)
@@ -209,6 +214,10 @@ class CountedClosure:
         return self._evaluate_loss()
 
 
+def _ended(backward: bool) -> Any:
+    raise RuntimeError("A closure can be evaluated only within the step that it was given to.")
+
+
 class WrappedClosure:
     """A closure that a module has put around another one: it is run with gradients on, as the user's own is.
 
@@ -257,6 +266,10 @@ def accepts_backward(closure: Closure) -> str:
     return "any" if any(p.kind is kinds.VAR_KEYWORD for p in parameters) else ""
 
 
+#: How often a tensor has been changed in place.
+_changes = operator.attrgetter("_version")
+
+
 class Habits:
     """Notices closures that forget something, at the first evaluations of an optimizer: it costs nothing later on.
 
@@ -287,14 +300,14 @@ class Habits:
         grad = None if small is None else small.grad
         self._left = None
         if small is not None and grad is not None:
-            self._left = weakref.ref(small), weakref.ref(grad), grad._version
+            self._left = weakref.ref(small), weakref.ref(grad), _changes(grad)
 
     def stale(self) -> Tensor | None:
         """A parameter whose gradient is that of the last evaluation, untouched."""
         if self._left is None:
             return None
         param, grad, version = self._left[0](), self._left[1](), self._left[2]
-        if param is None or grad is None or param.grad is not grad or grad._version != version:
+        if param is None or grad is None or param.grad is not grad or _changes(grad) != version:
             return None
         return param
 

@@ -158,7 +158,8 @@ class Modular(ModuleHome, Optimizer):
             raise
         finally:
             torch._C._set_grad_enabled(grad_mode)
-            self.transaction.end()
+            if self.transaction.open:
+                self.transaction.end()
 
     def _step_without_grad(self, closure: Closure | None) -> Any:
         whole = self.refresh()
@@ -172,12 +173,17 @@ class Modular(ModuleHome, Optimizer):
                 guard(self, closure)
             params = params.part([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
-            var.closure = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
-        self.try_out(whole, closure=closure is not None)
-        try:
-            self.last_step = whole.run(var, self).info
-        finally:
-            var.let_go()
+            var.closure = counted = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
+        if whole.foreign or self._proven is not self._params or (whole.evaluates and closure is not None):
+            self.transaction.begin(self.state, thorough=whole.thorough)
+        if closure is None:
+            self.last_step = whole.run(var, self, None).info
+        else:
+            try:
+                self.last_step = whole.run(var, self, counted).info
+            finally:
+                var.let_go()
+                counted.close()
         self._proven = self._params
         self.current_step += 1
         if params:

@@ -54,7 +54,9 @@ class ModuleHome:
         self.watchers: Watchers = {}
         self._warned: set[str] = set()
         self.transaction = Transaction()
-        self._proven: AllParams | None = None  # those that a step has been made with
+        # A chain that has made a step with these parameters and settings makes the next one too: then nothing in it is
+        # noted down to be undone, unless somebody else's code runs in it.
+        self._proven: AllParams | None = None
         self._watched = False
         self._values: GroupValues | None = None
         self.invalidate()
@@ -158,7 +160,7 @@ class ModuleHome:
         self._watched = watched
         whole = self._whole.get(watched)
         if whole is None:
-            whole = self._whole[watched] = WholeChain(self.stages(self.chain), self.unrolled_modules)
+            whole = self._whole[watched] = WholeChain(self.stages(self.chain), self.unrolled_modules, watched=watched)
             if self.compile:
                 self._warn_uncompiled(whole.stages)
         return whole
@@ -172,17 +174,6 @@ class ModuleHome:
                 f"compile=True has no effect on {', '.join(names)}: only rules can be compiled. The rules of the chain "
                 "are, also those inside other modules.",
             )
-
-    def try_out(self, whole: WholeChain, *, closure: bool) -> None:
-        """Let the step be noted down, where it may fail after it has begun to write.
-
-        A chain that has made a step with these parameters and settings makes the next one too, so nothing is noted
-        down unless it has somebody else's code in it: a closure that is evaluated again, a module, a watcher.
-        """
-        doubtful = whole.foreign or (closure and whole.evaluates) or self._watched
-        if doubtful or self._proven is not self._params:
-            self._proven = None
-            self.transaction.begin(self.state, thorough=whole.thorough)
 
     def undo(self) -> None:
         """Make it as if the step had not been tried."""

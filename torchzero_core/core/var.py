@@ -33,6 +33,10 @@ class Var:
         nested: whether this is the context of a child.
     """
 
+    _family: list[Var] | None = None  # the other contexts of the same step
+    _loss_approx: Any = None
+    _evaluated = False  # whether the gradients are those that the closure has computed
+
     def __init__(
         self,
         params: Params,
@@ -46,13 +50,10 @@ class Var:
         self.current_step = current_step
         self.modular = modular
         self._closure = closure
-        self._family: list[Var] | None = None  # the other contexts of the same step
         self.info = StepInfo()
         self.loss: Tensor | None = None
-        self._loss_approx: Any = None
         self._grad: list[Tensor] | None = None
         self._update: list[Tensor] | None = None
-        self._evaluated = False  # whether the gradients are those that the closure has computed
         self.writable = False
         self.stop = False
         self.skip_update = False
@@ -90,10 +91,13 @@ class Var:
 
     def let_go(self) -> None:
         """Let go of the closure, which may hold contexts and the batch in turn: nothing of it outlives the step."""
-        self._closure = None
-        for var in self._family or ():
-            var._closure = None
+        for var in (self, *(self._family or ())):
+            var.drop_closure()
         self._family = None
+
+    def drop_closure(self) -> None:
+        """Let go of the closure in this context."""
+        self._closure = None
 
     @property
     def grad(self) -> list[Tensor] | None:
@@ -277,10 +281,11 @@ class Var:
     def tell(self, other: Var) -> None:
         """Make another context that of a child: with what is known of the loss and with the same outcome."""
         other.info, other.loss, other._loss_approx, other.nested = self.info, self.loss, self._loss_approx, True
-        if self._family is None:
-            self._family = []
-        other._family = self._family
-        other._family.append(other)
+        if self._closure is not None:
+            if self._family is None:
+                self._family = []
+            other._family = self._family
+            other._family.append(other)
 
     def clone(
         self, update: Sequence[Tensor] | None = None, *, clone_update: bool = True, params: Params | None = None

@@ -67,6 +67,7 @@ class Segment:
 
     def __init__(self, modules: Sequence[Rule], home: Home | None, *, inner: bool = False) -> None:
         self.modules, self.home = list(modules), home
+        self._transaction = Transaction() if home is None else home.transaction
         self.scratch_key = f"@{self.modules[0].path}" if inner else ""
         self.path = self.modules[-1].path
         self.names = ", ".join(m.path for m in self.modules)
@@ -315,8 +316,8 @@ class Segment:
             # What an inner segment returns may be kept while it runs again, so it gets memory of its own.
             out = [torch.empty_like(p) for p in params] if self.scratch_key else params.scratch("update")
         runners = [self._begin(step, params, bucket, binding, tensors, out) for bucket in binding.buckets]
-        if self.home is not None and self.home.transaction.active:
-            self._enter(self.home.transaction, runners, moves=moves)
+        if self._transaction.active:
+            self._enter(runners, moves=moves)
         if len(runners) == 1:
             runner = runners[0]
             program = runner.program
@@ -333,8 +334,9 @@ class Segment:
         self._commit(binding, runners)
         return out
 
-    def _enter(self, transaction: Transaction, runners: Sequence[Runner], *, moves: bool) -> None:
+    def _enter(self, runners: Sequence[Runner], *, moves: bool) -> None:
         """Note down what is about to be written, unless it is the last of the step and nothing in it may fail."""
+        transaction = self._transaction
         if moves and not transaction.thorough and not any(r.program.foreign for r in runners):
             transaction.seal()
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
@@ -12,12 +13,69 @@ from typing import Any
 import torch
 from torch import Tensor
 
-try:  # what signal.signal does besides takes several times as long
-    import _signal as signals
+try:  # what the functions of signal do besides takes several times as long
+    from _signal import getsignal
 except ImportError:
-    import signal as signals  # type: ignore[no-redef]
+    from signal import getsignal
 
 _INTERRUPT = int(signal.SIGINT)
+_get_ident = threading.get_ident
+
+
+class _Interrupts:
+    """Ctrl-C, held back while a step is written.
+
+    To exchange the handler of the signal at each step would cost several percent of a small one. So a handler that asks
+    whether a step is being written takes the place of the one that it finds, and hands on to that. Where somebody
+    exchanges it, it is put back into place at the next step.
+
+    Attributes:
+        held: whether a signal has to wait.
+        pending: whether one waits.
+        main: the thread that runs handlers.
+    """
+
+    def __init__(self) -> None:
+        self.held = self.pending = False
+        self.before: Any = None
+        self.find_thread()
+        self.handler = self.handle  # always the same object
+
+    def find_thread(self) -> None:
+        """Note the thread that runs handlers: after a fork it is another one."""
+        self.main = threading.main_thread().ident
+        self.held = self.pending = False
+
+    def handle(self, number: int, frame: Any) -> None:
+        """Wait, or do what the handler before would do."""
+        if self.held:
+            self.pending = True
+        else:
+            self.before(number, frame)
+
+    def install(self) -> bool:
+        """Take the place of the handler that there is, if it is Python's.
+
+        Returns:
+            Whether it is.
+        """
+        before = getsignal(_INTERRUPT)
+        if callable(before) and before not in (signal.SIG_DFL, signal.SIG_IGN):
+            if before is not self.handler:
+                self.before = before
+                signal.signal(signal.SIGINT, self.handler)
+            return True
+        return False
+
+    def remove(self) -> None:
+        """Put back the handler that was there, if nobody else has taken its place."""
+        if getsignal(_INTERRUPT) is self.handler and threading.get_ident() == self.main:
+            signal.signal(signal.SIGINT, self.before)
+
+
+_interrupts = _Interrupts()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_interrupts.find_thread)
 
 
 class Transaction:
@@ -30,20 +88,19 @@ class Transaction:
     down, and a Ctrl-C is held back until :meth:`end`. A step of an ordinary chain is sealed as soon as its gradients
     are there, so it copies nothing.
 
-    Only the main thread can be interrupted, so only there a signal is held back. The handler that is put back is the
-    one that was found.
+    Only the main thread can be interrupted, so only there a signal is held back.
 
     Attributes:
         active: whether changes are noted down.
+        open: whether there is something to end.
         thorough: whether also the last ones are, since a module of the user comes after them.
     """
 
-    __slots__ = ("_before", "_held", "_pending", "_seen", "_state", "_stores", "_undos", "active", "thorough")
+    __slots__ = ("_held", "_installed", "_seen", "_state", "_stores", "_undos", "active", "open", "thorough")
 
     def __init__(self) -> None:
-        self.active = self.thorough = False
-        self._held = self._pending = False
-        self._before: Any = None
+        self.active = self.thorough = self.open = False
+        self._held = self._installed = False
         self._state: MutableMapping[Any, dict[str, Any]] | None = None
         self._stores: list[tuple[Any, dict[str, Any], dict[str, Any]]] = []
         self._undos: list[Callable[[], Any]] = []
@@ -59,7 +116,7 @@ class Transaction:
         """
         self._state, self.thorough = state, thorough
         self._stores = [(key, store, dict(store)) for key, store in state.items()]
-        self.active = True
+        self.active = self.open = True
 
     def keep(self, tensors: Sequence[Tensor]) -> None:
         """Tensors are about to be written: copy them.
@@ -113,15 +170,13 @@ class Transaction:
     def seal(self) -> None:
         """Write from here on: nothing is noted down any more, and a Ctrl-C waits."""
         self.active = False
-        if not self._held and threading.get_ident() == threading.main_thread().ident:
-            before = signals.getsignal(_INTERRUPT)
-            if before is not None:  # else it is none of Python's
-                self._before = before
-                signals.signal(_INTERRUPT, self._wait)
-                self._held = True
-
-    def _wait(self, *_: object) -> None:
-        self._pending = True
+        waiting = _interrupts
+        if not waiting.held and _get_ident() == waiting.main:
+            if getsignal(_INTERRUPT) is not waiting.handler:
+                self._installed = waiting.install()
+                if not self._installed:
+                    return
+            waiting.held = self._held = self.open = True
 
     # -- the end -----------------------------------------------------------------------------------------------------
     def roll_back(self) -> None:
@@ -147,18 +202,27 @@ class Transaction:
 
     def end(self) -> None:
         """Forget what was noted down, and let a Ctrl-C that was held back come through."""
-        self.active = self.thorough = False
+        self.open = False
         if self._state is not None:
-            self._state, self._stores = None, []
-            self._undos.clear()
-            self._seen.clear()
+            self._forget()
         if self._held:
-            before, self._before = self._before, None
-            self._held = False
-            signals.signal(_INTERRUPT, before)
-            if self._pending:
-                self._pending = False
+            self._held = _interrupts.held = False
+            if _interrupts.pending:
+                _interrupts.pending = False
                 signal.raise_signal(signal.SIGINT)
+
+    def _forget(self) -> None:
+        self.active = self.thorough = False
+        self._state, self._stores = None, []
+        self._undos.clear()
+        self._seen.clear()
+
+    def __del__(self) -> None:
+        if self._installed:  # nobody is to find it when there is nothing to write any more
+            try:
+                _interrupts.remove()
+            except (TypeError, ValueError, AttributeError):  # the interpreter is about to end
+                pass
 
 
 def _put_back(tensors: Iterable[Tensor], copies: Iterable[Tensor]) -> None:

@@ -66,6 +66,11 @@ class ProjectedVar(Var):
             other.set_update(update, writable=writable)
         return other
 
+    def drop_closure(self) -> None:
+        """Let go of the closure in this context."""
+        super().drop_closure()
+        self.own_closure, self.make_grad = None, list
+
     def select(self, places: Sequence[int]) -> Var:
         """A context for some of the stand-ins."""
         child = super().select(places)
