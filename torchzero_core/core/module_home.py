@@ -61,6 +61,11 @@ class ModuleHome:
         self._values: GroupValues | None = None
         self.invalidate()
 
+    def __del__(self) -> None:
+        transaction: Transaction | None = getattr(self, "transaction", None)
+        if transaction is not None:
+            transaction.retire()
+
     # -- modules -----------------------------------------------------------------------------------------------------
     @property
     def unrolled_modules(self) -> list[Module]:

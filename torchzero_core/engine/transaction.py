@@ -217,8 +217,9 @@ class Transaction:
         self._undos.clear()
         self._seen.clear()
 
-    def __del__(self) -> None:
-        if self._installed:  # nobody is to find it when there is nothing to write any more
+    def retire(self) -> None:
+        """There will be no more steps: nobody is to find the handler of Ctrl-C any more."""
+        if self._installed:
             try:
                 _interrupts.remove()
             except (TypeError, ValueError, AttributeError):  # the interpreter is about to end
