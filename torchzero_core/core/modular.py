@@ -150,11 +150,14 @@ class Modular(ModuleHome, Optimizer):
 
     def _step(self, closure: Callable[..., Any] | None = None) -> Any:
         grad_mode = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)  # the public class of this name costs more than all of this method
         try:
+            torch._C._set_grad_enabled(False)  # the public class of this name costs more than all of this method
             return self._step_without_grad(closure)
         except BaseException:
-            self.undo()
+            try:
+                self.undo()
+            except KeyboardInterrupt:  # another one, before it could be held back
+                self.undo()
             raise
         finally:
             torch._C._set_grad_enabled(grad_mode)

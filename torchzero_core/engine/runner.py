@@ -20,6 +20,10 @@ class Unsupported(Exception):
     """A plan or its tensors have something that a backend cannot do; the message names it."""
 
 
+class Unavailable(Unsupported):
+    """There is nothing to compile with, or nowhere to keep what is compiled, whatever the plan is."""
+
+
 #: What one step gives to a bucket: what the rules start from, the gradients if they are read, and where the result
 #: goes if not over the update.
 Given: TypeAlias = tuple[list[Tensor], list[Tensor], list[Tensor]]

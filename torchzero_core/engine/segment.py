@@ -187,12 +187,14 @@ class Segment:
             bucket.kernels &= not bucket.compilable
             bucket.recompute = bucket.compilable and sum(p.numel() for p in bucket.data) >= RECOMPUTE_FROM
             if refusal is not None:
-                self._warn_uncompiled(refusal)
+                self._warn_uncompiled(refusal, once=True)
 
-    def _warn_uncompiled(self, why: str) -> None:
+    def _warn_uncompiled(self, why: str, *, once: bool) -> None:
+        """Say why rules run uncompiled; once for all of them where it has nothing to do with the rules."""
         assert self.home is not None
         self.home.warn_once(
-            f"compile:{self.names}:{why}", f"compile=True has no effect on {self.names}: {why}. It runs uncompiled."
+            f"compile:{why}" if once else f"compile:{self.names}:{why}",
+            f"compile=True has no effect on {self.names}: {why}. It runs uncompiled."
         )
 
     def _bound(self, params: Params) -> Binding:
@@ -385,7 +387,7 @@ class Segment:
             try:
                 return backends.compiled(bucket, program, scratch)
             except backends.Unsupported as error:
-                self._warn_uncompiled(str(error))
+                self._warn_uncompiled(str(error), once=isinstance(error, backends.Unavailable))
         return backends.ForeachRunner(bucket, program, scratch)
 
     def _commit(self, binding: Binding, runners: Sequence[Runner]) -> None:

@@ -114,8 +114,9 @@ class Transaction:
             state: the dicts of state of all parameters.
             thorough: see :attr:`thorough`.
         """
-        self._state, self.thorough = state, thorough
         self._stores = [(key, store, dict(store)) for key, store in state.items()]
+        self.thorough = thorough
+        self._state = state  # from here on there is something to put back
         self.active = self.open = True
 
     def keep(self, tensors: Sequence[Tensor]) -> None:
