@@ -97,7 +97,11 @@ class RandomizedFDM(GradApproximator):
             self._drawn = (params, self._draw(params, common["n_samples"]))
         directions = self._drawn[1]
         lengths = self.get_settings(params, "h")
-        buffers = [p.detach().clone() for p in params]
+        data = [p.detach() for p in params]  # to be written whether gradients are on or off
+        buffers = [p.clone() for p in data]
+        transaction = None if var.modular is None else var.modular.transaction
+        if transaction is not None:
+            transaction.lend(data, buffers)
         differences: list[Tensor] = []
         seen: list[Tensor] = []
 
@@ -116,15 +120,17 @@ class RandomizedFDM(GradApproximator):
                             center = value(loss)
                         f = center
                     else:
-                        directions.write(i, params)
-                        torch._foreach_mul_(params, [offset * h for h in lengths])
-                        torch._foreach_add_(params, buffers)
+                        directions.write(i, data)
+                        torch._foreach_mul_(data, [offset * h for h in lengths])
+                        torch._foreach_add_(data, buffers)
                         f = value(closure(False))
                         seen.append(f)
                     difference = difference + weight * f
                 differences.append(difference)
         finally:
-            torch._foreach_copy_(params, buffers)
+            torch._foreach_copy_(data, buffers)
+        if transaction is not None:
+            transaction.taken_back(buffers)
         torch._foreach_zero_(buffers)
         for i, difference in enumerate(differences):
             difference = torch.where(difference.isfinite(), difference, 0.0) / len(directions)

@@ -255,18 +255,21 @@ class Projection(Module):
         exact = var.closure
         if exact is None:
             raise RuntimeError(f"{self.path} has project_params=True, so step(closure) needs a closure.")
-        params = var.params
+        owners = var.params
+        params = [p.detach() for p in owners]  # to be written whether gradients are on or off
         start: list[Tensor] = []
 
         @torch.no_grad()
         def closure(backward: bool = True) -> Any:
             if not start:
-                start.extend(p.detach().clone() for p in params)
+                start.extend(p.clone() for p in params)
+                if var.modular is not None:
+                    var.modular.transaction.lend(params, start)
             try:
                 torch._foreach_copy_(params, self.unproject([f.detach() for f in fakes], var, "params"))
                 loss = exact(backward)
                 if backward:
-                    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+                    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
                     for f, g in zip(fakes, self.project(grads, var, "grads"), strict=True):
                         f.grad = g
                 return loss

@@ -147,6 +147,8 @@ class NewtonCG(VectorMethod):
         if method == "autograd":
             return self._autograd(var)
         at = var.get_grad()
+        if var.modular is not None:
+            var.modular.transaction.keep(var.params)  # each product moves them
         params, total = var.params, reductions_of(var).sum_scalar
         if method == "forward":
             return lambda v: hvp_forward(lambda: gradient(closure, params)[1], params, v, at, h, total)
