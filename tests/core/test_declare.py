@@ -486,3 +486,14 @@ def test_type_checkers_read_it(tmp_path):
     wrong = {i for i, line in enumerate(SNIPPET.splitlines(), 1) if "  # " in line}
     found = {int(n) for n in re.findall(r"snippet\.py:(\d+): error", result.stdout)}
     assert found == wrong, result.stdout + result.stderr
+
+
+def test_a_decorated_method_does_not_hide_the_names_of_annotations():
+    class Decorated(Module):
+        @torch.no_grad()
+        def helper(self):
+            return None
+
+        size: Positive = 2.0
+
+    assert Decorated().defaults == {"size": 2.0}

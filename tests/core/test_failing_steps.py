@@ -352,5 +352,3 @@ def test_the_handler_of_ctrl_c_is_the_users_again():
         assert signal.getsignal(signal.SIGINT) is mine
     finally:
         signal.signal(signal.SIGINT, before)
-
-

@@ -240,7 +240,7 @@ def _resolve(cls: type, name: str, text: Any) -> Any:
     """An annotation where it is written; subclasses elsewhere need not import its names."""
     if not isinstance(text, str):
         return text
-    functions = [f for f in vars(cls).values() if isinstance(f, types.FunctionType)]
+    functions = [inspect.unwrap(f) for f in vars(cls).values() if isinstance(f, types.FunctionType)]
     space = functions[0].__globals__ if functions else vars(sys.modules[cls.__module__])
     try:
         return eval(text, dict(space), dict(vars(cls)))

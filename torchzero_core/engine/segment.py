@@ -194,7 +194,7 @@ class Segment:
         assert self.home is not None
         self.home.warn_once(
             f"compile:{why}" if once else f"compile:{self.names}:{why}",
-            f"compile=True has no effect on {self.names}: {why}. It runs uncompiled."
+            f"compile=True has no effect on {self.names}: {why}. It runs uncompiled.",
         )
 
     def _bound(self, params: Params) -> Binding:

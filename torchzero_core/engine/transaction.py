@@ -156,7 +156,9 @@ class Transaction:
 
     def taken_back(self, copies: Sequence[Tensor]) -> None:
         """Tensors that were lent are again what they were, and their copies are used for something else."""
-        self._undos = [u for u in self._undos if not (isinstance(u, partial) and u.func is _put_back and u.args[1] is copies)]
+        self._undos = [
+            u for u in self._undos if not (isinstance(u, partial) and u.func is _put_back and u.args[1] is copies)
+        ]
 
     def undo(self, action: Callable[[], Any]) -> None:
         """Something is about to be changed.

@@ -2,8 +2,10 @@
 
 from .blocks import gram, merge_dims, multiply_along, split_blocks, unfold
 from .cg import CGResult, cg
+from .dense import hessian, jacobian, solve_symmetric
 from .eigen import eigenbasis, eigh, refresh_eigenbasis
 from .hvp import hvp_autograd, hvp_central, hvp_forward
+from .nystrom import nystrom
 from .orthogonalize import newton_schulz, newton_schulz_dtype, polar
 from .roots import inverse_root
 from .vector import at_least_float32, flatten, total_dot, unflatten, unflatten_as
@@ -16,16 +18,20 @@ __all__ = [
     "eigh",
     "flatten",
     "gram",
+    "hessian",
     "hvp_autograd",
     "hvp_central",
     "hvp_forward",
     "inverse_root",
+    "jacobian",
     "merge_dims",
     "multiply_along",
     "newton_schulz",
     "newton_schulz_dtype",
+    "nystrom",
     "polar",
     "refresh_eigenbasis",
+    "solve_symmetric",
     "split_blocks",
     "total_dot",
     "unflatten",

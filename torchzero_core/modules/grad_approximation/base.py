@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ class GradApproximator(Module):
 
     requires_closure = True
     needs_gradient = False
+    #: Whether it keeps a copy of the parameters, and says so to the step's transaction; else that makes one.
+    lends_params: ClassVar[bool] = False
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, target: ApproximationTarget = "closure") -> None:
         if target not in ("closure", "grad", "update"):
@@ -90,6 +92,8 @@ class GradApproximator(Module):
         params = var.params
         if not params:
             return var
+        if not self.lends_params and var.modular is not None:
+            var.modular.transaction.keep(params)
         self.pre_step(var)
         if self.target == "closure":
 

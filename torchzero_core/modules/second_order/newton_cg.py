@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from dataclasses import KW_ONLY
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative, Positive, StepInfo, Var
-from ...core.evaluate import gradient, uniform_settings
-from ...core.vector_method import Unit, VectorMethod, reductions_of
-from ...linalg import cg, hvp_autograd, hvp_central, hvp_forward
+from ...core import Beta, Child, Count, NonNegative, Positive
+from ...core.vector_method import Unit
+from ...linalg import cg
+from .products import HessianProducts
 
 
-@dataclass(eq=False)
-class _System:
-    """The system of a step: products with H, the solver's tolerance, and where to say how it went."""
-
-    product: Callable[[list[Tensor]], list[Tensor]]
-    info: StepInfo
-    tol: float = 0.0
-
-
-class NewtonCG(VectorMethod):
+class NewtonCG(HessianProducts):
     """Inexact Newton method: the direction solves (H + reg·I) x = u by conjugate gradients, without forming H.
 
     The solver ends when the residual is below η·‖u‖. The forcing sequence η is ``tol`` at the first step and then
@@ -67,9 +57,6 @@ class NewtonCG(VectorMethod):
         True
     """
 
-    requires_closure = True
-    starts_anew = False
-
     maxiter: Count | None = None
     tol: Beta = 1e-4
     reg: NonNegative = 1e-8
@@ -79,17 +66,6 @@ class NewtonCG(VectorMethod):
     inner: Child | None = None
     _: KW_ONLY
     forcing: bool = True
-
-    @property
-    def needs_gradient(self) -> bool:  # type: ignore[override]
-        """With autograd the module takes the gradient itself, so that it can be differentiated again."""
-        return self.defaults["hvp_method"] != "autograd"
-
-    def prepare(self, var: Var) -> _System:
-        """Evaluate the gradient of the step, if nothing has done so yet, in the way that the products need it."""
-        if var.closure is None:
-            raise RuntimeError(f"{self.path} has to evaluate the gradient elsewhere: call optimizer.step(closure).")
-        return _System(self._products(var, uniform_settings(self, var.params)), var.info)
 
     def learn(self, unit: Unit, u: Tensor) -> bool:
         """Choose the tolerance from the norm of the update."""
@@ -105,7 +81,7 @@ class NewtonCG(VectorMethod):
         if h["warm_start"] and all("prev_x" in s for s in states):
             start = unit.vector([s["prev_x"] for s in states])
         result = cg(
-            lambda v: unit.vector(system.product(unit.tensors(v))),
+            system.on(unit),
             x,
             start,
             tol=system.tol,
@@ -139,45 +115,3 @@ class NewtonCG(VectorMethod):
         if math.isfinite(norm):
             state["prev_norm"] = norm
         return eta
-
-    def _products(self, var: Var, settings: Mapping[str, Any]) -> Callable[[list[Tensor]], list[Tensor]]:
-        """v ↦ H·v; evaluates the gradient of the step if nothing has done so yet."""
-        method, h, closure = settings["hvp_method"], settings["h"], var.closure
-        assert closure is not None
-        if method == "autograd":
-            return self._autograd(var)
-        at = var.get_grad()
-        if var.modular is not None:
-            var.modular.transaction.keep(var.params)  # each product moves them
-        params, total = var.params, reductions_of(var).sum_scalar
-        if method == "forward":
-            return lambda v: hvp_forward(lambda: gradient(closure, params)[1], params, v, at, h, total)
-        return lambda v: hvp_central(lambda: gradient(closure, params)[1], params, v, h, total)
-
-    def _autograd(self, var: Var) -> Callable[[list[Tensor]], list[Tensor]]:
-        mean = reductions_of(var).mean_grads
-        assert var.closure is not None
-        if var.grad is None:
-            try:
-                grads = var.get_grad(create_graph=True)
-            except RuntimeError as error:
-                if "graph of the loss" in str(error):
-                    raise RuntimeError(self._no_graph()) from error
-                raise
-            var.grad = mean([g.detach() for g in grads])
-        else:  # evaluated before, without a graph
-            with torch.enable_grad():
-                loss = var.closure(False)
-                if not (isinstance(loss, Tensor) and loss.requires_grad):
-                    raise RuntimeError(self._no_graph())
-                taken = torch.autograd.grad(loss, var.params, create_graph=True, allow_unused=True)
-            grads = [torch.zeros_like(p) if g is None else g for p, g in zip(var.params, taken, strict=True)]
-        params = var.params
-        return lambda v: mean(hvp_autograd(grads, params, v))
-
-    def _no_graph(self) -> str:
-        return (
-            f"{self.path} with hvp_method='autograd' needs a loss that can be differentiated, but "
-            "closure(backward=False) returned one without a graph (the closure of a gradient approximation has none "
-            "either); use hvp_method='forward'."
-        )

@@ -1,0 +1,193 @@
+"""Newton's method of higher order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ...core import Count, OpenFraction, Positive, Var
+from ...core.declare import Range
+from ...core.evaluate import uniform_settings
+from ...core.vector_method import Unit, VectorMethod
+from ...linalg import jacobian
+from .products import graph_of_gradient
+
+AtLeastOne: TypeAlias = Annotated[float, Range(1, math.inf, "[)")]
+
+
+@dataclass(eq=False)
+class _Taylor:
+    """A Taylor polynomial in float64: its derivative of order j has shape (n,)·j and is flattened to (n^(j−1), n)."""
+
+    derivatives: list[Tensor]
+    loss: float
+    var: Var
+
+    def __call__(self, s: Tensor) -> tuple[float, Tensor]:
+        """How much it changes over a step, and its gradient there."""
+        value, gradient = 0.0, torch.zeros_like(s)
+        for order, d in enumerate(self.derivatives, 1):
+            for _ in range(order - 1):
+                d = (d.reshape(-1, len(s)) @ s).reshape(-1)
+            gradient += d.reshape(-1) / math.factorial(order - 1)
+            value += float(d.reshape(-1) @ s) / math.factorial(order)
+        return value, gradient
+
+
+class HigherOrderNewton(VectorMethod):
+    r"""Minimises the Taylor polynomial of the loss of some order, within a trust region.
+
+    .. math:: m(s) = \sum_{j=1}^{k} \frac{1}{j!} ∇^j f(p)[s, …, s], \quad u ← -\arg\min_{s} m(s)
+
+    The derivatives of order j are an n×…×n array with n^j entries, so this is for a few parameters. The step is made if
+    it lowers the loss; the trust region grows if the loss falls by at least 1/``trust_tol`` of what the polynomial
+    says, and shrinks otherwise.
+
+    Args:
+        order: of the polynomial; 2 is Newton's method.
+        trust_method: "bounds": no element moves further than the region's size r; "proximal": ‖s‖²/2r is added to the
+            polynomial; "none": no trust region, for polynomials that are bounded from below.
+        increase: what the size is multiplied by after a step that went as the polynomial said.
+        decrease: what it is multiplied by after one that did not.
+        trust_init: the size at first; by default 1 with "bounds" and 0.1 with "proximal".
+        trust_tol: the largest ratio of predicted and actual decrease at which the region grows, at least 1.
+        de_iters: iterations of differential evolution with which to look for the minimum in all of the box before it is
+            refined; it needs "bounds".
+        vectorize: many rows of a derivative in one batched backward pass.
+
+    Raises:
+        ImportError: scipy is not installed.
+        ValueError: settings that differ between parameter groups; ``de_iters`` without "bounds".
+        RuntimeError: a loss that has no graph.
+
+    Reference:
+        Nesterov, "Implementable tensor methods in unconstrained convex optimization", Mathematical Programming 186,
+        2021.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.tensor([0.9, -0.4], dtype=torch.float64, requires_grad=True)
+        >>> def quartic(backward=True):
+        ...     return (p**4).sum() + (p[0] * p[1]) ** 2 + (p**2).sum()
+        >>> optimizer = tz.Modular([p], tz.m.HigherOrderNewton(order=4))
+        >>> _ = optimizer.step(quartic)
+        >>> quartic().item() < 1e-8
+        True
+    """
+
+    requires_closure = True
+    needs_gradient = False
+    starts_anew = False
+    gathers = True
+
+    order: Count = 4
+    trust_method: Literal["bounds", "proximal", "none"] = "bounds"
+    increase: AtLeastOne = 1.5
+    decrease: OpenFraction = 0.75
+    trust_init: Positive | None = None
+    trust_tol: AtLeastOne = 2
+    de_iters: Count | None = None
+    vectorize: bool = True
+
+    def __post_init__(self) -> None:
+        if self.defaults["de_iters"] is not None and self.defaults["trust_method"] != "bounds":
+            raise ValueError("HigherOrderNewton: de_iters searches a box, so it needs trust_method='bounds'.")
+        _scipy()
+
+    def prepare(self, var: Var) -> _Taylor:
+        """Loss and derivatives of the step."""
+        if var.closure is None:
+            raise RuntimeError(f"{self.path} has to evaluate derivatives: call optimizer.step(closure).")
+        h = uniform_settings(self, var.params)
+        order, grads = h["order"], graph_of_gradient(self, var, "SPSA and LBFGS")
+        with torch.enable_grad():
+            derivatives = [torch.cat([g.reshape(-1) for g in grads])]
+            while len(derivatives) < order:
+                flat, more = derivatives[-1].reshape(-1), len(derivatives) + 1 < order
+                derivatives.append(jacobian(flat, var.params, vectorize=h["vectorize"], create_graph=more))
+        loss = float(var.get_loss())
+        return _Taylor([d.detach().to("cpu", torch.float64) for d in derivatives], loss, var)
+
+    def learn(self, unit: Unit, u: Tensor) -> bool:
+        """Nothing but the size of the trust region is known from earlier steps."""
+        if "trust_value" not in unit.state:
+            init = unit.settings["trust_init"]
+            usual = 0.1 if unit.settings["trust_method"] == "proximal" else 1.0
+            unit.state["trust_value"] = usual if init is None else float(init)
+        return False
+
+    def apply(self, unit: Unit, x: Tensor) -> Tensor:
+        """Minus the step to the minimum of the polynomial."""
+        polynomial: _Taylor = unit.given
+        if not all(bool(d.isfinite().all()) for d in polynomial.derivatives):
+            polynomial.var.info.status = "derivatives not finite"
+            return torch.zeros_like(x)
+        return -self._minimum(polynomial, unit.settings, unit.state["trust_value"]).to(x)
+
+    def finish(self, unit: Unit, direction: Tensor) -> Tensor:
+        """Make the step if it lowers the loss, and fit the trust region."""
+        polynomial, h, state = unit.given, unit.settings, unit.state
+        expected = -polynomial((-direction).to("cpu", torch.float64))[0]
+        actual = polynomial.loss - _loss_after(polynomial.var, unit.tensors(direction))
+        better = math.isfinite(actual) and actual > 0
+        if h["trust_method"] != "none":
+            fits = better and expected <= h["trust_tol"] * actual
+            state["trust_value"] *= h["increase"] if fits else h["decrease"]
+        if not better:
+            polynomial.var.info.status = (
+                "no decrease" if polynomial.var.info.status == "ok" else "derivatives not finite"
+            )
+        return direction if better else torch.zeros_like(direction)
+
+    def _minimum(self, polynomial: _Taylor, h: Any, size: float) -> Tensor:
+        optimize = _scipy()
+        method, n = h["trust_method"], polynomial.derivatives[0].numel()
+        bounds = [(-size, size)] * n if method == "bounds" else None
+
+        def model(s: Any) -> tuple[float, Any]:
+            step = torch.from_numpy(s)
+            value, gradient = polynomial(step)
+            if method == "proximal":
+                value, gradient = value + float(step @ step) / (2 * size), gradient + step / size
+            return value, gradient.numpy()
+
+        start = torch.zeros(n, dtype=torch.float64).numpy()
+        if h["de_iters"] is not None:
+            seed = int(torch.randint(2**31 - 1, (), generator=self.generator("cpu")))
+            start = optimize.differential_evolution(
+                lambda s: model(s)[0], bounds, maxiter=h["de_iters"], seed=seed, polish=False
+            ).x
+        options = dict(ftol=1e-14, gtol=1e-10, maxiter=1000)
+        found = optimize.minimize(model, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return torch.from_numpy(found.x)
+
+
+def _loss_after(var: Var, update: list[Tensor]) -> float:
+    """The loss where an update leads, infinite where it is not finite; the parameters are put back."""
+    data = [p.detach() for p in var.params]  # to be written whether gradients are on or off
+    start = [p.clone() for p in data]
+    if var.modular is not None:
+        var.modular.transaction.lend(data, start)
+    assert var.closure is not None
+    try:
+        torch._foreach_sub_(data, update)
+        loss = var.closure(False)
+        number = torch.as_tensor(loss).detach()
+        number = number if var.modular is None else var.modular.distributed.mean_loss(number)
+        return float(number) if bool(number.isfinite()) else math.inf
+    finally:
+        torch._foreach_copy_(data, start)
+
+
+def _scipy() -> Any:
+    try:
+        from scipy import optimize
+    except ImportError as error:
+        raise ImportError(
+            "HigherOrderNewton minimises its polynomial by scipy: pip install torchzero-core[scipy]."
+        ) from error
+    return optimize
