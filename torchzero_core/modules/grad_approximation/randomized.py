@@ -18,6 +18,7 @@ from .formulas import Formula, formula
 class RandomDirections(GradApproximator):
     """Base of approximations along random directions, with what their settings have in common."""
 
+    lends_params = True
     #: Whether directions are drawn again from their seeds instead of being held.
     regenerates: ClassVar[bool] = False
     #: The settings that are the same for all parameters.
@@ -40,8 +41,6 @@ class RandomDirections(GradApproximator):
         Raises:
             ValueError: they differ between groups.
         """
-
-    lends_params = True
         return uniform_settings(self, params, self.uniform)
 
     def directions(self, params: list[Tensor], common: Mapping[str, Any]) -> Directions:
