@@ -159,12 +159,11 @@ class CountedClosure:
         habits = self._habits
         with torch.enable_grad():
             if habits is None or not habits.watching or self._info.backward_evaluations > 1:
-                loss = self._call(True)
+                number = as_number(self._call(True))
             else:
                 with habits.watch(self._home, self._closure) as watch:
-                    loss = self._call(True)
-                    watch.skipped = loss is None
-        number = as_number(loss)
+                    number = as_number(self._call(True))
+                    watch.skipped = number is None
         if number is None:
             self.gave_none = True
             return None

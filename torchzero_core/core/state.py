@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -34,22 +35,22 @@ class ScopedState(MutableMapping[str, Any]):
         return value
 
     def peek(self, key: str) -> Any:
-        """A value for reading, or for whoever tells :meth:`undo` how to put back what he writes to it."""
+        """A value for reading, or for whoever tells :meth:`keep_rows` what is written to it."""
         return self._store[self._prefix + key]
 
-    def undo(self, action: Callable[[], Any]) -> None:
-        """Something is about to be written into a value.
+    def keep_rows(self, index: Tensor, *rows: tuple[Tensor, int]) -> None:
+        """Single rows of large tensors are about to be written.
 
         Args:
-            action: puts it back where the step fails; it may be called twice.
+            index: which one, as a tensor with one number.
+            rows: tensors, got by :meth:`peek`, and the dimension along which the row lies.
         """
-        if self._transaction is not None:
-            self._transaction.undo(action)
-
-    @property
-    def watched(self) -> bool:
-        """Whether there is a need for :meth:`undo`."""
-        return self._transaction is not None
+        if self._transaction is None:
+            return
+        index = index.clone()
+        for tensor, dim in rows:
+            old = tensor.index_select(dim, index)
+            self._transaction.undo(partial(tensor.index_copy_, dim, index, old))
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._store[self._prefix + key] = value

@@ -62,6 +62,7 @@ class Var:
     # -- gradient and loss -------------------------------------------------------------------------------------------
     @property
     def closure(self) -> Closure | None:
+        """``closure(backward=True)``, or None; what a module puts in its place is run with gradients on."""
         return self._closure
 
     @closure.setter
@@ -83,6 +84,7 @@ class Var:
 
     @property
     def loss_approx(self) -> Any:
+        """An estimate of the loss where only that is known, else the loss."""
         return self.loss if self._loss_approx is None else self._loss_approx
 
     @loss_approx.setter

@@ -135,7 +135,7 @@ class Runner:
             self._held = places, known, any(t.numel() < 2 for t in known)
 
     def written(self) -> list[Tensor]:
-        """The tensors that the step is about to write, after :meth:`begin`: states, and the parameters if it moves them."""
+        """What the step is about to write, after :meth:`begin`: states, and the parameters where it moves them."""
         bucket, stores = self.bucket, self.program.graph.stores
         out: list[Tensor] = []
         for storage, i in self.plan.storages.items():

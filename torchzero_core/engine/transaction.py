@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 try:  # what the functions of signal do besides takes several times as long
-    from _signal import getsignal
+    from _signal import getsignal  # type: ignore[import-not-found]
 except ImportError:
     from signal import getsignal
 
@@ -156,9 +157,7 @@ class Transaction:
 
     def taken_back(self, copies: Sequence[Tensor]) -> None:
         """Tensors that were lent are again what they were, and their copies are used for something else."""
-        self._undos = [
-            u for u in self._undos if not (isinstance(u, partial) and u.func is _put_back and u.args[1] is copies)
-        ]
+        self._undos = [u for u in self._undos if not (isinstance(u, partial) and u.args[-1] is copies)]
 
     def undo(self, action: Callable[[], Any]) -> None:
         """Something is about to be changed.
@@ -223,10 +222,8 @@ class Transaction:
     def retire(self) -> None:
         """There will be no more steps: nobody is to find the handler of Ctrl-C any more."""
         if self._installed:
-            try:
+            with suppress(TypeError, ValueError, AttributeError):  # the interpreter is about to end
                 _interrupts.remove()
-            except (TypeError, ValueError, AttributeError):  # the interpreter is about to end
-                pass
 
 
 def _put_back(tensors: Iterable[Tensor], copies: Iterable[Tensor]) -> None:

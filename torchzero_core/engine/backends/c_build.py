@@ -14,6 +14,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -102,10 +103,8 @@ def cache_dirs() -> list[Path]:
     dirs = [Path(own).absolute()] if own else []
     dirs.append(Path(cache_home or os.path.expanduser("~/.cache")) / "torchzero_core")
     user = getattr(os, "getuid", lambda: 0)()
-    try:
+    with suppress(OSError):  # nothing can be written anywhere
         dirs.append(Path(tempfile.gettempdir()) / f"torchzero_core_{user}")
-    except OSError:  # nothing can be written anywhere
-        pass
     return [path for path in dirs if path.is_absolute()]  # a home that is not known, or not written out
 
 

@@ -84,7 +84,7 @@ class LBFGS(VectorMethod):
         state, h = unit.state, unit.settings
         t = state["step"] = state.get("step", 0) + 1
         slots = h["history_size"] + 1
-        if "s" not in state or len(state["s"]) != slots:
+        if "s" not in state or len(state.peek("s")) != slots:
             self._begin(unit, u, slots)
             return ~state["valid"].any()
         # Differences are taken in the memory of these.
@@ -110,7 +110,8 @@ class LBFGS(VectorMethod):
     def _take(self, unit: Unit, s: Tensor, y: Tensor) -> None:
         """Write a pair into the spare row and let it count if it is accepted."""
         state, h = unit.state, unit.settings
-        S, Y, SY, valid, spare = state["s"], state["y"], state["sy"], state["valid"], state["spare"]
+        S, Y, SY, valid, spare = state.peek("s"), state.peek("y"), state["sy"], state["valid"], state["spare"]
+        state.keep_rows(spare, (S, 0), (Y, 0))
         small = SY.dtype
         flat = unit.largest(y.abs().amax()) <= h["tol"] if h["tol_reset"] else None
         sy, ss, yy = unit.total(torch.stack([torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)])).to(small)
@@ -136,7 +137,7 @@ class LBFGS(VectorMethod):
     def apply(self, unit: Unit, x: Tensor) -> Tensor:
         """H·x, in the memory of x."""
         state = unit.state
-        S, Y, SY = state["s"], state["y"], state["sy"]
+        S, Y, SY = (state.peek(name) for name in ("s", "y", "sy"))
         small = SY.dtype
         age = (state["spare"] + 1 + torch.arange(len(S), device=S.device)) % len(S)  # rows from the oldest pair on
         valid = state["valid"][age]
