@@ -7,6 +7,8 @@ import re
 import sys
 from typing import Any, Literal, NoReturn
 
+import jsonargparse
+import yaml
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
@@ -18,8 +20,33 @@ from .chain import ModularChain  # what --optimizer ModularChain finds
 from .closure import ClosureOptimization
 
 
+def load_yaml(text: str) -> Any:
+    """YAML as jsonargparse reads it, with the names of parameters as text: those of Split are words for truth values.
+
+    Example:
+        >>> load_yaml("{filter: hidden_matrices, true: {class_path: Muon}, false: null}")
+        {'filter': 'hidden_matrices', 'true': {'class_path': 'Muon'}, 'false': None}
+    """
+    return _with_text_keys(jsonargparse.get_loader("yaml")(text))
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_text_keys(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    names = any(isinstance(k, str) for k in value)  # and not the keys of a dict of truth values
+    return {str(k).lower() if names and isinstance(k, bool) else k: _with_text_keys(v) for k, v in value.items()}
+
+
+jsonargparse.set_loader("modular_yaml", load_yaml, (yaml.YAMLError,))
+
+
 class ModularParser(LightningArgumentParser):
     """Says in one line what is wrong, instead of the whole usage and every type that did not fit."""
+
+    def __init__(self, *args: Any, parser_mode: str = "modular_yaml", **kwargs: Any) -> None:
+        super().__init__(*args, parser_mode=parser_mode, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and exit with status 2."""

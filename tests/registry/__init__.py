@@ -14,6 +14,7 @@ from tests.registry import (
     line_search,
     momentum,
     ops,
+    ops_rest,
     optimizers,
     projections,
     quasi_newton,
@@ -43,10 +44,13 @@ BASES = {
 }
 #: Spellings of the reference for modules that have an entry under their own name.
 ALIASES = {
-    "MedianAveraging": ["Medianveraging"],
+    "Clone": ["Update"],
     "GramSchmidt": ["GramSchimdt"],
-    "Identity": ["NoOp"],
     "Hoshino": ["Horisho"],
+    "Identity": ["NoOp"],
+    "MedianAveraging": ["Medianveraging"],
+    "RCopySign": ["CopyMagnitude"],
+    "RGraft": ["GraftToUpdate"],
 }
 ENTRIES: list[Entry] = [
     entry
@@ -63,6 +67,7 @@ ENTRIES: list[Entry] = [
         second_order,
         projections,
         ops,
+        ops_rest,
     )
     for entry in family.ENTRIES
 ]

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from .transform import Transform
 
@@ -109,7 +110,7 @@ def _check_shapes(optimizer: Any, index: Mapping[Any, Tensor], state: Mapping[An
             continue
         for name, value in values.items():
             slot = slots.get(name)
-            if slot is None:
+            if slot is None or is_lazy(param):  # the first step looks
                 continue
             places = len(value) if slot.history is not None and isinstance(value, Tensor) and value.ndim else 0
             if not isinstance(value, Tensor) or tuple(value.shape) != slot.shape_for(param, places):

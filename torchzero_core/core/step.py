@@ -35,6 +35,8 @@ class WholeChain:
         self.foreign = watched or any(m.foreign for m in modules)
         self.thorough = any(m.foreign and type(m).post_step is not Module.post_step for m in modules)
         self.evaluates = self.needy is not None or not stages or not stages[0].needs_gradient
+        # Rules only read the loss.
+        self.evaluates_again = any(m.requires_closure and not m.is_rule for m in modules)
         self.finishers = [m for m in modules if type(m).post_step is not Module.post_step]
 
     def run(self, var: Var, home: Home, counted: CountedClosure | None) -> Var:
@@ -52,6 +54,7 @@ class WholeChain:
             raise RuntimeError(
                 f"{self.needy.path} has to evaluate the loss: call optimizer.step(closure) with closure(backward=True)."
             )
+        var.copies_grads = self.evaluates_again
         transaction = home.transaction
         if not transaction.active:
             if counted is not None:

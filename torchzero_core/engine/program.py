@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..lang.graph import GRAD, LOSS, PARAM, Graph, Kind, Storage, Value
+from ..lang.graph import GRAD, LOSS_WITH_GRADIENTS, PARAM, Graph, Kind, Place, Storage, Value
 from ..lang.number import Guard, host_function
 from ..lang.ops import CALL, CHILD, LOAD, WRITTEN
 from .plan import Plan, make_plan
@@ -56,7 +56,8 @@ class Program:
         passes = self.plan.passes
         self.number_loads = [n for p in passes for n in (*p.numbers, *p.slices) if n.op is LOAD]
         self.reads_gradient = GRAD in self.plan.storages
-        self.reads_loss = LOSS in graph.loads
+        self.reads_loss = any(storage.place is Place.LOSS for storage in graph.loads)
+        self.loss_with_gradients = LOSS_WITH_GRADIENTS in graph.loads
         self.calls = [any(n.op is CALL for n in p.opaque) for p in passes]
         self.calls_kernels = any(n.op is CALL and n.attr.rule < 0 for p in passes for n in p.opaque)
         self.meets = [bool(p.totals) or any(n.op is not CALL for n in p.opaque) for p in passes]

@@ -98,6 +98,8 @@ class Storage(NamedTuple):
 
 PARAM, GRAD, UPDATE = Storage(Place.PARAM), Storage(Place.GRAD), Storage(Place.UPDATE)
 OUT, LOSS = Storage(Place.OUT), Storage(Place.LOSS)
+#: The loss from an evaluation that computes the gradients too.
+LOSS_WITH_GRADIENTS = Storage(Place.LOSS, name="with gradients")
 
 
 class Value(Symbol):
@@ -157,8 +159,9 @@ class Value(Symbol):
         values = [a for a in args if isinstance(a, Value)]
         kind = max(v.kind for v in values)
         dims = {v.dims for v in values if v.kind is Kind.SLICE}
-        if kind is Kind.SLICE and len(dims) > 1:
-            kind = Kind.ELEMENT
+        if kind is Kind.SLICE and len(dims) > 1:  # together they may still have fewer numbers than there are elements
+            kind, wide = Kind.ELEMENT, next(v for v in values if v.kind is Kind.SLICE)
+            args = tuple(self.trace.promote(a, kind) if a is wide else a for a in args)
         return Value(self.trace, op, args, kind, mask=op.mask, dims=dims.pop() if kind is Kind.SLICE else None)
 
     def __pow__(self, other: Any) -> Any:
@@ -394,7 +397,11 @@ class Trace:
 
     def of_shape(self, fn: Callable[[Sequence[int]], float]) -> Value:
         """A number of each tensor that depends on nothing but its shape."""
-        return Value(self, ops.SHAPE, (), Kind.TENSOR, attr=fn)
+        return Value(self, ops.SHAPE, (), Kind.TENSOR, attr=lambda param: fn(param.shape))
+
+    def of_dtype(self, fn: Callable[[Any], float]) -> Value:
+        """A number of each tensor that depends on nothing but its dtype."""
+        return Value(self, ops.SHAPE, (), Kind.TENSOR, attr=lambda param: fn(param.dtype))
 
     # -- memory ------------------------------------------------------------------------------------------------------
     def load(self, storage: Storage, kind: Kind, *, mask: bool = False, dims: Dims | None = None) -> Value:
@@ -429,6 +436,6 @@ class Trace:
 
 
 __all__ = [
-    "GRAD", "LOSS", "OUT", "PARAM", "UPDATE", "Dims", "Graph", "Kind", "Number", "Operand", "Place", "Storage", "Trace",
-    "Value", "as_dims", "host_function",
+    "GRAD", "LOSS", "LOSS_WITH_GRADIENTS", "OUT", "PARAM", "UPDATE", "Dims", "Graph", "Kind", "Number", "Operand",
+    "Place", "Storage", "Trace", "Value", "as_dims", "host_function",
 ]  # fmt: skip

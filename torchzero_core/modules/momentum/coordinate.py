@@ -25,6 +25,7 @@ class CoordinateMomentum(Transform):
     """
 
     velocity = Slot()
+    bounds = {"p": (0, 1, "[]"), "seed": (-(2**63), 2**64, "[)")}
 
     def __init__(self, p: Fraction = 0.1, target: Target = "update", *, seed: int | None = None) -> None:
         super().__init__(dict(p=p, seed=seed), target=target)

@@ -113,6 +113,10 @@ class Projection(Module):
         tensor([0.6000, 1.5000])
     """
 
+    #: Whether a projected tensor is made of several parameters, which then take part together or not at all, and must
+    #: agree in the settings of the modules. Otherwise :meth:`keeper` says of which it is made.
+    joins = True
+
     def __init__(
         self,
         modules: Modules,
@@ -144,10 +148,12 @@ class Projection(Module):
         Args:
             tensors: one for each parameter of ``var``. They are not the projection's to write to.
             var: the step's context.
-            current: what the tensors are.
+            current: what the tensors are. With ``project_params`` "grads" are gradients of the loss, and what a search
+                in the projected space needs are its gradients there: the transpose of :meth:`unproject`, which differs
+                from this where the projection is not orthonormal.
 
         Returns:
-            New tensors, as many as there are stand-ins.
+            As many tensors as there are stand-ins; they may share memory with the given ones.
         """
         raise NotImplementedError(f"{type(self).__name__} has no project(tensors, var, current).")
 
@@ -174,18 +180,20 @@ class Projection(Module):
             source = var.peek_update() if self.project_update else var.get_grad()
         if not var.params:
             return var
-        self._check_groups(var.params)
-        if not same_params(self, var.params):
-            self.children["modules"].reset()
+        if self.joins:
+            self._check_groups(var.params)
+            if not same_params(self, var.params):
+                self.children["modules"].reset()
         fakes = self._stand_ins(var)
         inner = ProjectedVar(
             var,
             fakes,
             self._closure(var, fakes) if self.project_params else None,
-            lambda: self.project(list(var.get_grad()), var, "grads"),
+            lambda: self._project(var.get_grad(), var, "grads"),
         )
         if source is not None:
-            projected = [t.clone() for t in self.project(list(source), var, "update")]
+            of_loss = self.project_params and source is var.grad
+            projected = self._project(source, var, "grads" if of_loss else "update")
             if var.update is None:  # then the update is still the gradient, there as here
                 inner.grad = projected
             else:
@@ -217,9 +225,18 @@ class Projection(Module):
             return known
         made = source.derived[self] = Params(v.detach().clone().requires_grad_() for v in values)
         first = self.home.all_params[0]
+        kept: dict[int, int] = {}
         for i, tensor in enumerate(made):
-            stand_for(tensor, self.keeper(i, var, first), f"{self.path}.{i}/")
+            keeper = self.keeper(i, var, first)
+            number = kept[id(keeper)] = kept.get(id(keeper), -1) + 1
+            stand_for(tensor, keeper, f"{self.path}.{number}/")
         return made
+
+    def _project(self, tensors: Sequence[Tensor], var: Var, current: Current) -> list[Tensor]:
+        """Projected tensors in memory of their own."""
+        foreign = {t.untyped_storage().data_ptr() for t in tensors}
+        projected = self.project(list(tensors), var, current)
+        return [t.clone() if t.untyped_storage().data_ptr() in foreign else t for t in projected]
 
     def keeper(self, index: int, var: Var, default: Tensor) -> Tensor:
         """The parameter with which the state of a stand-in is kept, and whose group it is in.
@@ -270,7 +287,7 @@ class Projection(Module):
                 loss = exact(backward)
                 if backward:
                     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
-                    for f, g in zip(fakes, self.project(grads, var, "grads"), strict=True):
+                    for f, g in zip(fakes, self._project(grads, var, "grads"), strict=True):
                         f.grad = g
                 return loss
             finally:
