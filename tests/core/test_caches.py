@@ -11,7 +11,7 @@ from torch import nn
 import torchzero_core as tz
 from tests.problems import backward, bits, closure_of, make_params, run, same, segments
 from torchzero_core.core import Params, Slot
-from torchzero_core.core import all_params as all_params_file
+from torchzero_core.engine import layout
 
 COMPILE = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 
@@ -431,7 +431,7 @@ def test_a_step_under_autocast_is_like_any_other(compile):
 
 
 def test_the_slow_way_of_noticing_sees_the_same(monkeypatch):
-    monkeypatch.setattr(all_params_file, "TensorGuards", None)
+    monkeypatch.setattr(layout, "TensorGuards", None)
     p = nn.Parameter(torch.ones(4, 3, dtype=torch.float64))
     optimizer = tz.Modular([p], tz.m.Lion(), tz.m.LR(0.1))
     for change in CHANGES.values():

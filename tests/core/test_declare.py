@@ -140,7 +140,7 @@ def test_wrong_arguments_are_named(make, words):
 def test_a_subclass_changes_defaults_and_adds():
     assert list(inspect.signature(Slow).parameters) == ["beta", "scale", "kind", "n", "inner", "more", "target"]
     assert Slow().defaults == {"beta": 1.0, "scale": 1.0, "kind": "plain", "n": 2, "more": 0.5, "hidden": True}
-    assert Slow.bounds == {**Average.bounds, "beta": (0, 1, "[]")}
+    assert Slow.ranges == {**Average.ranges, "beta": (0, 1, "[]")}
     assert list(Slow.slots) == ["average", "second"]
     assert list(Average.slots) == ["average"]
     with pytest.raises(ValueError, match=r"^Slow\(beta=1\.5\) is out of range: beta must be in \[0, 1\]\.$"):
@@ -392,7 +392,7 @@ def test_fields_are_all_there_is(name):
     fields = fields_of(cls)
     if fields:
         assert list(inspect.signature(cls).parameters) == [f.name for f in fields.values() if f.in_signature]
-        assert {n: tuple(r) for n, r in cls.bounds.items()} == {n: f.range for n, f in fields.items() if f.range}
+        assert {n: tuple(r) for n, r in cls.ranges.items()} == {n: f.range for n, f in fields.items() if f.range}
 
 
 # -- other readers of the signature ------------------------------------------------------------------------------------
@@ -497,3 +497,30 @@ def test_a_decorated_method_does_not_hide_the_names_of_annotations():
         size: Positive = 2.0
 
     assert Decorated().defaults == {"size": 2.0}
+
+
+def test_a_class_takes_the_fields_of_all_its_bases():
+    class Early(tz.Transform):
+        beta: Beta = 0.5
+
+    class Late(tz.Transform):
+        scale: Positive = 2.0
+        on: bool = per_group(default=True)
+
+    class Both(Late, Early):
+        def rule(self, u, ctx):
+            return u * (ctx.settings.scale * ctx.settings.beta)
+
+    assert str(inspect.signature(Both)) == "(beta: float = 0.5, scale: float = 2.0) -> None"
+    assert Both(0.25).defaults == {"beta": 0.25, "scale": 2.0, "on": True}
+    for wrong in (dict(beta=1.0), dict(scale=0.0)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Both(**wrong)
+
+    class Free(Late):
+        scale: float = 1.0
+
+    class Freer(Free):
+        more: float = 1.0
+
+    assert Freer(scale=-1.0).defaults["scale"] == -1.0

@@ -247,7 +247,7 @@ def test_words_outside_the_annotated_ones_are_refused():
 
 def test_a_module_may_have_ranges_of_its_own():
     class Wide(Module):
-        bounds = {"lr": (-1, 1, "[]")}
+        ranges = {"lr": (-1, 1, "[]")}
 
         def __init__(self, lr):
             super().__init__(dict(lr=lr))

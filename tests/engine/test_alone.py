@@ -84,6 +84,8 @@ class Home:
 class Step:
     """One step on given gradients."""
 
+    grad = None  # until somebody asks for it
+
     def __init__(self, params, loss=math.nan):
         self.params, self.loss = params, torch.tensor(loss, dtype=F64)
 

@@ -44,10 +44,13 @@ BASES = {
 }
 #: Spellings of the reference for modules that have an entry under their own name.
 ALIASES = {
-    "MedianAveraging": ["Medianveraging"],
+    "Clone": ["Update"],
     "GramSchmidt": ["GramSchimdt"],
-    "Identity": ["NoOp"],
     "Hoshino": ["Horisho"],
+    "Identity": ["NoOp"],
+    "MedianAveraging": ["Medianveraging"],
+    "RCopySign": ["CopyMagnitude"],
+    "RGraft": ["GraftToUpdate"],
 }
 ENTRIES: list[Entry] = [
     entry

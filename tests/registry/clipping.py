@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torchzero_core as tz
 from tests.registry.entry import GROWTH, WHOLE_NORM, Entry, then_lr
 
 ENTRIES: list[Entry] = [
@@ -41,5 +42,22 @@ ENTRIES: list[Entry] = [
         variant="global",
         together=True,
         refused=frozenset({"add", "mul", "min_value", "max_decay", "ord"}),
+    ),
+    Entry(
+        "Centralize",
+        then_lr(0.1),
+        dict(dim="global"),
+        variant="global",
+        ratio=0.99,
+        together=True,
+        alternatives=dict(dim=0),
+    ),
+    Entry("ClipValueByEMA", then_lr(0.3), dict(beta=0.9), elementwise=True),
+    Entry(
+        "ClipValueByEMA",
+        then_lr(0.3),
+        lambda: dict(beta=0.9, ema_init="update", ema_tfm=tz.m.Mul(0.5)),
+        variant="tfm",
+        elementwise=True,
     ),
 ]

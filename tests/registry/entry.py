@@ -149,6 +149,15 @@ PRECONDITIONER = dict(
     alternatives=dict(beta=0.9, decay=0.9),
     refused=frozenset({"concat_params"}),
 )
+#: Shampoo and SOAP: a matrix for each dimension.
+KRONECKER = dict(
+    compiles=False,
+    syncs=True,
+    ulps=1e4,
+    alternatives=dict(beta=0.9, decay=0.8, exp_override=3.0, max_dim=2, shampoo_beta=0.5),
+)
+#: Rounding decides which basis the null space of a matrix gets.
+SOAP = {**KRONECKER, "float32": None}
 ORTHOGONAL = dict(
     float32=None,
     alternatives=dict(ns_dtype=torch.float64),

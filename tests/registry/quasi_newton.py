@@ -21,8 +21,6 @@ ALONE = (
     "SSVM",
     "ThomasOptimalMethod",
 )
-#: A residual that is mostly rounding still makes an update, if it is not across y.
-ROUNDED = dict(float32=None, coarse=dict(tol=0.1))
 
 ENTRIES: list[Entry] = [
     *(Entry(name, then_lr(0.5), **MATRIX) for name in ALONE),
@@ -30,8 +28,8 @@ ENTRIES: list[Entry] = [
         Entry(name, wolfe, variant="search", rosenbrock=(100, 1e-8), alternatives=QUASI_NEWTON, **SEARCH)
         for name in ("FletcherVMM", "Hoshino", "PSB", "SSVM")
     ),
-    Entry("SR1", then_lr(0.5), **MATRIX, **ROUNDED),
-    Entry("SR1", wolfe, variant="search", rosenbrock=(100, 1e-8), alternatives=QUASI_NEWTON, **SEARCH, **ROUNDED),
+    Entry("SR1", then_lr(0.5), **MATRIX),
+    Entry("SR1", wolfe, variant="search", rosenbrock=(100, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),
     Entry("SSVM", then_lr(0.5), dict(switch=(1.0, 0.5)), variant="pair", **MATRIX),
     Entry("ProjectedNewtonRaphson", wolfe, rosenbrock=(200, 1e-6), alternatives=QUASI_NEWTON, **SEARCH),
     Entry("ProjectedGradientMethod", wolfe, rosenbrock=(200, 1e-6), alternatives=QUASI_NEWTON, **SEARCH),
@@ -39,5 +37,12 @@ ENTRIES: list[Entry] = [
     Entry("BFGS", then_lr(0.5), **MATRIX),
     Entry("BFGS", backtracking, variant="search", rosenbrock=(60, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),
     Entry("LBFGS", then_lr(0.5), **MATRIX),
+    Entry("LSR1", then_lr(0.5), **MATRIX),
+    Entry("LSR1", wolfe, variant="search", rosenbrock=(100, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),
+    *(
+        Entry("OnlineLBFGS", then_lr(0.5), dict(sample_grads=when), variant=when, **{**MATRIX, "closure": True})
+        for when in ("before", "after")
+    ),
+    Entry("OnlineLBFGS", wolfe, variant="search", rosenbrock=(60, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),
     Entry("LBFGS", wolfe, variant="search", rosenbrock=(60, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),
 ]

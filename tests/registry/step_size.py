@@ -7,6 +7,9 @@ import torch
 import torchzero_core as tz
 from tests.registry.entry import Entry, then_lr
 
+#: It moves the parameters themselves, and its lr is no parameter of the constructor.
+DIRECT = dict(elementwise=True, skipped=frozenset({"lr"}))
+
 ENTRIES: list[Entry] = [
     Entry("LR", lambda m: [m], dict(lr=0.3), elementwise=True, rosenbrock=None),
     Entry("StepSize", lambda m: [m], dict(step_size=0.3), elementwise=True, skipped=frozenset({"key"})),
@@ -40,4 +43,25 @@ ENTRIES: list[Entry] = [
         alternatives=dict(betas=(0.8, 0.9)),
         skipped=frozenset({"foreach", "fused", "capturable", "differentiable"}),  # ways to run it, not what it does
     ),
+    Entry(
+        "RandomStepSize",
+        then_lr(0.5),
+        together=True,
+        repeatable=False,
+        float32=None,  # other numbers are drawn for another dtype
+        refused=frozenset({"low", "high", "seed"}),
+        alternatives=dict(low=0.5, seed=1),
+    ),
+    Entry(
+        "RandomStepSize",
+        then_lr(0.5),
+        dict(parameterwise=True, seed=0),
+        variant="parameterwise",
+        together=True,
+        repeatable=False,
+        refused=frozenset({"seed"}),
+        alternatives=dict(low=0.5, seed=1),
+    ),
+    Entry("DirectWeightDecay", then_lr(0.3), dict(weight_decay=1e-2), **DIRECT),
+    Entry("DirectWeightDecay", lambda m: [m, tz.m.Mul(0.3)], dict(weight_decay=1e-2, ord=3), variant="l3", **DIRECT),
 ]

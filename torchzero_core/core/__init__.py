@@ -3,7 +3,22 @@
 from ..distributed import Reductions
 from ..engine.params import Params
 from ..lang import Context, Slot
-from .declare import Beta, Check, Count, Fraction, NonNegative, OpenFraction, Passed, Positive, Range, per_group
+from .declare import (
+    Beta,
+    Check,
+    Count,
+    Finite,
+    Fraction,
+    Natural,
+    NonNegative,
+    OpenFraction,
+    Order,
+    Passed,
+    Positive,
+    Range,
+    Seed,
+    per_group,
+)
 from .home import StepInfo
 from .modular import Modular
 from .module import Chain, Child, Input, Module, Modules
@@ -17,18 +32,22 @@ __all__ = [
     "Child",
     "Context",
     "Count",
+    "Finite",
     "Fraction",
     "Input",
     "Modular",
     "Module",
     "Modules",
+    "Natural",
     "NonNegative",
     "OpenFraction",
+    "Order",
     "Params",
     "Passed",
     "Positive",
     "Range",
     "Reductions",
+    "Seed",
     "Slot",
     "StepInfo",
     "Target",

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import is_
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from ..distributed import local
+from ..engine.layout import address_of, layout_check
 from ..engine.params import Params, same_objects
 from .stand_ins import real_param
-
-try:
-    from torch._C._dynamo.guards import TensorGuards
-except ImportError:  # it is no public name
-    TensorGuards = None  # type: ignore[assignment,misc]
-
-
-def _facts(param: Tensor) -> tuple[Any, ...]:
-    data = local(param.detach())
-    try:
-        address = data.data_ptr()
-    except RuntimeError:  # without memory of its own
-        address = 0
-    return address, data.shape, data.stride(), data.dtype, data.device
-
-
-def _is_plain(param: Tensor) -> bool:
-    return type(param) in (Tensor, torch.nn.Parameter) and param.layout is torch.strided
-
-
-def _no_objection(*params: Tensor) -> bool:
-    return True
 
 
 class AllParams(Params):
@@ -52,9 +30,9 @@ class AllParams(Params):
     """
 
     __slots__ = (
-        "_facts",
+        "_address",
+        "_addresses",
         "_group_of",
-        "_known_facts",
         "_layouts_hold",
         "_lists",
         "_small",
@@ -67,14 +45,10 @@ class AllParams(Params):
         self._lists = [list(group["params"]) for group in groups]
         self._stores = list(state.values())
         self.first_store: dict[str, Any] | None = None
-        self._facts: Callable[[Tensor], Any] = _facts
-        self._layouts_hold: Callable[..., bool] = _no_objection
-        self._small = any(p.numel() < 2 for p in self)  # these may be equal to others
-        if TensorGuards is not None and all(map(_is_plain, self)):
-            # The same facts for a fifth of the time: the address, and the rest compared in one call.
-            self._facts = Tensor.data_ptr
-            self._layouts_hold = TensorGuards(*self, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
-        self._known_facts = list(map(self._facts, self))
+        self._small = any(is_lazy(p) or p.numel() < 2 for p in self)  # these may be equal to others
+        self._address = address_of(self)
+        self._layouts_hold = layout_check(self)
+        self._addresses = list(map(self._address, self))
         self._group_of = {id(p): i for i, params in enumerate(self._lists) for p in params}
 
     def unchanged(self, groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]]) -> bool:
@@ -86,13 +60,25 @@ class AllParams(Params):
         try:  # as in same_objects, of which one call a group costs more
             if lists != self._lists:
                 return False
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # tensors of more than one element have no truth value, lazy ones nothing
             return False
         if self._small and not all(map(partial(same_objects, small=True), lists, self._lists)):
             return False
         if len(state) > len(stores):
             self._stores = list(state.values())
-        return list(map(self._facts, self)) == self._known_facts and self._layouts_hold(*self)
+        return list(map(self._address, self)) == self._addresses and self._layouts_hold(*self)
+
+    def note(self, store: dict[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> None:
+        """Take note of a dict of state that was made just now.
+
+        Args:
+            store: the dict.
+            state: the state of each parameter, with this one.
+        """
+        if len(state) == len(self._stores) + 1:
+            self._stores.append(store)
+        else:  # others were made elsewhere
+            self._stores = list(state.values())
 
     def knows(self, param: Tensor) -> bool:
         """Whether it is one of these parameters."""

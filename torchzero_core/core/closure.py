@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..distributed import Reductions
 from .home import Home, StepInfo
+from .replaced_grads import replace_grads, return_grads
 
 Closure = Callable[..., Any]
 
@@ -45,8 +46,7 @@ class Evaluations:
         """The loss at the present point, with the gradients in ``p.grad``; None where it was not evaluated."""
         for values, loss, grads in self._kept:
             if len(values) == len(params) and all(map(torch.equal, values, params)):
-                for p, g in zip(params, grads, strict=True):
-                    p.grad = None if g is None else g.clone()
+                replace_grads(params, [None if g is None else g.clone() for g in grads])
                 return loss.clone()
         return None
 
@@ -78,6 +78,7 @@ class CountedClosure:
         params = self._home.all_params
         loss = known.recall(params)
         if loss is None:
+            return_grads(params)
             loss = self._evaluate(backward)
             known.note(params, loss)
         return loss

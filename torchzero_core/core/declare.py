@@ -50,6 +50,14 @@ OpenFraction: TypeAlias = Annotated[float, Range(0, 1, "()")]
 Positive: TypeAlias = Annotated[float, Range(0, math.inf, "()")]
 #: In [0, inf).
 NonNegative: TypeAlias = Annotated[float, Range(0, math.inf, "[)")]
+#: Any number but an infinity.
+Finite: TypeAlias = Annotated[float, Range(-math.inf, math.inf, "()")]
+#: The order of a norm, in (0, inf].
+Order: TypeAlias = Annotated[float, Range(0, math.inf, "(]")]
+#: A whole number from 0 on.
+Natural: TypeAlias = Annotated[int, Range(0, math.inf, "[)")]
+#: Where a module's own random generator starts.
+Seed: TypeAlias = Annotated[int, Range(-(2**63), 2**64, "[)")]
 #: How many: a whole number from 1 on.
 Count: TypeAlias = Annotated[int, Range(1, math.inf, "[)")]
 
@@ -165,7 +173,7 @@ def declare(cls: Any, root: type) -> None:
     own = _own_fields(cls)
     base = next(c for c in cls.__mro__[1:] if "__init__" in vars(c) and not hasattr(c.__init__, "fields"))
     if not own and list(_fields_after(cls, base)) == list(fields_of(cls)):  # the constructor is inherited
-        inherit_args(cls, fields_of(cls))
+        inherit_args(cls, _visible(fields_of(cls)))
         return
     for field in own.values():
         _check_name(cls, field.name)
@@ -181,10 +189,10 @@ def declare(cls: Any, root: type) -> None:
             f"{cls.__name__} declares {', '.join(fields)}, but {base.__name__} has a hand-written __init__ that takes "
             f"no defaults to pass them on by; write {cls.__name__}.__init__ by hand too."
         )
-    cls.bounds = _merged(cls.bounds, {name: field.range for name, field in fields.items()})
+    cls.ranges = _merged(cls.ranges, {name: field.range for name, field in fields.items()})
     cls.checks = _merged(cls.checks, {name: field.check for name, field in fields.items()})
     cls.__init__ = _constructor(cls, base, fields)
-    inherit_args(cls, fields)
+    inherit_args(cls, _visible(fields))
 
 
 def fields_of(cls: Any) -> Mapping[str, Field]:
@@ -199,6 +207,11 @@ def fields_of(cls: Any) -> Mapping[str, Field]:
         ['beta1: [0, 1)', 'beta2: [0, 1)']
     """
     return getattr(cls.__init__, "fields", {})
+
+
+def _visible(fields: Mapping[str, Field]) -> list[str]:
+    """The names of those that the constructor takes."""
+    return [name for name, field in fields.items() if field.in_signature]
 
 
 def _merged(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.params import Params
 from .module import Module
 
 
@@ -33,6 +34,10 @@ def uniform_settings(module: Module, params: Sequence[Tensor], names: Sequence[s
     home = module.home
     if home is not None and len(home.param_groups) == 1 and not module.overrides:
         return first
+    derived = params.derived if isinstance(params, Params) and home is not None else {}
+    key = module, "uniform", None if names is None else tuple(names)
+    if home is not None and derived.get(key) == home.settings_version:
+        return first
     for p in params[1:]:
         other = module.settings[p]
         if other is first:
@@ -43,14 +48,17 @@ def uniform_settings(module: Module, params: Sequence[Tensor], names: Sequence[s
                     f"{module.path} takes one {name} for all parameters, but the parameter groups set "
                     f"{name}={first[name]!r} and {name}={other[name]!r}; give every group the same value."
                 )
+    if home is not None:
+        derived[key] = home.settings_version
     return first
 
 
 @contextmanager
 def kept_grads(params: Sequence[Tensor]) -> Iterator[None]:
-    """Evaluations inside see no gradients and leave none: every ``p.grad`` is put back, also after an error.
+    """Evaluations inside leave no gradients: every ``p.grad`` is the same tensor again, also after an error.
 
-    A gradient that was taken before keeps its values even if the closure zeroes gradients in place.
+    A closure that writes gradients into the same memory every time does so here too: whoever needs the values of
+    before has a copy.
 
     Args:
         params: the parameters whose ``grad`` to keep.
@@ -60,14 +68,13 @@ def kept_grads(params: Sequence[Tensor]) -> Iterator[None]:
         >>> p = torch.ones(1, requires_grad=True)
         >>> p.grad = torch.tensor([5.0])
         >>> with kept_grads([p]):
+        ...     p.grad = None
         ...     (p**2).sum().backward()
         >>> p.grad
         tensor([5.])
     """
     grads = [p.grad for p in params]
     try:
-        for p in params:
-            p.grad = None
         yield
     finally:
         for p, g in zip(params, grads, strict=True):
@@ -90,6 +97,7 @@ def gradient(closure: Callable[..., Any], params: Sequence[Tensor]) -> tuple[Any
         >>> def closure(backward=True):
         ...     loss = (p**2).sum()
         ...     if backward:
+        ...         p.grad = None
         ...         loss.backward()
         ...     return loss
         >>> loss, grads = gradient(closure, [p])
@@ -98,4 +106,39 @@ def gradient(closure: Callable[..., Any], params: Sequence[Tensor]) -> tuple[Any
     """
     with kept_grads(params):
         loss = closure(True)
-        return loss, [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        return loss, [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in params]
+
+
+@torch.no_grad()
+def gradient_at(
+    closure: Callable[..., Any], params: Sequence[Tensor], values: Sequence[Tensor]
+) -> tuple[Any, list[Tensor]]:
+    """Evaluate loss and gradient elsewhere. Parameters and gradients are put back exactly, also after an error.
+
+    Args:
+        closure: ``closure(backward=True)``.
+        params: the parameters whose gradients to take.
+        values: what they hold during the evaluation.
+
+    Returns:
+        The loss and the gradients, which are the caller's; zeros where the closure computed none.
+
+    Example:
+        >>> import torch
+        >>> p = torch.tensor([3.0], requires_grad=True)
+        >>> def closure(backward=True):
+        ...     with torch.enable_grad():
+        ...         loss = (p**2).sum()
+        ...     if backward:
+        ...         loss.backward()
+        ...     return loss
+        >>> gradient_at(closure, [p], [torch.tensor([5.0])])[1], p.detach()
+        ([tensor([10.])], tensor([3.]))
+    """
+    params = list(params)
+    start = [p.detach().clone() for p in params]
+    try:
+        torch._foreach_copy_(params, list(values))
+        return gradient(closure, params)
+    finally:
+        torch._foreach_copy_(params, start)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine import Home as EngineHome
 from ..engine import Segment
@@ -40,12 +41,14 @@ class Home(EngineHome, Protocol):
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
         modules: the chain.
         watchers: functions that look at the update after each module.
+        model: the model it was given, or None.
     """
 
     param_groups: list[dict[str, Any]]
     lr_scales_update: bool
     modules: tuple[Any, ...]
     watchers: Watchers
+    model: nn.Module | None
 
     @property
     def all_params(self) -> AllParams:
@@ -68,6 +71,12 @@ class Home(EngineHome, Protocol):
 
     def guard_params(self, params: list[Tensor]) -> None:
         """Copy parameters that are about to be moved in the middle of a step."""
+
+    def replace_grads(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+        """Put other gradients into ``p.grad``, until the closure is called again or the step ends."""
+
+    def return_grads(self) -> None:
+        """Put the user's gradients back."""
 
     def adopt(self, child: Any, parent: Any, name: str) -> None:
         """Make a module and its children part of this optimizer."""

@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 from ..distributed import Reductions
 from ..engine.params import Params
 from . import checkpoint, show
+from .blank import asks_for_state, blank_closure
 from .closure import Closure, CountedClosure, Evaluations
 from .groups import check_new_group, checked_params, default_values
 from .home import StepInfo
@@ -134,6 +135,8 @@ class Modular(ModuleHome, Optimizer):
         Raises:
             RuntimeError: the chain needs a closure and was given none, or gradients are sparse.
         """
+        if torch.compiler.is_dynamo_compiling():  # there is nothing for it to trace: it breaks its graph here
+            return torch.compiler.disable(_hooked_step)(self, closure)
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -159,11 +162,16 @@ class Modular(ModuleHome, Optimizer):
             raise
         finally:
             self._guarded.clear()
+            if self._grads_replaced:
+                self.return_grads()
+                self._grads_replaced = False
             torch._C._set_grad_enabled(grad_mode)
 
     def _step_without_grad(self, closure: Closure | None) -> Any:
         whole = self.refresh()
         params: Params = self.all_params
+        if closure is None and whole.needy is not None and asks_for_state(self.param_groups, self.state):
+            return self._blank_step()
         if closure is None:
             var = Var(params, None, self.model, self.current_step, self)
             if whole.needy is None:
@@ -180,11 +188,23 @@ class Modular(ModuleHome, Optimizer):
             self.first_state()["Modular.step"] = self.current_step
         return None if closure is None else self.last_step.loss
 
+    def _blank_step(self) -> None:
+        """Make the state of a chain that needs a closure without one: a step where loss and gradients are zero."""
+        params = list(self.all_params)
+        start = [p.detach().clone() for p in params]
+        try:
+            self._step_without_grad(blank_closure(params))
+        finally:
+            torch._foreach_copy_(params, start)
+            self._evaluations = Evaluations() if self.deterministic else None
+        self.last_step.loss = None
+
     # -- state -------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
-        """The state in torch's own format: tensors and plain values only.
+        """The state in torch's own format: tensors and plain values, as far as modules keep nothing else.
 
-        ``{"state": {index: {name: value}}, "param_groups": [...]}``; names are those of the modules.
+        ``{"state": {index: {name: value}}, "param_groups": [...]}``; names are those of the modules. What somebody else
+        has put into ``optimizer.state`` is there as it is, as in torch's optimizers.
         """
         out = super().state_dict()
         out["param_groups"][0]["chain"] = checkpoint.signature(self)
@@ -199,7 +219,10 @@ class Modular(ModuleHome, Optimizer):
         checkpoint.load(self, state_dict)
 
     def reset(self) -> None:
-        """Forget the state of every module."""
+        """Forget the state of every module, as if no step had been made.
+
+        That goes for random generators too: a module with a ``seed`` draws the same directions again.
+        """
         for module in self.modules:
             module.reset()
 
@@ -221,6 +244,7 @@ class Modular(ModuleHome, Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch puts it there, and new groups would get it
         if "chain" in state:
             if self.chain.home is not None:  # a shallow copy: the modules stay with the original
                 shared = {id(p): p for m in self.unrolled_modules for params, _ in m.overrides.groups for p in params}

@@ -35,7 +35,7 @@ class Module:
     ``Literal`` for example; one of type :data:`~torchzero_core.core.Child` is a module inside this one. An attribute
     that is no setting has no annotation or is a ``ClassVar``. A method ``__post_init__`` runs after the constructor. A
     constructor written by hand passes the settings on instead, ``super().__init__(dict(scale=scale))``, and may state
-    ranges as ``bounds = {"scale": (0, 1, "[)")}``.
+    ranges as ``ranges = {"scale": (0, 1, "[)")}``.
 
     Args:
         defaults: settings by name with the values that the constructor was given.
@@ -61,10 +61,12 @@ class Module:
     requires_closure: ClassVar[bool] = False
     #: Whether the chain has to have the gradient before this module runs.
     needs_gradient: ClassVar[bool] = True
+    #: Whether the length of its update means something, so that a search tries a step size of 1 first.
+    has_scale: ClassVar[bool] = True
     #: Whether the engine can trace it.
     is_rule: ClassVar[bool] = False
     #: The ranges of settings as (low, high, brackets); those of declared settings come from their types.
-    bounds: ClassVar[Mapping[str, tuple[float, float, str]]] = {}
+    ranges: ClassVar[Mapping[str, tuple[float, float, str]]] = {}
     #: What else their types say.
     checks: ClassVar[Mapping[str, Check]] = {}
     #: What the body of the class declares.
@@ -162,7 +164,10 @@ class Module:
             home.drop_params()
 
     def reset(self) -> None:
-        """Forget everything: the state of this module and of its children, as if no step had been made."""
+        """Forget everything: the state of this module and of its children, as if no step had been made.
+
+        With a ``seed`` the same random directions come again.
+        """
         for child in self.children.values():
             child.reset()
         home = self.home
@@ -224,10 +229,27 @@ class Module:
             if saved is not None:
                 generator.set_state(saved.cpu())
             else:
-                seed = self.defaults.get("seed")
+                seed = self._seed()
                 generator.manual_seed(int(torch.randint(2**62, ()).item()) if seed is None else int(seed))
             self.generators[key] = generator
         return self.generators[key]
+
+    def _seed(self) -> Any:
+        """The setting ``seed``, by the constructor or by a group.
+
+        Raises:
+            ValueError: groups set it differently.
+        """
+        home, own = self.home, self.defaults.get("seed")
+        if home is None or "seed" not in self.defaults:
+            return own
+        seeds = {seed for p in home.all_params if (seed := self.settings[p]["seed"]) != own}
+        if len(seeds) > 1:
+            raise ValueError(
+                f"{self.path} has one random generator for all parameters, but the parameter groups set the seeds "
+                f"{', '.join(map(repr, sorted(seeds, key=str)))}; give every group the same value."
+            )
+        return seeds.pop() if seeds else own
 
     def save_generators(self) -> None:
         """Write the position of this module's generators into its state."""
@@ -309,8 +331,13 @@ class Chain(Module):
         return f"[{', '.join(map(repr, self.children.values()))}]"
 
 
-def as_module(module: Modules, where: str = "") -> Module:
+def as_module(module: Modules, where: str = "", allowed: str = "a module or a list of modules") -> Module:
     """A module as it is; a list of modules as a chain.
+
+    Args:
+        module: the module or list.
+        where: where it stands.
+        allowed: what may stand there.
 
     Raises:
         TypeError: something that is neither, with the place where it stands.
@@ -320,7 +347,7 @@ def as_module(module: Modules, where: str = "") -> Module:
     if isinstance(module, (list, tuple)) and module and all(isinstance(m, Module) for m in module):
         return module[0] if len(module) == 1 else Chain(*module)
     hint = f" Did you mean {module.__name__}()?" if isinstance(module, type) and issubclass(module, Module) else ""
-    raise TypeError(f"{where or 'A chain'} takes a module or a list of modules, not {module!r}.{hint}")
+    raise TypeError(f"{where or 'A chain'} takes {allowed}, not {module!r}.{hint}")
 
 
 Modules: TypeAlias = Module | Sequence[Module]

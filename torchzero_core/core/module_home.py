@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..distributed import Reductions
 from ..engine import Segment
@@ -15,6 +15,7 @@ from .all_params import AllParams
 from .groups import GroupValues
 from .module import Chain, Module
 from .naming import adopt, check_free, child_path, release, unrolled
+from .replaced_grads import replace_grads, return_grads
 from .route import Routes, RuleStage
 from .stand_ins import real_place
 from .step import WholeChain
@@ -35,6 +36,7 @@ class ModuleHome:
         distributed: the reductions over ranks.
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
         watchers: functions that look at the update after each module.
+        model: the model that the optimizer was given.
         settings_version: counts the changes of settings.
     """
 
@@ -45,6 +47,7 @@ class ModuleHome:
     distributed: Reductions
     lr_scales_update: bool
     param_groups: list[dict[str, Any]]
+    model: nn.Module | None
     state: Any
 
     def begin(self) -> None:
@@ -53,6 +56,7 @@ class ModuleHome:
         self.watchers: Watchers = {}
         self._warned: set[str] = set()
         self._guarded: list[tuple[list[Tensor], list[Tensor]]] = []
+        self._grads_replaced = False
         self._watched = False
         self._values: GroupValues | None = None
         self.invalidate()
@@ -115,13 +119,22 @@ class ModuleHome:
                 f"State is kept for parameters of the optimizer, and a tensor of shape {tuple(real.shape)} is none of "
                 "them. A function in ctx.call is given its state by name: ctx.call(fn, u, state=('name',))."
             )
-        return self.state[real], prefix
+        return self._store(real), prefix
+
+    def _store(self, param: Tensor) -> dict[str, Any]:
+        """The dict of one parameter, known from now on to be checked."""
+        state = self.state
+        store: dict[str, Any] | None = state.get(param)
+        if store is None:
+            store = state[param] = {}
+            self.all_params.note(store, state)
+        return store
 
     def first_state(self) -> dict[str, Any]:
         """The dict that module-wide state is kept in: that of the first parameter."""
         params = self.all_params
         if params.first_store is None:
-            params.first_store = self.state[params[0]]
+            params.first_store = self._store(params[0])
         return params.first_store
 
     def state_dicts(self) -> list[dict[str, Any]]:
@@ -177,6 +190,21 @@ class ModuleHome:
         """Put back the parameters that were copied."""
         for params, values in reversed(self._guarded):
             torch._foreach_copy_(params, values)
+
+    def replace_grads(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+        """Put other gradients into ``p.grad``, until the closure is called again or the step ends.
+
+        Args:
+            params: the parameters.
+            grads: their new gradients.
+        """
+        self._grads_replaced = True
+        replace_grads(params, grads)
+
+    def return_grads(self) -> None:
+        """Put the user's gradients back."""
+        if self._grads_replaced:
+            return_grads(self.all_params)
 
     def warn_once(self, key: str, message: str) -> None:
         """A warning, once for each key."""

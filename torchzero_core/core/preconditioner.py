@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +12,10 @@ from .module import Module, Modules
 from .var import Var
 from .vector_method import Unit, at_least_float32, inner_update, units_of
 
-#: The state of several tensors: by name, one entry for each tensor.
-States = Mapping[str, Sequence[Tensor]]
+#: The state of a tensor by name: tensors, and the numbers "step" and "phase".
+State = Mapping[str, Any]
+#: On a CPU, tensors of more elements than this are worked on one by one: their products gain nothing from a batch.
+ALONE = 2**15
 
 
 class Preconditioner(Module):
@@ -31,7 +32,11 @@ class Preconditioner(Module):
     The failures in a row are counted in the state and the step's status says so; after :attr:`max_failures` of them
     comes an error. All arithmetic is in float32 at least, and so is the state.
 
-    Settings that the base reads: ``update_freq``; ``stagger`` and ``concat_params`` if there are any.
+    Tensors of one shape and with the same settings come to :meth:`accumulate_all` and :meth:`precondition_all`
+    together, which a method may override to work on a batch.
+
+    Settings that the base reads: ``update_freq`` (or what :attr:`interval` names); ``stagger`` and ``concat_params`` if
+    there are any.
 
     Args:
         defaults: the settings.
@@ -68,7 +73,6 @@ class Preconditioner(Module):
                 [ 0., -1.,  0.]])
     """
 
-    bounds = {"update_freq": (1, math.inf, "[)")}
     #: The names of matrices and factors in the state. Where a tensor has several they are one vector.
     accumulator: ClassVar[str] = "GG"
     factor: ClassVar[str] = "factor"
@@ -76,6 +80,10 @@ class Preconditioner(Module):
     more_states: ClassVar[tuple[str, ...]] = ()
     #: How many failures in a row are an error.
     max_failures: ClassVar[int] = 5
+    #: The setting that says after how many steps the factors are refreshed.
+    interval: ClassVar[str] = "update_freq"
+    #: Whether the factors of a step have already learnt from its update.
+    learns_first: ClassVar[bool] = True
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, inner: Modules | None = None) -> None:
         super().__init__(defaults)
@@ -92,9 +100,7 @@ class Preconditioner(Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no sizes(shape, settings).")
 
-    def accumulate(
-        self, state: Mapping[str, Tensor], matrices: list[Tensor], u: Tensor, settings: Mapping[str, Any]
-    ) -> None:
+    def accumulate(self, state: State, matrices: list[Tensor], u: Tensor, settings: Mapping[str, Any]) -> None:
         """Add the update to the matrices, in place.
 
         Args:
@@ -105,6 +111,24 @@ class Preconditioner(Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no accumulate(state, matrices, u, settings).")
 
+    def accumulate_all(
+        self,
+        states: Sequence[State],
+        matrices: Sequence[list[Tensor]],
+        us: Sequence[Tensor],
+        settings: Mapping[str, Any],
+    ) -> None:
+        """The same for tensors of one shape, one by one unless overridden.
+
+        Args:
+            states: the states of each.
+            matrices: the matrices of each.
+            us: their updates.
+            settings: the settings of all.
+        """
+        for state, own, u in zip(states, matrices, us, strict=True):
+            self.accumulate(state, own, u, settings)
+
     def arguments(self, shape: Sequence[int], settings: Mapping[str, Any]) -> tuple[Hashable, ...]:
         """What :meth:`refresh` gets beside the matrices; those that differ in it are refreshed apart.
 
@@ -114,7 +138,7 @@ class Preconditioner(Module):
         """
         return ()
 
-    def refresh(self, matrices: Tensor, factors: list[Tensor], *arguments: Any) -> tuple[Tensor, Tensor]:
+    def refresh(self, matrices: Tensor, factors: list[Tensor], *arguments: Any) -> tuple[Tensor, ...]:
         """The factors of a batch of matrices.
 
         Args:
@@ -123,13 +147,36 @@ class Preconditioner(Module):
             *arguments: those of :meth:`arguments`.
 
         Returns:
-            The new factors, of the same shape, and of shape (batch,) whether they are right.
+            The new factors, of the same shape; of shape (batch,) whether they are right; and whatever :meth:`follow`
+            needs to know, as tensors whose first dimension is the batch.
         """
         raise NotImplementedError(f"{type(self).__name__} has no refresh(matrices, factors).")
 
-    def precondition(
-        self, state: Mapping[str, Tensor], factors: list[Tensor], x: Tensor, settings: Mapping[str, Any]
-    ) -> Tensor:
+    def begin(self, matrices: Tensor, factors: list[Tensor], *arguments: Any) -> tuple[Tensor, ...]:
+        """The same at the first step of a tensor: :meth:`refresh` unless overridden.
+
+        Args:
+            matrices: of shape (batch, n, n).
+            factors: identities.
+            *arguments: those of :meth:`arguments`.
+        """
+        return self.refresh(matrices, factors, *arguments)
+
+    def follow(
+        self, state: State, k: int, factor: Tensor, new: Tensor, settings: Mapping[str, Any], *more: Tensor
+    ) -> None:
+        """Change what depends on a factor just before it is replaced; nothing unless overridden.
+
+        Args:
+            state: all states of the tensor, by name; they may be written in place.
+            k: the number of the factor.
+            factor: the factor.
+            new: the one that takes its place.
+            settings: the tensor's settings.
+            *more: what else :meth:`refresh` has returned.
+        """
+
+    def precondition(self, state: State, factors: list[Tensor], x: Tensor, settings: Mapping[str, Any]) -> Tensor:
         """The product of the factors with a tensor.
 
         Args:
@@ -139,6 +186,23 @@ class Preconditioner(Module):
             settings: its settings.
         """
         raise NotImplementedError(f"{type(self).__name__} has no precondition(state, factors, x, settings).")
+
+    def precondition_all(
+        self,
+        states: Sequence[State],
+        factors: Sequence[list[Tensor]],
+        xs: Sequence[Tensor],
+        settings: Mapping[str, Any],
+    ) -> Sequence[Tensor]:
+        """The same for tensors of one shape, one by one unless overridden.
+
+        Args:
+            states: the states of each.
+            factors: the factors of each.
+            xs: what to multiply with, in their shape.
+            settings: the settings of all.
+        """
+        return [self.precondition(state, own, x, settings) for state, own, x in zip(states, factors, xs, strict=True)]
 
     # -- functions of lists of tensors -------------------------------------------------------------------------------
     def init(self, like: Tensor, settings: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -155,7 +219,7 @@ class Preconditioner(Module):
         return {self.accumulator: packed, self.factor: packed.clone(), "failures": failures}
 
     def learn(
-        self, us: Sequence[Tensor], states: States, settings: Sequence[Mapping[str, Any]], due: Sequence[bool]
+        self, us: Sequence[Tensor], states: Sequence[State], settings: Sequence[Mapping[str, Any]], due: Sequence[bool]
     ) -> int:
         """Accumulate the updates and refresh what is due.
 
@@ -168,49 +232,62 @@ class Preconditioner(Module):
         Returns:
             For how many tensors a refresh failed.
         """
-        groups: dict[tuple[Any, ...], list[tuple[int, Tensor, Tensor]]] = {}
-        for i, (u, h) in enumerate(zip(us, settings, strict=True)):
-            state = {name: of_all[i] for name, of_all in states.items()}
-            matrices = self._matrices(state[self.accumulator], u, h)
-            self.accumulate(state, matrices, u, h)
-            if due[i]:
-                factors = self._matrices(state[self.factor], u, h)
-                for matrix, factor in zip(matrices, factors, strict=True):
-                    key = matrix.shape, matrix.dtype, matrix.device, self.arguments(u.shape, h)
-                    groups.setdefault(key, []).append((i, matrix, factor))
+        groups: dict[tuple[Any, ...], list[_Member]] = {}
+        for places in _alike(us, states, settings):
+            matrices = [self._matrices(states[i][self.accumulator], us[i], settings[i]) for i in places]
+            self.accumulate_all([states[i] for i in places], matrices, [us[i] for i in places], settings[places[0]])
+            for i, own in zip(places, matrices, strict=True):
+                if not due[i]:
+                    continue
+                factors = self._matrices(states[i][self.factor], us[i], settings[i])
+                arguments = states[i]["step"] == 1, *self.arguments(us[i].shape, settings[i])
+                for k, (matrix, factor) in enumerate(zip(own, factors, strict=True)):
+                    key = matrix.shape, matrix.dtype, matrix.device, arguments
+                    groups.setdefault(key, []).append(_Member(i, k, matrix, factor))
         failed: set[int] = set()
-        for (*_, arguments), members in groups.items():
-            failed |= self._refresh_group(members, arguments)
+        for (*_, (first, *arguments)), members in groups.items():
+            failed |= self._refresh_group(members, states, settings, first, arguments)
         self._count(us, states, [i for i, refreshed in enumerate(due) if refreshed], failed)
         return len(failed)
 
-    def _refresh_group(self, members: list[tuple[int, Tensor, Tensor]], arguments: tuple[Any, ...]) -> set[int]:
+    def _refresh_group(
+        self,
+        members: Sequence[_Member],
+        states: Sequence[State],
+        settings: Sequence[Mapping[str, Any]],
+        first: bool,
+        arguments: Sequence[Any],
+    ) -> set[int]:
         """Refresh the factors of matrices of one size; the tensors for which it failed."""
-        factors = [factor for _, _, factor in members]
-        stacked = torch.stack([matrix for _, matrix, _ in members]) if len(members) > 1 else members[0][1].unsqueeze(0)
-        new, ok = self.refresh(stacked, factors, *arguments)
+        factors = [member.factor for member in members]
+        matrices = [member.matrix for member in members]
+        stacked = torch.stack(matrices) if len(members) > 1 else matrices[0].unsqueeze(0)
+        new, ok, *more = (self.begin if first else self.refresh)(stacked, factors, *arguments)
         right = (ok & new.isfinite().flatten(1).all(1)).tolist()
         pairs = [(factor, n) for factor, n, fine in zip(factors, new, right, strict=True) if fine]
+        for at, (i, k, _, factor) in enumerate(members):
+            if right[at]:
+                self.follow(states[i], k, factor, new[at], settings[i], *(m[at] for m in more))
         if pairs:
             torch._foreach_copy_([factor for factor, _ in pairs], [n for _, n in pairs])
-        return {i for (i, _, _), fine in zip(members, right, strict=True) if not fine}
+        return {member.place for member, fine in zip(members, right, strict=True) if not fine}
 
-    def _count(self, us: Sequence[Tensor], states: States, refreshed: list[int], failed: set[int]) -> None:
+    def _count(self, us: Sequence[Tensor], states: Sequence[State], refreshed: list[int], failed: set[int]) -> None:
         """Count the failures in a row.
 
         Raises:
             RuntimeError: there are too many.
         """
-        failures = states["failures"]
-        fine = [failures[i] for i in refreshed if i not in failed]
+        fine = [states[i]["failures"] for i in refreshed if i not in failed]
         if fine:
             torch._foreach_zero_(fine)
         for i in sorted(failed):
-            if int(failures[i].add_(1)) >= self.max_failures:
-                finite = bool(states[self.accumulator][i].isfinite().all())
+            failures = int(states[i]["failures"].add_(1))
+            if failures >= self.max_failures:
+                finite = bool(states[i][self.accumulator].isfinite().all())
                 raise RuntimeError(
                     f"{self.path} could not decompose the matrices of a parameter of shape {tuple(us[i].shape)} "
-                    f"{int(failures[i])} times in a row"
+                    f"{failures} times in a row"
                     + (
                         "; a larger eps or parameters in float64 make them easier to decompose."
                         if finite
@@ -219,18 +296,22 @@ class Preconditioner(Module):
                     )
                 )
 
-    def apply(self, xs: Sequence[Tensor], states: States, settings: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """The products of the factors with tensors. It changes nothing of what is known.
+    def apply(
+        self, xs: Sequence[Tensor], states: Sequence[State], settings: Sequence[Mapping[str, Any]]
+    ) -> list[Tensor]:
+        """The products of the factors with tensors. Of what is known it changes nothing that the factors depend on.
 
         Args:
             xs: the tensors.
             states: their states.
             settings: their settings.
         """
-        out = []
-        for i, (x, h) in enumerate(zip(xs, settings, strict=True)):
-            state = {name: of_all[i] for name, of_all in states.items()}
-            out.append(self.precondition(state, self._matrices(state[self.factor], x, h), x, h))
+        out = list(xs)
+        for places in _alike(xs, states, settings):
+            factors = [self._matrices(states[i][self.factor], xs[i], settings[i]) for i in places]
+            of_places = [states[i] for i in places], factors, [xs[i] for i in places]
+            for i, x in zip(places, self.precondition_all(*of_places, settings[places[0]]), strict=True):
+                out[i] = x
         return out
 
     def _matrices(self, packed: Tensor, like: Tensor, settings: Mapping[str, Any]) -> list[Tensor]:
@@ -247,31 +328,55 @@ class Preconditioner(Module):
         if not units:
             return var
         us, settings = [_values(unit, update) for unit in units], [unit.settings for unit in units]
-        states = self._states(units, us)
-        if self.learn(us, states, settings, self._due(units, us)):
-            var.info.status = "decomposition failed"
+        for unit, u in zip(units, us, strict=True):
+            self._prepare(unit, u)
+        due = self._due(units, us)
+        states = [dict(unit.state) for unit in units]
+        if self.learns_first:
+            self._learn(var, us, states, settings, due)
         inner = inner_update(self, var)
         xs = us if inner is None else [_values(unit, inner) for unit in units]
+        results = self.apply(xs, states, settings)
+        if not self.learns_first:
+            self._learn(var, us, states, settings, due)
         out = list(update)
-        for unit, x in zip(units, self.apply(xs, states, settings), strict=True):
+        for unit, x in zip(units, results, strict=True):
             for place, tensor in zip(unit.places, unit.tensors(x.reshape(-1)), strict=True):
                 out[place] = tensor
         var.update = out
         return var
 
-    def _states(self, units: Sequence[Unit], us: Sequence[Tensor]) -> States:
-        for unit, u in zip(units, us, strict=True):
-            if self.accumulator not in unit.state:
-                unit.state.update(self.init(u, unit.settings))
-        names = (self.accumulator, self.factor, "failures", *self.more_states)
-        return {name: [unit.state[name] for unit in units] for name in names}
+    def _learn(self, var: Var, *of_units: Any) -> None:
+        if self.learn(*of_units):
+            var.info.status = "decomposition failed"
+
+    def _prepare(self, unit: Unit, u: Tensor) -> None:
+        """Make the state of a tensor at its first step, and bring it to a dtype or device that has changed since.
+
+        Raises:
+            ValueError: its shape has changed.
+        """
+        state = unit.state
+        if self.accumulator not in state:
+            state.update(self.init(u, unit.settings))
+            return
+        matrices = state[self.accumulator]
+        if matrices.dtype != u.dtype or matrices.device != u.device:
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    state[name] = value.to(u.device, u.dtype if value.is_floating_point() else value.dtype)
+        if matrices.numel() != sum(n * n for n in self.sizes(u.shape, unit.settings)):
+            raise ValueError(
+                f"{self.path} keeps matrices for another shape than {tuple(u.shape)}, which a parameter has now, or "
+                "for other settings; forget them with the module's reset()."
+            )
 
     def _due(self, units: Sequence[Unit], us: Sequence[Tensor]) -> list[bool]:
         """Count a step of every tensor; whose factors are to be refreshed in it."""
         new: dict[int, list[int]] = {}
         for i, unit in enumerate(units):
             if "step" not in unit.state and unit.settings.get("stagger", False):
-                new.setdefault(unit.settings["update_freq"], []).append(i)
+                new.setdefault(unit.settings[self.interval], []).append(i)
         for every, members in new.items():
             costs = [sum(n**3 for n in self.sizes(us[i].shape, units[i].settings)) for i in members]
             for i, phase in zip(members, phases(costs, every), strict=True):
@@ -279,8 +384,44 @@ class Preconditioner(Module):
         due = []
         for unit in units:
             t = unit.state["step"] = unit.state.get("step", 0) + 1
-            due.append(t == 1 or (t - 1 - unit.state.get("phase", 0)) % unit.settings["update_freq"] == 0)
+            due.append(t == 1 or (t - 1 - unit.state.get("phase", 0)) % unit.settings[self.interval] == 0)
         return due
+
+
+class _Member(NamedTuple):
+    """A matrix that is due: of which tensor, which of its matrices, and its factor."""
+
+    place: int
+    k: int
+    matrix: Tensor
+    factor: Tensor
+
+
+def _alike(
+    tensors: Sequence[Tensor], states: Sequence[State], settings: Sequence[Mapping[str, Any]]
+) -> list[list[int]]:
+    """The positions of tensors that go through one batch: of one shape, with the same settings, of the same age."""
+    batches: dict[Hashable, list[int]] = {}
+    for i, (t, state, own) in enumerate(zip(tensors, states, settings, strict=True)):
+        alone = i if t.device.type == "cpu" and t.numel() > ALONE else -1
+        batches.setdefault((t.shape, t.dtype, t.device, id(own), state["step"], alone), []).append(i)
+    return list(batches.values())
+
+
+def averaging_weights(name: str, settings: Mapping[str, Any]) -> tuple[float, float]:
+    """What a matrix A and the new term are multiplied with before they are added, by the settings beta and decay.
+
+    Args:
+        name: of the method.
+        settings: with "beta", A ← beta·A + (1−beta)·new; with "decay", A ← decay·A + new; with neither, their sum.
+
+    Raises:
+        ValueError: it has both.
+    """
+    beta, decay = settings["beta"], settings["decay"]
+    if beta is not None and decay is not None:
+        raise ValueError(f"{name}(beta={beta}, decay={decay}): give beta or decay, not both.")
+    return (1.0 if decay is None else decay, 1.0) if beta is None else (beta, 1 - beta)
 
 
 def phases(costs: Sequence[float], every: int) -> list[int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
+from ..engine.params import Params
 from .module import Module
 
 
@@ -21,12 +23,12 @@ def same_params(module: Module, params: Sequence[Tensor]) -> bool:
     """
     shared = module.global_state
     epoch = shared.get("epoch", 0)
-    states = [module.state[p] for p in params]
-    if shared.get("members", 0) == len(params) and all(s.get("epoch") == epoch for s in states):
+    places = _places(module, params)
+    if shared.get("members", 0) == len(params) and [store.get(key) for store, key in places] == [epoch] * len(places):
         return True
     shared["epoch"], shared["members"] = epoch + 1, len(params)
-    for s in states:
-        s["epoch"] = epoch + 1
+    for store, key in places:
+        store[key] = epoch + 1
     return False
 
 
@@ -39,3 +41,15 @@ def last_params(module: Module, params: Sequence[Tensor]) -> list[Tensor]:
     """
     epoch = module.global_state.get("epoch")
     return [] if epoch is None else [p for p in params if module.state[p].get("epoch") == epoch]
+
+
+def _places(module: Module, params: Sequence[Tensor]) -> list[tuple[dict[str, Any], str]]:
+    """For each parameter, the dict that says when it was last part of the vector, and the name there."""
+    known: list[tuple[dict[str, Any], str]] | None = None
+    if isinstance(params, Params):
+        known = params.derived.get((module, "epoch"))
+    if known is None:
+        known = [(store, f"{prefix}epoch") for store, prefix in map(module.locate, params)]
+        if isinstance(params, Params):
+            params.derived[module, "epoch"] = known
+    return known

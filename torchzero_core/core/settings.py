@@ -45,8 +45,10 @@ def find(group: Mapping[str, Any], module: Configured, name: str) -> Any:
     if best is not MISSING:
         return best
     home = module.home
-    if name in group and name != "params" and not (name == "lr" and home is not None and home.lr_scales_update):
-        return group[name]
+    if name in group and name != "params":
+        final = name == "lr" and home is not None and home.lr_scales_update and module.defaults[name] is not None
+        if not final:  # else it scales what the chain as a whole gives
+            return group[name]
     place = BETAS.get(name)
     if place is not None and module.defaults[name] is not None and place < len(group.get("betas", ())):
         return group["betas"][place]

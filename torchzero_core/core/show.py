@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from .module import Chain, Module
 
@@ -31,7 +32,7 @@ def tree(optimizer: Any, notes: Mapping[str, str] | None = None) -> str:
     visit(optimizer.chain, 1, "")
     groups = []
     for i, group in enumerate(optimizer.param_groups):
-        n = sum(p.numel() for p in group["params"])
+        n = sum(p.numel() for p in group["params"] if not is_lazy(p))  # those of lazy layers have no shape yet
         values = ", ".join(f"{k}={v}" for k, v in group.items() if k not in ("params", "param_names"))
         groups.append(f"  group {i}: {len(group['params'])} tensors, {n:,} parameters, {values}")
     flags = ", ".join(f"{name}=True" for name in ("compile", "deterministic") if getattr(optimizer, name))

@@ -24,6 +24,8 @@ class WholeChain:
     def __init__(self, stages: Sequence[Any], modules: Sequence[Module]) -> None:
         self.stages, self.modules = stages, modules
         self.needy = next((m for m in modules if m.requires_closure), None)
+        # Rules only read the loss.
+        self.evaluates_again = any(m.requires_closure and not m.is_rule for m in modules)
         self.finishers = [m for m in modules if type(m).post_step is not Module.post_step]
 
     def run(self, var: Var, home: Home) -> Var:
@@ -40,6 +42,7 @@ class WholeChain:
             raise RuntimeError(
                 f"{self.needy.path} has to evaluate the loss: call optimizer.step(closure) with closure(backward=True)."
             )
+        var.copies_grads = self.evaluates_again
         first, var = var, run_stages(self.stages, var)
         if not var.skip_update:
             if var.closure is not None and var.loss is None and var.loss_approx is None:

@@ -134,16 +134,17 @@ class Transform(Module):
 
     def _wrap_closure(self, var: Var) -> None:
         inner, outer = var.closure, var.clone()  # with the closure as it was, so that none refers to itself
-        assert inner is not None
+        home = var.modular
+        assert inner is not None and home is not None
 
         def closure(backward: bool = True) -> Any:
+            home.return_grads()
             loss = inner(backward)
             if backward:
                 seen = outer.select([i for i, p in enumerate(outer.params) if p.grad is not None])
                 grads = [p.grad for p in seen.params if p.grad is not None]
                 seen.grad = grads
-                for p, g in zip(seen.params, self.apply_rule(seen, grads), strict=True):
-                    p.grad = g
+                home.replace_grads(seen.params, self.apply_rule(seen, grads))
             return loss
 
         var.closure = closure

@@ -22,7 +22,7 @@ class Checked(Protocol):
     defaults: dict[str, Any]
 
     @property
-    def bounds(self) -> Mapping[str, tuple[float, float, str]]:
+    def ranges(self) -> Mapping[str, tuple[float, float, str]]:
         """Ranges by setting."""
 
     @property
@@ -45,7 +45,7 @@ def validate(module: Checked, values: Mapping[str, Any], where: str, beside: Map
     Raises:
         ValueError: naming the setting, its value and what it may be.
     """
-    words, bounds, fields = choices(type(module)), module.bounds, fields_of(type(module))
+    words, ranges, fields = choices(type(module)), module.ranges, fields_of(type(module))
     for name, value in values.items():
         if name in fields:
             check_kind(name, value, fields[name].hint, where)
@@ -57,8 +57,8 @@ def validate(module: Checked, values: Mapping[str, Any], where: str, beside: Map
         if isinstance(value, str):
             if name in words and value not in words[name].words:
                 raise ValueError(f"{_assigned(where, name, repr(value))} must be {words[name]}.")
-        elif name in bounds:
-            check_range(name, value, Range(*bounds[name]), where)
+        elif name in ranges:
+            check_range(name, value, Range(*ranges[name]), where)
     module.check_settings({**module.defaults, **values, **(beside or {})})
 
 

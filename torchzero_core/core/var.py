@@ -30,6 +30,8 @@ class Var:
         stop: a module sets it to end the chain here.
         skip_update: a module sets it when it has moved the parameters itself.
         nested: whether this is the context of a child.
+        copies_grads: whether gradients are copied when they are taken, because a module may call the closure again:
+            closures may write the next gradients into the same memory.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Var:
         self.stop = False
         self.skip_update = False
         self.nested = False
+        self.copies_grads = False
 
     # -- gradient and loss -------------------------------------------------------------------------------------------
     @property
@@ -121,6 +124,8 @@ class Var:
     def take_grads(self) -> None:
         """The gradients are those that lie in ``p.grad``."""
         self.narrow([p.grad for p in self.params])
+        if self.copies_grads and self.closure is not None and self._grad is not None:
+            self._grad = [g.detach().clone() for g in self._grad]
 
     def narrow(self, grads: list[Tensor | None]) -> None:
         """Keep the parameters that have a gradient: the others stay untouched in this step.
@@ -143,6 +148,8 @@ class Var:
                     f"A parameter of shape {tuple(p.shape)} has a sparse gradient, which no module can use; build its "
                     "layer with sparse=False, or give it to torch.optim.SparseAdam."
                 )
+        if self._update is not None:
+            self._update = [u for u, g in zip(self._update, grads, strict=True) if g is not None]
         self.params = self.part(i for i, g in enumerate(grads) if g is not None)
         self._grad = [g for g in grads if g is not None]
 
@@ -229,6 +236,7 @@ class Var:
     def tell(self, other: Var) -> None:
         """Make another context that of a child: with what is known of the loss and with the same outcome."""
         other.info, other.loss, other.loss_approx, other.nested = self.info, self.loss, self.loss_approx, True
+        other.copies_grads = self.copies_grads
 
     def clone(self, update: Sequence[Tensor] | None = None, *, params: Params | None = None) -> Var:
         """A context for a child: shares everything but the update.

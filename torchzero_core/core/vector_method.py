@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
 from ..distributed import Reductions
 from .evaluate import uniform_settings
@@ -15,6 +16,8 @@ from .module import Module, Modules
 from .same_params import same_params
 from .var import Var
 
+#: A vector of so many elements may be made on the way: that is faster than to go by its pieces.
+SMALL = 1 << 18
 #: What the state of a vector keeps when it starts anew: who is part of it.
 MEMBERSHIP = ("epoch", "members")
 
@@ -22,6 +25,16 @@ MEMBERSHIP = ("epoch", "members")
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor itself, or in float32 where it is in half precision."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """The elements of tensors as one vector on the device of the first; a single tensor may share its memory."""
+    if len(tensors) == 1:
+        return tensors[0].detach().reshape(-1)
+    try:
+        return _flatten_dense_tensors(tensors).detach()  # one call for all of them
+    except RuntimeError:  # they are on several devices
+        return torch.cat([t.detach().reshape(-1).to(tensors[0].device) for t in tensors])
 
 
 @dataclass(eq=False)
@@ -64,14 +77,11 @@ class Unit:
 
     def pieces(self, vector: Tensor) -> list[Tensor]:
         """Views of this rank's part of a vector, shaped like the parameters."""
-        sizes = [p.numel() for p in self.params]
-        return [part.view(p.shape) for part, p in zip(vector.split(sizes), self.params, strict=True)]
+        return list(map(Tensor.view_as, vector.split(list(map(Tensor.numel, self.params))), self.params))
 
     def vector(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors like the parameters as one vector, in float32 at least; a single one may share its memory."""
-        first = tensors[0]
-        flat = [t.detach().reshape(-1).to(first.device) for t in tensors]
-        vector = at_least_float32(torch.cat(flat) if len(flat) > 1 else flat[0])
+        vector = at_least_float32(_flat(tensors))
         if self.gathers:
             vector, self._start = self.reductions.gather(vector)
         return vector
@@ -81,18 +91,22 @@ class Unit:
         if self.gathers:
             vector = vector.narrow(0, self._start, sum(p.numel() for p in self.params))
         pieces = self.pieces(vector)
-        return [piece.to(device=p.device, dtype=p.dtype) for piece, p in zip(pieces, self.params, strict=True)]
+        dtype, device = vector.dtype, vector.device
+        return [
+            piece if p.dtype is dtype and p.device == device else piece.to(device=p.device, dtype=p.dtype)
+            for piece, p in zip(pieces, self.params, strict=True)
+        ]
 
     def point(self, out: Tensor) -> Tensor:
         """The parameters, written into a vector."""
-        if self.gathers:
+        if self.gathers or out.numel() <= SMALL:
             return out.copy_(self.vector(self.params))
         torch._foreach_copy_(self.pieces(out), list(self.params))
         return out
 
     def step_from(self, previous: Tensor) -> Tensor:
         """The parameters less a vector, in the memory of that vector."""
-        if self.gathers:
+        if self.gathers or previous.numel() <= SMALL:
             return torch.sub(self.vector(self.params), previous, out=previous)
         torch._foreach_sub_(self.pieces(previous), list(self.params))
         return previous.neg_()

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..distributed import Shards, local, shards_of
 from ..lang.graph import Storage, as_dims
 from ..lang.rule import Rule, Slot
+from .layout import layout_check
 from .params import same_objects
 from .program import Program
 
@@ -40,6 +41,30 @@ class Places:
 
     def __add__(self, other: Places) -> Places:
         return Places([*self.stores, *other.stores], [*self.keys, *other.keys])
+
+
+class Found:
+    """States as they were found, to be believed as long as nobody has touched them.
+
+    Args:
+        places: where each is kept.
+        states: the tensors.
+    """
+
+    __slots__ = ("_laid_out", "_places", "_small", "_states")
+
+    def __init__(self, places: Places, states: list[Tensor]) -> None:
+        self._places, self._states = places, states
+        self._small = any(t.numel() < 2 for t in states)
+        self._laid_out = layout_check(states)
+
+    def again(self) -> list[Tensor] | None:
+        """The states; None where one has been replaced, or given another shape, order, dtype or device."""
+        try:
+            found = self._places.read()
+        except KeyError:
+            return None
+        return found if same_objects(found, self._states, small=self._small) and self._laid_out(*found) else None
 
 
 class Bucket:
@@ -82,8 +107,8 @@ class Bucket:
         self.checked: list[Any] = []
         self._plain = all(p.is_contiguous() for p in self.data)
         self._places: dict[tuple[int, str], Places] = {}
-        self._ready: dict[tuple[int, str], tuple[Places, list[Tensor], bool]] = {}
-        self._vectors: dict[tuple[int, str], tuple[Tensor, tuple[Tensor, ...]]] = {}
+        self._ready: dict[tuple[int, str], Found] = {}
+        self._vectors: dict[tuple[int, str], tuple[Tensor, tuple[Tensor, ...], list[int]]] = {}
 
     def conforming(self, tensors: list[Tensor]) -> list[Tensor]:
         """Tensors as compiled code wants them: of the dtype and in the memory order of the parameters."""
@@ -119,29 +144,30 @@ class Bucket:
         A state that was loaded, or whose parameter has since changed, is brought to its declared dtype, its parameter's
         device and memory order: kernels and compiled code go by them.
         """
-        ready = self._ready.get((rule, name))
-        if ready is not None:
-            places, known, small = ready
-            try:  # another one may be of another shape or dtype
-                found = places.read()
-                if same_objects(found, known, small=small):
-                    return found if self.shards is None else list(map(local, found))
-            except KeyError:
-                pass
+        known = self._ready.get((rule, name))
+        if known is not None:
+            found = known.again()
+            if found is not None:
+                return found if self.shards is None else list(map(local, found))
         out = [self._state(rule, name, i) for i in range(len(self.params))]
-        self._ready[rule, name] = self.places(rule, name), out, any(t.numel() < 2 for t in out)
+        self._ready[rule, name] = Found(self.places(rule, name), out)
         return list(map(local, out))
 
     def _state(self, rule: int, name: str, i: int) -> Tensor:
         (store, key), slot, p = self.places(rule, name).pairs[i], self.slot(rule, name), self.whole[i]
         places = slot.history
         if isinstance(places, str):
-            places = int(self.settings[self.setting_index[rule, places]])
+            setting = self.settings[self.setting_index[rule, places]]
+            places = len(setting) if isinstance(setting, (list, tuple)) else int(setting)
         shape, dtype = slot.shape_for(p, places or 0), slot.dtype_for(p)
         value = store.get(key)
         if value is None:
             value = store[key] = self._new_state(i, slot, shape, dtype)
             self._fill_state(value, rule, slot)
+        elif not isinstance(value, Tensor):
+            raise ValueError(
+                f"The state {key!r} is a {type(value).__name__} where there must be a tensor; call reset()."
+            )
         elif tuple(value.shape) != shape:
             raise ValueError(
                 f"The state {key!r} has shape {tuple(value.shape)} and its parameter {tuple(p.shape)}: it belongs "
@@ -225,13 +251,17 @@ class Bucket:
     def vector(self, rule: int, name: str) -> Tensor:
         """The numbers of a state with one for each tensor, as a vector whose elements are the states themselves."""
         states = self.states(rule, name)
-        vector, elements = self._vectors.get((rule, name), (None, ()))
-        if vector is None or not all(map(operator.is_, states, elements)):
+        vector, elements, addresses = self._vectors.get((rule, name), (None, (), []))
+        if (
+            vector is None
+            or not all(map(operator.is_, states, elements))
+            or list(map(Tensor.data_ptr, states)) != addresses
+        ):
             vector = torch.stack(states)
             elements = vector.unbind()
             for (store, key), element in zip(self.places(rule, name).pairs, elements, strict=True):
                 store[key] = element
-            self._vectors[rule, name] = vector, elements
+            self._vectors[rule, name] = vector, elements, list(map(Tensor.data_ptr, elements))
         return vector
 
     def global_state(self, rule: int, name: str) -> Tensor:

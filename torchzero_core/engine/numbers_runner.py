@@ -41,12 +41,12 @@ class NumbersRunner(Runner):
         )
         self.T: dict[int, Any] = {}
         self.Z: dict[int, list[Tensor]] = {}
-        self.fixed: dict[int, Any] = {}  # numbers that depend on shapes alone
+        self.fixed: dict[int, Any] = {}  # numbers that depend on shapes and dtypes alone
         self.blank: dict[int, list[Tensor]] = {}
         for here in plan.passes:
             for node in here.numbers:
                 if node.op is SHAPE:
-                    self.fixed[ids[node]] = self.from_floats([float(node.attr(p.shape)) for p in bucket.whole])
+                    self.fixed[ids[node]] = self.from_floats([float(node.attr(p)) for p in bucket.whole])
             for node in here.slices:
                 if node.op is FILL:
                     shapes = (node.dims.reduced(t.shape) for t in data) if node.dims is not None else ()

@@ -11,8 +11,7 @@ from torch import Tensor
 from ..lang.graph import UPDATE, Kind, Number, Place, Storage, Value
 from ..lang.ops import CALL
 from ..lang.rule import Call
-from .bucket import Bucket, Places
-from .params import same_objects
+from .bucket import Bucket, Found, Places
 from .program import Program
 
 
@@ -52,7 +51,7 @@ class Runner:
         given = {Place.UPDATE: 0, Place.GRAD: 1, Place.OUT: 2}
         states = [(i, s) for s, i in storages.items() if s.place is Place.STATE]
         self._states = [(i, s.rule, s.name) for i, s in states if s.at < 0]
-        self._held: tuple[Places, list[Tensor], bool] | None = None
+        self._held: Found | None = None
         self._rings = [(i, s) for i, s in states if s.at >= 0]
         self._foreign = [i for s, i in storages.items() if s.place in (Place.UPDATE, Place.GRAD)]
         self._update = storages.get(UPDATE) if UPDATE in program.graph.stores else None
@@ -103,32 +102,23 @@ class Runner:
     def find(self, given: Given) -> None:
         """Fill :attr:`lists` for this step."""
         lists, bucket = self.lists, self.bucket
-        if not self._states_hold():
-            self._find_states()
+        self._find_states()
         for i, storage in self._rings:
             at = self.program.place_in_ring(storage, self.hosts)
             lists[i] = [ring[at] for ring in bucket.states(storage.rule, storage.name)]
         for i, which in self._given:
             lists[i] = given[which]
 
-    def _states_hold(self) -> bool:
-        """Whether the states are the tensors that they were in the last step, which are in their lists."""
-        if self._held is None:
-            return not self._states
-        places, known, small = self._held
-        try:
-            return same_objects(places.read(), known, small=small)
-        except KeyError:
-            return False
-
     def _find_states(self) -> None:
+        """Fill the lists of states: they hold them from the last step, unless somebody has touched one."""
         bucket = self.bucket
+        if self._held is not None and self._held.again() is not None:
+            return
         for i, rule, name in self._states:
             self.lists[i] = bucket.states(rule, name)
-        if bucket.shards is None:
+        if bucket.shards is None and self._states:
             places = sum((bucket.places(rule, name) for _, rule, name in self._states), Places([], []))
-            known = places.read()
-            self._held = places, known, any(t.numel() < 2 for t in known)
+            self._held = Found(places, places.read())
 
     def conform(self) -> None:
         """Copy what others gave where it does not lie in memory as compiled code wants it."""

@@ -38,14 +38,18 @@ class Binding:
         buckets: the parameters by the path they take.
         runners: what runs each program on a bucket.
         facts: what is known of all of them together: the number of elements, and the next step of each rule.
+        alike: parameters of groups that share buckets because they set the same, one of each group.
         settings_version: of the settings that the buckets have.
         spread: whether some of the parameters are spread over ranks.
         ways: how it last ran: whether the update might be overwritten, whether the parameters were moved.
         turn: which of the segment's bindings it is; step counts are out of date in all but the latest.
     """
 
-    def __init__(self, buckets: list[Bucket], facts: list[float], settings_version: int, turn: int) -> None:
+    def __init__(
+        self, buckets: list[Bucket], facts: list[float], alike: list[list[Tensor]], settings_version: int, turn: int
+    ) -> None:
         self.buckets, self.facts, self.settings_version, self.turn = buckets, facts, settings_version, turn
+        self.alike = alike
         self.runners: dict[Bucket, dict[Program, Runner]] = {bucket: {} for bucket in buckets}
         self.spread = any(bucket.shards is not None for bucket in buckets)
         self.ways = (False, False)
@@ -152,16 +156,19 @@ class Segment:
             rule.check(params)
         home = self.home
         groups: dict[Any, tuple[list[Tensor], list[int]]] = {}
+        kinds: dict[Any, tuple[Any, Tensor]] = {}  # parameters of groups that set the same
         for i, p in enumerate(params):
+            kind = tuple(id(rule.settings[p]) for rule in self.rules), home.group_number(p) if home is not None else 0
+            if kind not in kinds:
+                kinds[kind] = _hashable(self._read_settings(p), kind), p
             key = (
                 p.device,
                 p.dtype,
                 is_dense(local(p.detach())),
                 getattr(p, "device_mesh", None),
                 getattr(p, "placements", None),
-                tuple(id(rule.settings[p]) for rule in self.rules),
+                kinds[kind][0],
                 tuple(self._read_counts(p)),
-                home.group_number(p) if home is not None else 0,
             )
             members = groups.setdefault(key, ([], []))
             members[0].append(p)
@@ -172,10 +179,15 @@ class Segment:
         ]
         for bucket in buckets:
             self._choose_backend(bucket)
+        firsts: dict[Any, list[Tensor]] = {}
+        for values, p in kinds.values():
+            firsts.setdefault(values, []).append(p)
         numel = float(sum(p.numel() for p in params))
         steps = [float(rule.global_state.get("step", 0)) + 1 for rule in self.rules]
         self._turn += 1
-        return Binding(buckets, [numel, *steps], home.settings_version if home is not None else 0, self._turn)
+        version = home.settings_version if home is not None else 0
+        alike = [ps for ps in firsts.values() if len(ps) > 1]
+        return Binding(buckets, [numel, *steps], alike, version, self._turn)
 
     def _choose_backend(self, bucket: Bucket) -> None:
         bucket.kernels = kernels.supports(bucket.data[0], dense=bucket.dense)
@@ -197,13 +209,26 @@ class Segment:
         """Buckets and settings as they have to be for this step."""
         binding: Binding | None = params.derived.get(self)
         version = self.home.settings_version if self.home is not None else 0
-        if binding is None or binding.turn != self._turn or not self._counts_hold(binding):
+        if (
+            binding is None
+            or binding.turn != self._turn
+            or not self._counts_hold(binding)
+            or (binding.settings_version != version and not self._still_alike(binding))
+        ):
             binding = params.derived[self] = self.bind(params)
         elif binding.settings_version != version:
             for bucket in binding.buckets:
                 bucket.settings = self._read_settings(bucket.params[0])
             binding.settings_version = version
         return binding
+
+    def _still_alike(self, binding: Binding) -> bool:
+        """Whether groups that set the same still do."""
+        for params in binding.alike:
+            first = self._read_settings(params[0])
+            if any(self._read_settings(p) != first for p in params[1:]):
+                return False
+        return True
 
     def _counts_hold(self, binding: Binding) -> bool:
         """Whether the steps that buckets have counted are those that the state says: anybody may edit the state."""
@@ -309,6 +334,11 @@ class Segment:
         if binding.spread:
             tensors = placed(tensors, params)
         self._prepare(binding, writable=writable, moves=moves)
+        if step.grad is None and any(b.program is not None and b.program.reads_gradient for b in binding.buckets):
+            step.get_grad()
+            if step.params is not params:  # those without a gradient take no part in the step any more
+                of = dict(zip(map(id, params), tensors, strict=True))
+                return self.run(step, [of[id(p)] for p in step.params], writable=writable, moves=moves)
         out = tensors
         if not moves and not writable:
             # What an inner segment returns may be kept while it runs again, so it gets memory of its own.
@@ -387,3 +417,13 @@ class Segment:
         for rule in counted:
             self.rules[rule].global_state["step"] = int(binding.facts[rule + 1])
             binding.facts[rule + 1] += 1
+
+
+def _hashable(settings: list[Any], otherwise: Any) -> Any:
+    """The values of settings as a key; something else where one has no hash."""
+    key = tuple(settings)
+    try:
+        hash(key)
+    except TypeError:
+        return otherwise
+    return key

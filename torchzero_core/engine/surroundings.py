@@ -40,6 +40,10 @@ class Step(Protocol):
     #: At the start of the step, where it was evaluated.
     loss: Tensor | None
 
+    @property
+    def grad(self) -> list[Tensor] | None:
+        """The gradients if they were evaluated."""
+
     def get_grad(self) -> list[Tensor]:
         """The gradients."""
 

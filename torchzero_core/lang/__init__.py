@@ -2,9 +2,11 @@
 
 from .graph import Dims, Graph, Kind, Operand, Place, Storage, Trace, Value, as_dims
 from .number import Number
-from .rule import Call, Context, Rule, Slot
+from .ops import is_function
+from .rule import Call, Context, Distribution, Rule, Slot
+from .sorting import median, middle
 
 __all__ = [
-    "Call", "Context", "Dims", "Graph", "Kind", "Number", "Operand", "Place", "Rule", "Slot", "Storage", "Trace",
-    "Value", "as_dims",
+    "Call", "Context", "Dims", "Distribution", "Graph", "Kind", "Number", "Operand", "Place", "Rule", "Slot", "Storage",
+    "Trace", "Value", "as_dims", "is_function", "median", "middle",
 ]  # fmt: skip

@@ -159,8 +159,9 @@ class Value(Symbol):
         values = [a for a in args if isinstance(a, Value)]
         kind = max(v.kind for v in values)
         dims = {v.dims for v in values if v.kind is Kind.SLICE}
-        if kind is Kind.SLICE and len(dims) > 1:
-            kind = Kind.ELEMENT
+        if kind is Kind.SLICE and len(dims) > 1:  # together they may still have fewer numbers than there are elements
+            kind, wide = Kind.ELEMENT, next(v for v in values if v.kind is Kind.SLICE)
+            args = tuple(self.trace.promote(a, kind) if a is wide else a for a in args)
         return Value(self.trace, op, args, kind, mask=op.mask, dims=dims.pop() if kind is Kind.SLICE else None)
 
     def __pow__(self, other: Any) -> Any:
@@ -396,7 +397,11 @@ class Trace:
 
     def of_shape(self, fn: Callable[[Sequence[int]], float]) -> Value:
         """A number of each tensor that depends on nothing but its shape."""
-        return Value(self, ops.SHAPE, (), Kind.TENSOR, attr=fn)
+        return Value(self, ops.SHAPE, (), Kind.TENSOR, attr=lambda param: fn(param.shape))
+
+    def of_dtype(self, fn: Callable[[Any], float]) -> Value:
+        """A number of each tensor that depends on nothing but its dtype."""
+        return Value(self, ops.SHAPE, (), Kind.TENSOR, attr=lambda param: fn(param.dtype))
 
     # -- memory ------------------------------------------------------------------------------------------------------
     def load(self, storage: Storage, kind: Kind, *, mask: bool = False, dims: Dims | None = None) -> Value:

@@ -150,6 +150,12 @@ def is_number(x: Any) -> bool:
     return isinstance(x, Real)
 
 
+def is_function(name: str) -> bool:
+    """Whether the language has a function of one value under this name."""
+    op = OPERATIONS.get(name)
+    return op is not None and not op.logical and "{1}" not in op.torch
+
+
 class Symbol:
     """What formulas are written with: a stand-in for numbers that are not known yet. Its methods are the operations."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from .graph import (
 from .number import as_it_is
 from .ops import is_number
 
+#: What :meth:`Context.noise` draws from.
+Distribution: TypeAlias = Literal["gaussian", "normal", "rademacher", "uniform", "sphere"]
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -43,8 +46,9 @@ class Slot:
             :class:`~torchzero_core.lang.Dims`).
         shape: the shape as a function of the parameter. Such a state is for :meth:`Context.call` only.
         dtype: the dtype; None is that of the parameter, for single numbers and slices float32 at least.
-        history: the last so many values, a number or the name of a setting: a ring that is read and written at a place,
-            ``ctx.state.name[k]``. It is one tensor with the places as its first dimension.
+        history: the last so many values, a number or the name of a setting, which may be a list with one entry for
+            each: a ring that is read and written at a place, ``ctx.state.name[k]``. It is one tensor with the places as
+            its first dimension.
     """
 
     init: float | str | Callable[[Tensor], Any] = 0.0
@@ -283,6 +287,18 @@ class Call(NamedTuple):
     state: tuple[str, ...] = ()
 
 
+class StepFunction(NamedTuple):
+    """What :meth:`Context.evaluate` runs, in the place of a module that is no rule."""
+
+    path: str
+    fn: Callable[[Any], Any]
+
+    def step(self, var: Any) -> Any:
+        """Let the update be what the function makes of it."""
+        var.update = self.fn(var)
+        return var
+
+
 class Context:
     """What a rule may ask for beside the update.
 
@@ -352,9 +368,25 @@ class Context:
         """
         return self.trace.of_shape(fn)
 
+    def finfo(self, name: Literal["max", "eps", "tiny"]) -> Value:
+        """A number of each tensor that belongs to its dtype, as ``torch.finfo`` knows it.
+
+        Args:
+            name: "max" is the largest finite number, "eps" the spacing at 1, "tiny" the least normal number.
+        """
+        return self.trace.of_dtype(lambda dtype: float(getattr(torch.finfo(dtype), name)))
+
+    def full(self, x: Operand) -> Value:
+        """A number as one of each element; a value of each element as it is.
+
+        Args:
+            x: what every element is to be.
+        """
+        return self.trace.promote(x, Kind.ELEMENT)
+
     def child(self, name: str, u: Operand) -> Value:
         """The result of a child on ``u``; ``u`` itself where there is no such child."""
-        value = self.trace.promote(u, Kind.ELEMENT)
+        value = self.full(u)
         module = self.module.children.get(name)
         if module is None:
             return value
@@ -391,6 +423,19 @@ class Context:
             trace.stores[storage] = Value(trace, ops.WRITTEN, (old, out), Kind.ELEMENT)
         return out
 
+    def evaluate(self, fn: Callable[[Any], Sequence[Tensor]], u: Operand) -> Value:
+        """What a function of the step gives, which may evaluate the closure.
+
+        Args:
+            fn: gets the step's :class:`~torchzero_core.core.Var` for all parameters that come to it, with ``u`` as the
+                update, and returns a new tensor for each.
+            u: the update that it gets.
+        """
+        trace = self.trace
+        function = StepFunction(self.module.path, fn)
+        value = trace.promote(u, Kind.ELEMENT)
+        return Value(trace, ops.CHILD, (value.float(),), Kind.ELEMENT, attr=Call(trace.key(), function))
+
     def random(
         self,
         distribution: Literal["bernoulli", "normal", "uniform"],
@@ -413,5 +458,19 @@ class Context:
             self.trace.uniform.add((self.rule, "seed"))
         return Value(self.trace, ops.RANDOM, numbers, kind, attr=Call(self.trace.key(), f"{distribution}_", self.rule))
 
+    def noise(self, distribution: Distribution) -> Value:
+        """Random values of mean 0 and variance 1 for each element, from the module's own generator.
 
-__all__ = ["WHERE", "Call", "Context", "Dims", "Ring", "Rule", "Slot", "Tracer", "Whole"]
+        Args:
+            distribution: "gaussian" or "normal"; "rademacher": ±1; "uniform": on [−√3, √3]; "sphere": uniformly on the
+                sphere of radius √n of the tensor's n elements.
+        """
+        if distribution == "rademacher":
+            return 2 * self.random("bernoulli", 0.5) - 1
+        if distribution == "uniform":
+            return self.random("uniform", -(3**0.5), 3**0.5)
+        normal = self.random("normal", 0.0, 1.0)
+        return normal * (normal.numel().sqrt() / normal.norm()) if distribution == "sphere" else normal
+
+
+__all__ = ["WHERE", "Call", "Context", "Dims", "Distribution", "Ring", "Rule", "Slot", "Tracer", "Whole"]

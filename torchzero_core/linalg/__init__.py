@@ -1,11 +1,11 @@
 """Linear algebra: tensors in, tensors out."""
 
-from .blocks import gram, merge_dims, multiply_along, split_blocks, unfold
+from .blocks import add_gram_, gram, merge_dims, multiply_along, split_blocks, unfold
 from .cg import CGResult, cg
 from .dct import dct, idct
 from .dense import hessian, jacobian, solve_symmetric
 from .eigen import eigenbasis, eigh, refresh_eigenbasis
-from .hvp import hvp_autograd, hvp_central, hvp_forward
+from .hvp import HVPMethod, hvp, hvp_autograd, hvp_central, hvp_forward
 from .nystrom import nystrom
 from .orthogonalize import newton_schulz, newton_schulz_dtype, polar
 from .roots import inverse_root
@@ -13,6 +13,8 @@ from .vector import at_least_float32, flatten, total_dot, unflatten, unflatten_a
 
 __all__ = [
     "CGResult",
+    "HVPMethod",
+    "add_gram_",
     "at_least_float32",
     "cg",
     "dct",
@@ -21,6 +23,7 @@ __all__ = [
     "flatten",
     "gram",
     "hessian",
+    "hvp",
     "hvp_autograd",
     "hvp_central",
     "hvp_forward",

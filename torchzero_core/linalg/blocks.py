@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+#: Blocks of this size are multiplied at full speed.
+BLOCK = 128
+
 
 def merge_dims(shape: Sequence[int], max_dim: int) -> tuple[int, ...]:
     """The shape with neighbouring dimensions merged as long as their product is at most ``max_dim``.
@@ -100,6 +103,35 @@ def gram(x: Tensor, dim: int) -> Tensor:
     """
     matrices = unfold(x, dim)
     return matrices @ matrices.mT
+
+
+def add_gram_(matrix: Tensor, rows: Tensor, *, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
+    """A ← beta·A + alpha·XX', in place.
+
+    On a CPU the blocks above the diagonal are copies of those below it, which saves up to half of the product.
+
+    Args:
+        matrix: A, symmetric, of shape (n, n).
+        rows: X, of shape (n, k).
+        beta: factor of A.
+        alpha: factor of the product.
+
+    Example:
+        >>> import torch
+        >>> add_gram_(torch.eye(2), torch.tensor([[1.0, 2.0], [0.0, 1.0]]), beta=0.5)
+        tensor([[5.5000, 2.0000],
+                [2.0000, 1.5000]])
+    """
+    n = len(matrix)
+    if n <= BLOCK or matrix.device.type != "cpu":
+        return matrix.addmm_(rows, rows.mT, beta=beta, alpha=alpha)
+    half = -(-n // 32) * 16  # rounded up to a multiple of 16
+    top, bottom = rows[:half], rows[half:]
+    add_gram_(matrix[:half, :half], top, beta=beta, alpha=alpha)
+    add_gram_(matrix[half:, half:], bottom, beta=beta, alpha=alpha)
+    below = matrix[half:, :half].addmm_(bottom, top.mT, beta=beta, alpha=alpha)
+    matrix[:half, half:].copy_(below.mT)
+    return matrix
 
 
 def multiply_along(x: Tensor, matrices: Tensor, dim: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +12,50 @@ from .vector import total_dot
 
 #: Evaluates the gradient where the parameters are now; the tensors it returns are the caller's to keep.
 Gradient = Callable[[], Sequence[Tensor]]
+#: How a product is computed; see :func:`hvp`.
+HVPMethod: TypeAlias = Literal["forward", "central", "autograd"]
+
+
+class Point(Protocol):
+    """Where products with the Hessian are taken."""
+
+    @property
+    def params(self) -> Sequence[Tensor]:
+        """The parameters."""
+
+    @property
+    def grads(self) -> Sequence[Tensor]:
+        """The gradient here."""
+
+    @property
+    def grads_with_graph(self) -> Sequence[Tensor]:
+        """The gradient here, which can be differentiated again."""
+
+    def gradient(self) -> Sequence[Tensor]:
+        """The gradient where the parameters have been moved to; the caller's to keep."""
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of a number over ranks that hold parts of the parameters."""
+
+    def mean(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The mean over ranks that have seen other data."""
+
+
+def hvp(point: Point, vector: Sequence[Tensor], method: HVPMethod, h: float = 1e-3) -> list[Tensor]:
+    """H·v by one of the three methods.
+
+    Args:
+        point: where, and how gradients are evaluated.
+        vector: v, one tensor for each parameter.
+        method: "forward": from one further gradient; "central": from two, with an error of order h²; "autograd":
+            exactly, from a gradient that can be differentiated.
+        h: the distance of the further gradients.
+    """
+    if method == "autograd":
+        return point.mean(hvp_autograd(point.grads_with_graph, point.params, vector))
+    if method == "forward":
+        return hvp_forward(point.gradient, point.params, vector, point.grads, h, point.total)
+    return hvp_central(point.gradient, point.params, vector, h, point.total)
 
 
 def hvp_autograd(

@@ -138,10 +138,10 @@ class CPURunner(Runner):
             setattr(self.job, name, array.data_ptr())
 
     def _fill_shapes(self) -> None:
-        """Numbers that depend on shapes alone."""
+        """Numbers that depend on shapes and dtypes alone."""
         for node, column in self.source.columns.items():
             if node.op is SHAPE:
-                values = [float(node.attr(p.shape)) for p in self.bucket.whole]
+                values = [float(node.attr(p)) for p in self.bucket.whole]
                 self.T[column * self.nt : (column + 1) * self.nt] = values
 
     def _enter(self, row: int, tensors: list[Tensor]) -> None:

@@ -72,7 +72,7 @@ class ForeachRunner(NumbersRunner):
         self.by_memory = not self.whole_tensors or program.calls_kernels
         self.rows = [_rows([i for i, _ in chunk], data[0].device, host=self.host) for chunk in self.chunks]
         self.single = len(self.chunks) == 1 and self.whole_tensors
-        self._views: dict[Storage, tuple[list[Tensor], list[list[Tensor]]]] = {}
+        self._views: dict[Storage, tuple[list[Tensor], list[int], list[list[Tensor]]]] = {}
         self.per_tensor, self.per_slice = (
             [{program.ids[n]: n for n in here.element_reductions if n.kind is kind} for here in plan.passes]
             for kind in (Kind.TENSOR, Kind.SLICE)
@@ -91,8 +91,9 @@ class ForeachRunner(NumbersRunner):
             old is not None
             and len(old[0]) == len(tensors)
             and all(a is b for a, b in zip(old[0], tensors, strict=True))
+            and old[1] == [t.data_ptr() for t in tensors]
         ):
-            return old[1]
+            return old[2]
         data = self.bucket.data
         views = []
         for chunk in self.chunks:
@@ -107,7 +108,7 @@ class ForeachRunner(NumbersRunner):
                 row.append(t)
             views.append(row)
         if storage.place in (Place.STATE, Place.PARAM, Place.WORK) and storage.at < 0:  # the others are new every step
-            self._views[storage] = (list(tensors), views)
+            self._views[storage] = (list(tensors), [t.data_ptr() for t in tensors], views)
         return views
 
     def sweep(self, k: int) -> None:

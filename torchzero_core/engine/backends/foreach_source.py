@@ -80,6 +80,8 @@ NAMESPACE: dict[str, Any] = {
     "copy_": torch._foreach_copy_,
     "addcdiv": torch._foreach_addcdiv,
     "addcdiv_": torch._foreach_addcdiv_,
+    "addcmul": torch._foreach_addcmul,
+    "addcmul_": torch._foreach_addcmul_,
     "adam_update": adam_update,
 }
 
@@ -314,9 +316,9 @@ class Sweep(Writer):
             self.placed.add((home, node))
             self.lies[node] = home
 
-    # -- a ± b·number and a ± b/c·number in one call -----------------------------------------------------------------
+    # -- a ± b·number, a ± b/c·number and a ± b·c·number in one call -------------------------------------------------
     def _multiply_adds(self) -> dict[Value, tuple[Value, Value, Value | None]]:
-        """The sums that are one call where nothing else uses the product and the quotient: (a, product, quotient)."""
+        """The sums that are one call where nothing else uses what is added: (a, scaled, quotient or product in it)."""
         self.uses: dict[Value, int] = {}
         self.own = set(self.here.elements)
         for node in self.work:
@@ -332,9 +334,9 @@ class Sweep(Writer):
             if not self._scaled(b) or a is b:
                 continue
             factor = b.inputs[0]
-            quotient = factor if self._quotient(factor) else None
-            found[node] = (a, b, quotient)
-            for operand in (*b.inputs, *(quotient.inputs if quotient is not None else ())):
+            pair = factor if self._pair(factor) else None
+            found[node] = (a, b, pair)
+            for operand in (*b.inputs, *(pair.inputs if pair is not None else ())):
                 self.last[operand] = max(self.last.get(operand, -1), i)
         return found
 
@@ -344,18 +346,20 @@ class Sweep(Writer):
     def _scaled(self, x: Value) -> bool:
         return x.op is MUL and self._alone(x) and [a.kind for a in x.inputs] == [Kind.ELEMENT]
 
-    def _quotient(self, x: Value) -> bool:
-        return x.op is DIV and self._alone(x) and len(x.inputs) == 2 and all(a.kind is Kind.ELEMENT for a in x.inputs)
+    def _pair(self, x: Value) -> bool:
+        if x.op not in (DIV, MUL) or not self._alone(x) or len(x.inputs) != 2:
+            return False
+        return all(a.kind is Kind.ELEMENT and not a.mask for a in x.inputs)
 
     def _sum(self, node: Value) -> Value | None:
-        base, product, quotient = self.sums[node]
-        factor, scale = product.args  # the value stands first
+        base, scaled, pair = self.sums[node]
+        factor, scale = scaled.args  # the value stands first
         place = self._dying(base, node) and factor is not base
         sign = "-" if node.op is SUB else ""
         number, end = self.operand(scale)[0], "_" if place else ""
-        if quotient is not None:
-            over, under = map(self.name, quotient.inputs)
-            text = f"addcdiv{end}({self.name(base)}, {over}, {under}, value={sign}{number})"
+        if pair is not None:
+            name, (one, other) = "addcdiv" if pair.op is DIV else "addcmul", map(self.name, pair.inputs)
+            text = f"{name}{end}({self.name(base)}, {one}, {other}, value={sign}{number})"
         else:
             text = f"add{end}({self.name(base)}, {self.name(factor)}, alpha={sign}{number})"
         self.lines.append(f"{self.name(node)} = {text}")

@@ -3,7 +3,7 @@
 from .centralize import Centralize
 from .clip_norm import ClipNorm
 from .clip_value import ClipValue
-from .ema_norm import ClipNormByEMA, NormalizeByEMA
+from .ema_norm import ClipNormByEMA, ClipValueByEMA, NormalizeByEMA
 from .growth import ClipNormGrowth, ClipValueGrowth
 from .normalize import Normalize
 
@@ -13,6 +13,7 @@ __all__ = [
     "ClipNormByEMA",
     "ClipNormGrowth",
     "ClipValue",
+    "ClipValueByEMA",
     "ClipValueGrowth",
     "Normalize",
     "NormalizeByEMA",

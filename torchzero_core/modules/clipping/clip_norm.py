@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Context, Positive, Target, Transform
+from ...core import Context, Natural, Order, Positive, Target, Transform
 from ...lang import Operand, Value
 from .slices import Dim, dims_of, large_enough
 
@@ -30,10 +30,10 @@ class ClipNorm(Transform):
     """
 
     max_norm: Positive
-    ord: float = 2
+    ord: Order = 2
     dim: Dim = None
     inverse_dims: bool = False
-    min_size: int = 1
+    min_size: Natural = 1
     target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Context, Target, Transform
+from ...core import Context, NonNegative, Target, Transform
 from ...lang import Operand, Value
 
 
@@ -22,7 +22,7 @@ class ClipValue(Transform):
         tensor([-1.0000,  0.5000,  1.0000])
     """
 
-    value: float
+    value: NonNegative
     target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:

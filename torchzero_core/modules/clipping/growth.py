@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...core import Context, NonNegative, Positive, Slot, Target, Transform
+from ...core import Context, NonNegative, Order, Positive, Slot, Target, Transform
 from ...lang import Operand, Value
 
 
@@ -90,7 +90,7 @@ class ClipNormGrowth(Transform):
     mul: Positive | None = 1.5
     min_value: NonNegative | None = 1e-4
     max_decay: Positive | None = 2
-    ord: float = 2
+    ord: Order = 2
     parameterwise: bool = True
     target: Target = "update"
     prev_norm = Slot(scalar=True)
@@ -111,4 +111,4 @@ class ClipNormGrowth(Transform):
             if not ctx.whole.first:
                 size, kept = _limited(norm, s.prev_total_norm, h)
             s.prev_total_norm = kept
-        return u * (norm > 0).where(size / norm, 1.0)  # exactly 1 within the limit
+        return u * (size < norm).where(size / norm, 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Context, Target, Transform
+from ...core import Context, Natural, NonNegative, Order, Target, Transform
 from ...lang import Operand, Value
 from .slices import Dim, dims_of, large_enough
 
@@ -28,11 +28,11 @@ class Normalize(Transform):
         tensor([-6., -8.])
     """
 
-    norm_value: float = 1
-    ord: float = 2
+    norm_value: NonNegative = 1
+    ord: Order = 2
     dim: Dim = None
     inverse_dims: bool = False
-    min_size: int = 1
+    min_size: Natural = 1
     target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:

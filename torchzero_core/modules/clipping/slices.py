@@ -9,23 +9,16 @@ from ...core import Check, Context
 from ...lang import Dims, Value, as_dims
 
 
-def dims_or(*words: str) -> Check:
-    """Refuses what is neither dimensions nor one of some words."""
-    allowed = ", ".join(["None", *(f'"{word}"' for word in words), "an int or a list of ints"])
-
-    def refuse(name: str, dim: Any) -> None:
-        if dim is None or isinstance(dim, int) or (isinstance(dim, str) and dim in words):
-            return
-        if isinstance(dim, str) or not isinstance(dim, Sequence) or not all(isinstance(d, int) for d in dim):
-            raise ValueError(f"{name}={dim!r} must be {allowed}.")
-
-    return Check(refuse)
+def _refuse(name: str, dim: Any) -> None:
+    """Refuses what is neither dimensions nor "global"."""
+    if dim is None or isinstance(dim, int) or dim == "global":
+        return
+    if isinstance(dim, str) or not isinstance(dim, Sequence) or not all(isinstance(d, int) for d in dim):
+        raise ValueError(f'{name}={dim!r} must be None, "global", an int or a list of ints.')
 
 
-#: None: each whole tensor; ints: slices that run along these dimensions.
-OwnDim: TypeAlias = Annotated[int | Sequence[int] | None, dims_or()]
-#: The same, or "global": all tensors together.
-Dim: TypeAlias = Annotated[int | Sequence[int] | Literal["global"] | None, dims_or("global")]
+#: None: each whole tensor; ints: slices that run along these dimensions; "global": all tensors together.
+Dim: TypeAlias = Annotated[int | Sequence[int] | Literal["global"] | None, Check(_refuse)]
 
 
 def dims_of(ctx: Context) -> Dims | None:

@@ -39,6 +39,11 @@ class ConjugateGradientBase(Transform):
     prev_dir = Slot()
     prev_grad = Slot()
 
+    @property
+    def has_scale(self) -> bool:  # type: ignore[override]
+        """Only with a child that gives the length."""
+        return "inner" in self.children
+
     def beta(self, g: Value, g0: Value, d0: Value) -> Value:
         """The factor of the previous direction, one number for all parameters.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Distribution: TypeAlias = Literal["gaussian", "normal", "rademacher", "uniform", "sphere"]
+from ...lang import Distribution as Distribution
 
 
 def draw_(out: Tensor, distribution: str, generator: torch.Generator) -> Tensor:

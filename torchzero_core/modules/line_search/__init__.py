@@ -3,7 +3,9 @@
 from .backtracking import AdaptiveBacktracking, Backtracking
 from .base import LineFunction, LineSearch, MaxLineSearchItersReached
 from .grid import GridLineSearch
+from .scipy_scalar import ScipyMinimizeScalar
 from .strong_wolfe import StrongWolfe
+from .trust_region import TrustRegion
 
 __all__ = [
     "AdaptiveBacktracking",
@@ -12,5 +14,7 @@ __all__ = [
     "LineFunction",
     "LineSearch",
     "MaxLineSearchItersReached",
+    "ScipyMinimizeScalar",
     "StrongWolfe",
+    "TrustRegion",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...core import Beta, OpenFraction, Positive, Range, Var
 from .base import LineSearch
-from .scalar import backtrack
+from .scalar import NO_MOVE, backtrack
 
 
 class Backtracking(LineSearch):
@@ -71,8 +71,10 @@ class Backtracking(LineSearch):
             maxiter=h["maxiter"],
             min_alpha=h["min_alpha"],
             try_negative=h["try_negative"],
+            rounding=phi.rounding,
+            moves=phi.moves,
         )
-        if h["adaptive"]:
+        if h["adaptive"] and found.status != NO_MOVE:
             state["beta_scale"] = _next_scale(scale, success=found.alpha != 0)
         return found.alpha if found.alpha != 0 else self.fail(found.status)
 
@@ -142,7 +144,11 @@ class AdaptiveBacktracking(LineSearch):
             maxiter=h["maxiter"],
             min_alpha=h["min_alpha"],
             try_negative=h["try_negative"],
+            rounding=phi.rounding,
+            moves=phi.moves,
         )
+        if found.status == NO_MOVE:
+            return self.fail(NO_MOVE)
         state["beta_scale"] = _next_scale(beta_scale, success=found.alpha != 0)
         if found.alpha == 0:
             return self.fail(found.status)

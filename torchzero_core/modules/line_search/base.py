@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core import Module, Var
+from ...core import Chain, Module, Var
 from ...core.evaluate import kept_grads, uniform_settings
 from ...linalg import total_dot
 from .scalar import NO_GRADIENT, NOT_FINITE, Point
@@ -41,6 +41,7 @@ class LineFunction:
         self.evaluations = 0
         self._start: list[Tensor] | None = None
         self._workspace = workspace
+        self._eps = max(torch.finfo(p.dtype).eps for p in self.params)  # until a loss has a dtype
 
     @property
     def start(self) -> Point:
@@ -73,6 +74,27 @@ class LineFunction:
         """
         point = self._at(alpha, backward=True)
         return point.loss, point.slope
+
+    @property
+    def rounding(self) -> float:
+        """The distance of numbers around the loss at the start, in the losses' own dtype."""
+        loss = self.start.loss
+        return math.ulp(loss) * (self._eps / torch.finfo(torch.float64).eps)
+
+    @property
+    def length(self) -> float:
+        """‖u‖₁."""
+        value = torch.stack([u.abs().sum(dtype=torch.float64).cpu() for u in self.update]).sum()
+        return float(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value))
+
+    @torch.no_grad()
+    def moves(self, alpha: float) -> bool:
+        """Whether p₀ − α·u differs from p₀.
+
+        Args:
+            alpha: the step size.
+        """
+        return any(not torch.equal(p, p + u * -alpha) for p, u in zip(self.params, self.update, strict=True))
 
     @property
     def best(self) -> Point:
@@ -121,6 +143,8 @@ class LineFunction:
     def _number(self, loss: Any) -> float:
         if isinstance(loss, Tensor):
             loss = loss.detach()
+            if loss.is_floating_point():
+                self._eps = torch.finfo(loss.dtype).eps
             if self.var.modular is not None:
                 loss = self.var.modular.distributed.mean_loss(loss)
         value = float(loss)
@@ -229,6 +253,12 @@ class LineSearch(Module):
         self._status = status
         return 0.0
 
+    @property
+    def follows_a_scale(self) -> bool:
+        """Whether the length of the update means something: that of a conjugate gradient method does not."""
+        before = None if self.home is None else _before(self, self.home.modules)
+        return before is None or before.has_scale
+
     def common_settings(self, var: Var) -> dict[str, Any]:
         """The settings, which are one for all parameters.
 
@@ -274,6 +304,18 @@ class LineSearch(Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_phi": None}
+
+
+def _before(module: Module, parts: Iterable[Module], *, in_turn: bool = True) -> Module | None:
+    """The module in front of another one in the same chain, anywhere inside some modules."""
+    previous = None
+    for part in parts:
+        if part is module:
+            return previous if in_turn else None
+        if found := _before(module, part.children.values(), in_turn=isinstance(part, Chain)):
+            return found
+        previous = part
+    return None
 
 
 def _aligned_update(var: Var) -> list[Tensor]:

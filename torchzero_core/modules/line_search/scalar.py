@@ -36,6 +36,7 @@ ZERO_SLOPE = "zero slope"
 NOT_FINITE = "not finite"
 NO_GRADIENT = "no parameter has a gradient"
 NO_CURVATURE = "curvature condition not met"
+NO_MOVE = "too small a step to move the parameters"
 
 
 def backtrack(
@@ -48,6 +49,8 @@ def backtrack(
     maxiter: int = 10,
     min_alpha: float | None = None,
     try_negative: bool = False,
+    rounding: float = 0.0,
+    moves: Callable[[float], bool] = lambda alpha: True,
 ) -> Found:
     """The first α of init, init·β, init·β², … with φ(α) ≤ φ(0) + c·min(α·φ'(0), 0), the condition of Armijo.
 
@@ -60,6 +63,8 @@ def backtrack(
         maxiter: largest number of step sizes to try.
         min_alpha: give up below this step size.
         try_negative: when none will do, try the same step sizes in the other direction.
+        rounding: the distance of numbers around the loss; the decrease that is asked for is rounded to it.
+        moves: whether a step size at which the loss was the same is more than nothing.
 
     Example:
         >>> backtrack(lambda a: (a - 0.2) ** 2, Point(0.0, 0.04, -0.4))
@@ -72,7 +77,10 @@ def backtrack(
         for _ in range(maxiter):
             if min_alpha is not None and abs(alpha) < min_alpha:
                 break
-            if phi(alpha) <= start.loss + c * min(alpha * start.slope, 0.0):
+            loss = phi(alpha)
+            if loss == start.loss and not moves(alpha):
+                return Found(0.0, NO_MOVE)  # a smaller one would not either
+            if loss <= start.loss + c * min(alpha * start.slope, 0.0) + 0.5 * rounding:
                 return Found(alpha)
             alpha *= beta
     return Found(0.0, NO_DECREASE)
@@ -88,11 +96,16 @@ def strong_wolfe(
     maxiter: int = 25,
     maxzoom: int = 10,
     expand: float = 2.0,
+    rounding: float = 0.0,
 ) -> Found:
     """A step size with the strong Wolfe conditions: φ(α) ≤ φ(0) + c1·α·φ'(0) and |φ'(α)| ≤ −c2·φ'(0).
 
     The step size grows by ``expand`` until an interval holds such a point; the minimiser of the cubic through both
-    ends then narrows it, by at least a tenth a time.
+    ends then narrows it.
+
+    Near a minimum a decrease is lost in the rounding of the loss. There the slope, which is not, says as much: for a
+    parabola the first condition is φ'(α) ≤ (2·c1 − 1)·φ'(0), and this is asked for where the loss is that of the
+    start, to ``rounding``.
 
     Args:
         phi: loss and slope at a step size.
@@ -103,12 +116,14 @@ def strong_wolfe(
         maxiter: largest number of step sizes to try while growing.
         maxzoom: largest number of step sizes to try while narrowing.
         expand: the factor of growth.
+        rounding: the distance of numbers around the loss.
 
     Returns:
         The step size; without the second condition where the counts ran out (status "curvature condition not met"),
         0 where not even the first could be met.
 
-    Reference: Nocedal and Wright, Numerical Optimization, 2006, algorithms 3.5 and 3.6.
+    Reference: Nocedal and Wright, Numerical Optimization, 2006, algorithms 3.5 and 3.6; for the slope in place of the
+    loss: Hager and Zhang, SIAM J. Optimization 16, 2005.
 
     Example:
         >>> strong_wolfe(lambda a: ((a - 5) ** 2, 2 * (a - 5)), Point(0.0, 25.0, -10.0), c2=0.1)
@@ -120,19 +135,22 @@ def strong_wolfe(
         return Found(0.0, ASCENT if start.slope > 0 else ZERO_SLOPE)
 
     def decreased(point: Point) -> bool:
-        return point.finite and point.loss <= start.loss + c1 * point.alpha * start.slope
+        if not point.finite:
+            return False
+        lost = abs(point.loss - start.loss) <= rounding and point.slope <= (2 * c1 - 1) * start.slope
+        return lost or point.loss <= start.loss + c1 * point.alpha * start.slope
 
-    def flat(point: Point) -> bool:
-        return abs(point.slope) <= -c2 * start.slope
+    def done(point: Point) -> bool:
+        return decreased(point) and abs(point.slope) <= -c2 * start.slope
 
     low, alpha = start, init
     for i in range(maxiter):
         point = Point(alpha, *phi(alpha))
-        if not decreased(point) or (i > 0 and point.loss >= low.loss):
+        if done(point):
+            return Found(point.alpha)
+        if not decreased(point) or (i > 0 and point.loss >= low.loss + rounding):
             high = point
             break
-        if flat(point):
-            return Found(point.alpha)
         if point.slope >= 0:
             low, high = point, low
             break
@@ -146,22 +164,28 @@ def strong_wolfe(
         width = abs(high.alpha - low.alpha)
         if width <= 1e-15 * max(abs(low.alpha), abs(high.alpha)):
             break
-        alpha = _inside(low, high) if width <= 0.7 * widths[-2] else 0.5 * (low.alpha + high.alpha)
+        # from the start on the first step size may be far off, and on a parabola the cubic is exact
+        margin = FAR if low is start else NEAR
+        alpha = _inside(low, high, margin) if width <= 0.7 * widths[-2] else 0.5 * (low.alpha + high.alpha)
         widths.append(width)
         point = Point(alpha, *phi(alpha))
-        if not decreased(point) or point.loss >= low.loss:
+        if done(point):
+            return Found(point.alpha)
+        if not decreased(point) or point.loss >= low.loss + rounding:
             high = point
             continue
-        if flat(point):
-            return Found(point.alpha)
         if point.slope * (high.alpha - low.alpha) >= 0:
             high = low
         low = point
     return Found(low.alpha, NO_CURVATURE if low.alpha > 0 else NO_DECREASE)
 
 
-def _inside(a: Point, b: Point) -> float:
-    """The minimiser of the cubic through two points, kept a tenth of the interval away from both; else the middle."""
+#: How far from the ends of an interval its cubic is trusted, as shares of it.
+FAR, NEAR = 0.001, 0.1
+
+
+def _inside(a: Point, b: Point, margin: float) -> float:
+    """The minimiser of the cubic through two points, kept away from both by shares of the interval; or the middle."""
     middle = 0.5 * (a.alpha + b.alpha)
     if not b.finite:
         return middle
@@ -175,5 +199,5 @@ def _inside(a: Point, b: Point) -> float:
     if divisor == 0:
         return middle
     alpha = b.alpha - width * (b.slope + d2 - d1) / divisor
-    lower, upper = sorted((a.alpha + 0.1 * width, b.alpha - 0.1 * width))
+    lower, upper = sorted((a.alpha + margin * width, b.alpha - NEAR * width))
     return min(max(alpha, lower), upper) if math.isfinite(alpha) else middle

@@ -9,8 +9,11 @@ from typing import Annotated, Any
 from torch import Tensor
 
 from ...core import OpenFraction, Positive, Range, Var
-from .base import LineSearch
-from .scalar import Found, Point, backtrack, strong_wolfe
+from .base import LineFunction, LineSearch
+from .scalar import NO_MOVE, Found, Point, backtrack, strong_wolfe
+
+#: The share of the slope that may be left along a direction of conjugate gradients.
+EXACT = 0.1
 
 
 class StrongWolfe(LineSearch):
@@ -20,6 +23,13 @@ class StrongWolfe(LineSearch):
     the update. The step size grows from ``init`` by the factor ``expand`` until such a point is bracketed; the
     minimiser of a cubic then narrows the bracket. Every step size costs one evaluation with gradients, none is tried
     twice.
+
+    A direction of conjugate gradients has no length of its own. Behind one the first step size to try is the one that
+    promises the decrease of the last step, α₀·d₀/d with the last step size α₀ and the last slope d₀, and in the first
+    step init/max(1, ‖u‖₁). Such directions also need a better minimum along the line than others: not more than a tenth
+    of the slope may be left, whatever c2 allows.
+
+    Near a minimum, where the decrease is lost in the rounding of the loss, the slope decides alone.
 
     Args:
         init: the first step size to try.
@@ -36,7 +46,8 @@ class StrongWolfe(LineSearch):
     Raises:
         ValueError: a step with settings that differ between parameter groups.
 
-    Reference: Nocedal and Wright, Numerical Optimization, 2006, section 3.5.
+    Reference: Nocedal and Wright, Numerical Optimization, 2006, section 3.5, for the first step size equation 3.60;
+    Hager and Zhang, SIAM J. Optimization 16, 2005, for the slope in place of the loss.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -84,26 +95,48 @@ class StrongWolfe(LineSearch):
             return loss, sign * slope
 
         start = Point(0.0, start.loss, sign * start.slope)
+        scaled = self.follows_a_scale
         found = strong_wolfe(
             along,
             start,
-            init=h["init"] * scale,
+            init=scale * (h["init"] if scaled else self._first(phi, start, h["init"])),
             c1=h["c1"],
-            c2=h["c2"],
+            c2=h["c2"] if scaled or h["c1"] >= EXACT else min(h["c2"], EXACT),
             maxiter=h["maxiter"],
             maxzoom=h["maxzoom"],
             expand=h["expand"],
+            rounding=4 * phi.rounding,  # a sum is off by more than its last digit
         )
+        if found.alpha != 0 and not phi.moves(found.alpha):
+            found = Found(0.0, NO_MOVE)
         if h["adaptive"]:
             state["initial_scale"] = max(scale / 2, 1e-10) if found.alpha == 0 else min(scale * math.sqrt(2), 1.0)
+        if not scaled:
+            state["previous_decrease"] = -found.alpha * start.slope
         if found.alpha == 0 and h["fallback"]:
-            found = self._fall_back(lambda alpha: phi(sign * alpha), start, h["init"], h["c1"], h["maxiter"])
+            found = self._fall_back(phi, sign, start, h)
         self._status = found.status
         return sign * found.alpha
 
-    def _fall_back(self, phi, start: Point, init: float, c: float, maxiter: int) -> Found:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def _first(self, phi: LineFunction, start: Point, init: float) -> float:
+        """The first step size along a direction that has no length of its own."""
+        decrease = self.global_state.get("previous_decrease", 0.0)
+        if start.slope < 0 and 0 < (alpha := -decrease / start.slope) < math.inf:
+            return alpha
+        return init / max(1.0, phi.length)
+
+    def _fall_back(self, phi: LineFunction, sign: float, start: Point, h: Mapping[str, Any]) -> Found:
         state = self.global_state
         scale = state.get("beta_scale", 1.0)
-        found = backtrack(phi, start, init=init, beta=0.5 * scale, c=c, maxiter=maxiter)
+        found = backtrack(
+            lambda alpha: phi(sign * alpha),
+            start,
+            init=h["init"],
+            beta=0.5 * scale,
+            c=h["c1"],
+            maxiter=h["maxiter"],
+            rounding=phi.rounding,
+            moves=phi.moves,
+        )
         state["beta_scale"] = min(scale * math.sqrt(1.5), 1.0) if found.alpha != 0 else max(scale / 1.5, 1e-10)
         return found

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from ...core import Context, Count, Slot, Target, Transform
-from ...lang import Operand, Value
+from ...core import Check, Context, Count, Slot, Target, Transform
+from ...lang import Operand, Value, median, middle
 
 #: Up to how many values a median is chosen by comparing pairs in one pass over memory.
 NETWORK_UP_TO = 16
@@ -48,6 +51,54 @@ class Averaging(Transform):
         return total / t.minimum(n)
 
 
+def _refuse_weights(name: str, weights: Any) -> None:
+    """Refuses what is no list of finite numbers with a sum that is not zero."""
+    if not isinstance(weights, (list, tuple)) or not weights:
+        raise ValueError(f"{name}={weights!r} must be a list of numbers, the last for the newest update.")
+    if not all(isinstance(w, Real) and math.isfinite(w) for w in weights) or sum(weights) == 0:
+        raise ValueError(f"{name}={weights!r} must be finite numbers whose sum is not 0.")
+
+
+class WeightedAveraging(Transform):
+    r"""The weighted mean of the last updates, of as many as there are at first.
+
+    .. math:: u ← \sum_i w_i u_{t-n+i} / \sum_i w_i
+
+    Before there are n updates, those that are there have the last weights. Where these add up to zero, the update
+    stays as it is.
+
+    Args:
+        weights: one for each of the n updates, from the oldest to the newest.
+        target: what is averaged.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(1, requires_grad=True)
+        >>> optimizer = tz.Modular([p], tz.m.WeightedAveraging([1, 3]))
+        >>> for grad in (1.0, 5.0):  # 1, 4
+        ...     p.grad = torch.tensor([grad])
+        ...     optimizer.step()
+        >>> p.item()
+        -5.0
+    """
+
+    weights: Annotated[Sequence[float], Check(_refuse_weights)]
+    target: Target = "update"
+    history = Slot(history="weights")
+
+    def rule(self, u: Value, ctx: Context) -> Operand:
+        history, weights, t = ctx.state.history, list(ctx.settings.weights), ctx.step
+        n, newest = len(weights), weights[-1]
+        total: Operand = newest * u
+        known: Any = newest
+        for age in range(1, n):  # in the places that were never written, zeros
+            weight = weights[-1 - age]
+            total = total + weight * history[(t - 1 - age) % n]
+            known = known + weight * (t > age)
+        history[(t - 1) % n] = u
+        return u if known == 0 else total / known
+
+
 class MedianAveraging(Transform):
     r"""The elementwise median of the last updates, of as many as there are at first.
 
@@ -80,7 +131,7 @@ class MedianAveraging(Transform):
         history = ctx.state.history
         values = [history[(place + k) % n] for k in range(1, int(n))]  # all places but the one that is written
         history[place] = u
-        return _middle(_sorted([*values, u]))
+        return median([*values, u])
 
 
 Medianveraging = MedianAveraging  #: a spelling of the reference
@@ -93,30 +144,5 @@ def _note_and_take_median(us: list[Tensor], place: float, known: float, history:
         ring[int(place)] = u
         ordered = torch.sort(ring[: int(known)], dim=0).values
         last = ordered[-1]  # NaN comes last, and then there is no median
-        medians.append(torch.where(last.isnan(), last, _middle(list(ordered))))
+        medians.append(torch.where(last.isnan(), last, middle(list(ordered))))
     return medians
-
-
-def _middle(ordered: list[Any]) -> Any:
-    """The median of ordered values or tensors."""
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else 0.5 * (ordered[half - 1] + ordered[half])
-
-
-def _sorted(values: list[Value]) -> list[Value]:
-    """Order values element by element, by Batcher's merge exchange (Knuth, TAOCP 3, 5.2.2 M)."""
-    values, n = list(values), len(values)
-    top = 1 << (n - 1).bit_length() >> 1
-    p = top
-    while p:
-        q, r, d = top, 0, p
-        while True:
-            for i in range(n - d):
-                if i & p == r:
-                    a, b = values[i], values[i + d]
-                    values[i], values[i + d] = a.minimum(b), a.maximum(b)
-            if q == p:
-                break
-            q, r, d = q >> 1, p, q - p
-        p >>= 1
-    return values

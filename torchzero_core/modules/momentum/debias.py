@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Beta, Context, Target, Transform
+from ...core import Beta, Context, Finite, Positive, Target, Transform
 from ...lang import Operand, Value
 
 
@@ -29,8 +29,8 @@ class Debias(Transform):
 
     beta1: Beta | None = None
     beta2: Beta | None = None
-    alpha: float = 1
-    pow: float = 2
+    alpha: Finite = 1
+    pow: Positive = 2
     target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
@@ -63,7 +63,7 @@ class Debias2(Transform):
     """
 
     beta: Beta = 0.999
-    pow: float = 2
+    pow: Positive = 2
     target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ...core import Context, Fraction, Slot, Target, Transform
+from ...core import Context, Finite, Fraction, Slot, Target, Transform
 from ...lang import Value
 
 
@@ -33,7 +33,7 @@ class EMA(Transform):
     """
 
     momentum: Fraction = 0.9
-    dampening: float = 0
+    dampening: Finite = 0
     debiased: bool = False
     lerp: bool = True
     ema_init: Literal["zeros", "update"] = "zeros"

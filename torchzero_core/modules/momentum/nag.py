@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Context, Fraction, Slot, Target, Transform
+from ...core import Context, Finite, Fraction, Slot, Target, Transform
 from ...lang import Value
 
 
@@ -33,7 +33,7 @@ class NAG(Transform):
     """
 
     momentum: Fraction = 0.9
-    dampening: float = 0
+    dampening: Finite = 0
     lerp: bool = False
     target: Target = "update"
     velocity = Slot()

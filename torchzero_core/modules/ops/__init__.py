@@ -1,72 +1,143 @@
 """Low-level operations on updates and on the results of modules."""
 
-from .accumulate import AccumulateMaximum
+from .accumulate import AccumulateMaximum, AccumulateMean, AccumulateMinimum, AccumulateProduct, AccumulateSum
 from .base import BinaryOperation, MultiOperation, ReduceOperation
-from .binary import Add, Div, Mul, Pow, Sub
+from .binary import (
+    Add,
+    Clip,
+    CopyMagnitude,
+    CopySign,
+    Div,
+    Lerp,
+    Maximum,
+    Minimum,
+    MirroredClip,
+    Mul,
+    Pow,
+    RCopySign,
+    RDiv,
+    RPow,
+    RSub,
+    Sub,
+    Threshold,
+    Where,
+)
 from .dropout import Dropout, NoiseSign, WeightDropout
 from .filters import hidden_matrices
-from .gradient import (
-    GradSign,
-    GraftGradToUpdate,
-    GraftToGrad,
-    GraftToParams,
-    LastGradDifference,
-    Relative,
-    UpdateSign,
-)
+from .functions import CustomUnaryOperation, UnaryLambda, UnaryParameterwiseLambda
+from .gradient import GradSign, GraftGradToUpdate, GraftToGrad, GraftToParams, LastGradDifference, Relative, UpdateSign
 from .gradient_accumulation import GradientAccumulation
+from .graft import Graft, GraftModules, GraftToUpdate, GramSchimdt, GramSchmidt, RGraft
 from .loss import DivByLoss, FillLoss, MulByLoss, NegateOnLossIncrease
-from .multi import DivModules, GraftModules, Sum
+from .multi import ClipModules, DivModules, LerpModules, PowModules, SubModules
 from .previous import LastAbsoluteRatio, LastDifference, LastProduct, LastRatio, Previous
 from .printing import PrintShape, PrintUpdate
+from .random import Randn, RandomSample, Uniform
+from .reduce import MaximumModules, Mean, MedianModules, MinimumModules, Prod, Sum, WeightedMean, WeightedSum
+from .rescale import Rescale
 from .split import Split
 from .steps import Multistep, Sequential
-from .unary import Sign, Sqrt
-from .utility import Clone, Grad, Identity, NoOp
+from .switch import Alternate, Switch
+from .unary import Abs, Exp, NanToNum, Negate, Reciprocal, Sign, Sqrt
+from .utility import Clone, Fill, Grad, GradToNone, Identity, NoOp, Ones, Params, Update, UpdateToNone, Zeros
 
 __all__ = [
+    "Abs",
     "AccumulateMaximum",
+    "AccumulateMean",
+    "AccumulateMinimum",
+    "AccumulateProduct",
+    "AccumulateSum",
     "Add",
+    "Alternate",
     "BinaryOperation",
+    "Clip",
+    "ClipModules",
     "Clone",
+    "CopyMagnitude",
+    "CopySign",
+    "CustomUnaryOperation",
     "Div",
     "DivByLoss",
     "DivModules",
     "Dropout",
+    "Exp",
+    "Fill",
     "FillLoss",
     "Grad",
     "GradSign",
+    "GradToNone",
     "GradientAccumulation",
+    "Graft",
     "GraftGradToUpdate",
     "GraftModules",
     "GraftToGrad",
     "GraftToParams",
+    "GraftToUpdate",
+    "GramSchimdt",
+    "GramSchmidt",
     "Identity",
     "LastAbsoluteRatio",
     "LastDifference",
     "LastGradDifference",
     "LastProduct",
     "LastRatio",
+    "Lerp",
+    "LerpModules",
+    "Maximum",
+    "MaximumModules",
+    "Mean",
+    "MedianModules",
+    "Minimum",
+    "MinimumModules",
+    "MirroredClip",
     "Mul",
     "MulByLoss",
     "MultiOperation",
     "Multistep",
+    "NanToNum",
+    "Negate",
     "NegateOnLossIncrease",
     "NoOp",
     "NoiseSign",
+    "Ones",
+    "Params",
     "Pow",
+    "PowModules",
     "Previous",
     "PrintShape",
     "PrintUpdate",
+    "Prod",
+    "RCopySign",
+    "RDiv",
+    "RGraft",
+    "RPow",
+    "RSub",
+    "Randn",
+    "RandomSample",
+    "Reciprocal",
     "ReduceOperation",
     "Relative",
+    "Rescale",
     "Sequential",
     "Sign",
     "Split",
     "Sqrt",
     "Sub",
+    "SubModules",
     "Sum",
+    "Switch",
+    "Threshold",
+    "UnaryLambda",
+    "UnaryParameterwiseLambda",
+    "Uniform",
+    "Update",
     "UpdateSign",
+    "UpdateToNone",
     "WeightDropout",
+    "WeightedMean",
+    "WeightedSum",
+    "Where",
+    "Zeros",
     "hidden_matrices",
 ]

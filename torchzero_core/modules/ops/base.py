@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from types import NoneType
+from typing import Any, ClassVar, get_args
 
-from ...core import Context, Input, Module, Transform
+from torch import Tensor
+
+from ...core import Context, Input, Transform
+from ...core.declare import fields_of
+from ...core.module import as_module
 from ...lang import Operand, Value
 
 
 class _Operation(Transform):
     """Keeps the numbers among the operands as settings and the modules as children."""
 
+    operands: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, defaults: Mapping[str, Any] | None, operands: Mapping[str, Input | None]) -> None:
-        numbers = {k: v for k, v in operands.items() if not isinstance(v, (Module, list, tuple))}
+        kinds = {name: self._kinds(name) for name in operands}
+        numbers = {k: v for k, v in operands.items() if _fits(v, kinds[k])}
+        self.operands = tuple(operands)  # type: ignore[misc]
         super().__init__({**(defaults or {}), **numbers})
-        self.operands = tuple(operands)
         for name, operand in operands.items():
             if name not in numbers:
-                self.set_child(name, operand)  # type: ignore[arg-type]
+                allowed = ("a number, " if float in kinds[name] else "") + "a module or a list of modules"
+                self.set_child(name, as_module(operand, f"{type(self).__name__}.{name}", allowed))  # type: ignore[arg-type]
+
+    def _kinds(self, name: str) -> Sequence[Any]:
+        """What an operand may be."""
+        field = fields_of(type(self)).get(name)
+        return (float,) if field is None else get_args(field.hint)
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Refuse operands that are no numbers; a module among them cannot differ between groups."""
+        for name in self.operands:
+            if name in settings and not _fits(settings[name], self._kinds(name)):
+                raise ValueError(f"{type(self).__name__}: {name}={settings[name]!r} must be a number.")
 
     def values(self, u: Value, ctx: Context) -> dict[str, Any]:
         """The operands: numbers, and the results of the children on the update."""
         return {k: ctx.child(k, u) if k in self.children else getattr(ctx.settings, k) for k in self.operands}
+
+
+def _fits(value: Any, kinds: Sequence[Any]) -> bool:
+    """Whether a value is one of the kinds that make it a setting: a number, or nothing."""
+    number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+    return (number and float in kinds) or (value is None and NoneType in kinds)
 
 
 class BinaryOperation(_Operation):

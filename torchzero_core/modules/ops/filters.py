@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+
+class HiddenMatrices:
+    """Accepts some parameters where they have two and more dimensions.
+
+    Args:
+        params: the parameters.
+    """
+
+    __name__ = "hidden_matrices"
+
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        self.params = list(params)
+        self._ids = set(map(id, self.params))
+
+    def __call__(self, param: Tensor) -> bool:
+        """Whether a parameter is accepted."""
+        return id(param) in self._ids and param.ndim >= 2
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HiddenMatrices, (self.params,)  # ids mean nothing in a copy
 
 
 def hidden_matrices(model: nn.Module) -> Callable[[Tensor], bool]:
@@ -12,7 +35,8 @@ def hidden_matrices(model: nn.Module) -> Callable[[Tensor], bool]:
 
     It accepts parameters of two and more dimensions, except the weights of embeddings (``nn.Embedding``,
     ``nn.EmbeddingBag``, and whatever shares them) and the head: the weight of the last ``nn.Linear`` (or convolution)
-    in the order of ``model.modules()``.
+    in the order of ``model.modules()``. Where such a layer is parametrized (``weight_norm``, ``orthogonal``, ...), that
+    goes for the parameters that its weight is made of.
 
     Args:
         model: the model.
@@ -24,12 +48,9 @@ def hidden_matrices(model: nn.Module) -> Callable[[Tensor], bool]:
         >>> [name for name, p in model.named_parameters() if accepts(p)]
         ['1.weight']
     """
-    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
-    excluded = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-    excluded |= {id(m.weight) for m in layers[-1:]}
-    hidden = {id(p) for p in model.parameters() if p.ndim >= 2 and id(p) not in excluded}
-
-    def accepts(param: Tensor) -> bool:
-        return id(param) in hidden
-
-    return accepts
+    within = {id(m) for lists in model.modules() if isinstance(lists, ParametrizationList) for m in lists.modules()}
+    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)) and id(m) not in within]
+    embeddings = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    # Not by their `weight`: that of a parametrized layer is computed anew at each look, and is no parameter.
+    excluded = {id(p) for m in [*embeddings, *layers[-1:]] for p in m.parameters()}
+    return HiddenMatrices(p for p in model.parameters() if id(p) not in excluded)

@@ -1,12 +1,12 @@
-"""Operations between modules."""
+"""Operations between two and more modules, each with a part of its own."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ...core import Context, Input, Modules, NonNegative, Passed
-from ...lang import Operand, Value
-from .base import MultiOperation, ReduceOperation
+from ...core import Context, Input
+from ...lang import Operand
+from .base import MultiOperation
 
 
 class DivModules(MultiOperation):
@@ -32,66 +32,100 @@ class DivModules(MultiOperation):
         return input / other
 
 
-class GraftModules(MultiOperation):
-    r"""The direction of one module with the norm of another, where both get the update.
-
-    .. math:: u ← d · \frac{(1-s)‖d‖ + s‖m‖}{\max(‖d‖, ε)}
+class SubModules(MultiOperation):
+    """u ← input − alpha·other, where both get the update.
 
     Args:
-        direction: gives d.
-        magnitude: gives m.
-        tensorwise: norms of each tensor; otherwise one over all.
-        ord: order of the norm.
-        eps: the least norm to divide by.
-        strength: s, how much of the norm of m is taken.
-
-    Reference:
-        Agarwal et al., "Disentangling Adaptive Gradient Methods from Learning Rates", 2020, arXiv:2002.11803.
-
-    Example:
-        >>> import torch, torchzero_core as tz
-        >>> p = torch.zeros(2, requires_grad=True)
-        >>> p.grad = torch.tensor([4.0, -3.0])
-        >>> tz.Modular([p], tz.m.GraftModules(tz.m.Identity(), tz.m.Normalize(10))).step()
-        >>> p.detach()
-        tensor([-8.,  6.])
-    """
-
-    direction: Passed[Modules]
-    magnitude: Passed[Modules]
-    tensorwise: bool = True
-    ord: float = 2
-    eps: NonNegative = 1e-6
-    strength: float = 1
-
-    def transform(self, ctx: Context, direction: Value, magnitude: Value) -> Operand:  # type: ignore[override]
-        h = ctx.settings
-        own, wanted = ((x.norm(h.ord) if h.tensorwise else x.global_norm(h.ord)) for x in (direction, magnitude))
-        if h.strength != 1:
-            wanted = own.lerp(wanted, h.strength)
-        return direction * (wanted / own.maximum(h.eps))
-
-
-class Sum(ReduceOperation):
-    """u ← the sum of the inputs, each of which gets the update.
-
-    Args:
-        *inputs: modules, lists of modules, or numbers.
+        input: a module that gets the update, a list of modules, or a number.
+        other: the same.
+        alpha: factor of ``other``.
 
     Example:
         >>> import torch, torchzero_core as tz
         >>> p = torch.zeros(1, requires_grad=True)
-        >>> p.grad = torch.tensor([4.0])
-        >>> tz.Modular([p], tz.m.Sum(tz.m.Identity(), tz.m.Sqrt(), 0.5)).step()
+        >>> p.grad = torch.tensor([3.0])
+        >>> tz.Modular([p], tz.m.SubModules(tz.m.Identity(), tz.m.Sign())).step()
         >>> p.item()
-        -6.5
+        -2.0
     """
 
-    def __init__(self, *inputs: Input) -> None:
-        super().__init__({}, *inputs)
+    input: Input
+    other: Input
+    alpha: float = 1
 
-    def transform(self, ctx: Context, *operands: Any) -> Operand:
-        total = operands[0]
-        for operand in operands[1:]:
-            total = total + operand
-        return total
+    def transform(self, ctx: Context, input: Any, other: Any) -> Operand:  # type: ignore[override]
+        alpha = ctx.settings.alpha
+        return input - (other if alpha == 1 else alpha * other)
+
+
+class PowModules(MultiOperation):
+    """u ← input to the power of exponent, where both get the update.
+
+    Args:
+        input: a module that gets the update, a list of modules, or a number.
+        exponent: the same.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(1, requires_grad=True)
+        >>> p.grad = torch.tensor([3.0])
+        >>> tz.Modular([p], tz.m.PowModules(tz.m.Identity(), 2)).step()
+        >>> p.item()
+        -9.0
+    """
+
+    input: Input
+    exponent: Input
+
+    def transform(self, ctx: Context, input: Any, exponent: Any) -> Operand:  # type: ignore[override]
+        return input**exponent
+
+
+class LerpModules(MultiOperation):
+    """u ← input + weight·(end − input), where all get the update.
+
+    Args:
+        input: a module that gets the update, a list of modules, or a number.
+        end: the same.
+        weight: the same.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(1, requires_grad=True)
+        >>> p.grad = torch.tensor([3.0])
+        >>> tz.Modular([p], tz.m.LerpModules(tz.m.Identity(), tz.m.Sign(), 0.5)).step()
+        >>> p.item()
+        -2.0
+    """
+
+    input: Input
+    end: Input
+    weight: Input
+
+    def transform(self, ctx: Context, input: Any, end: Any, weight: Any) -> Operand:  # type: ignore[override]
+        return input.lerp(end, weight)
+
+
+class ClipModules(MultiOperation):
+    """u ← min(max(input, min), max), where all get the update.
+
+    Args:
+        input: a module that gets the update, a list of modules, or a number.
+        min: the same, for the least value; None for no bound.
+        max: the same, for the largest value, which also counts where it is smaller than ``min``.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.zeros(2, requires_grad=True)
+        >>> p.grad = torch.tensor([3.0, 0.5])
+        >>> tz.Modular([p], tz.m.ClipModules(tz.m.Identity(), tz.m.Sign(), 2)).step()
+        >>> p.detach()
+        tensor([-2., -1.])
+    """
+
+    input: Input
+    min: Input | None = None
+    max: Input | None = None
+
+    def transform(self, ctx: Context, input: Any, min: Any, max: Any) -> Operand:  # type: ignore[override]
+        return input.clamp(min, max)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Child, Context, NonNegative, Slot, Transform
+from ...core import Child, Context, Finite, NonNegative, Positive, Slot, Transform
 from ...lang import Operand, Value
 
 
@@ -38,11 +38,11 @@ class Adagrad(Transform):
         tensor([-1.,  1.])
     """
 
-    lr_decay: float = 0
-    initial_accumulator_value: float = 0
+    lr_decay: NonNegative = 0
+    initial_accumulator_value: NonNegative = 0
     eps: NonNegative = 1e-10
-    alpha: float = 1
-    pow: float = 2
+    alpha: Finite = 1
+    pow: Positive = 2
     use_sqrt: bool = True
     inner: Child | None = None
     sq_sum = Slot(init="initial_accumulator_value")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Beta, Context, NonNegative, Slot, Transform
+from ...core import Beta, Context, Finite, NonNegative, Positive, Slot, Transform
 from ...lang import Value
 
 
@@ -41,8 +41,8 @@ class Adam(Transform):
     beta2: Beta = 0.999
     eps: NonNegative = 1e-8
     amsgrad: bool = False
-    alpha: float = 1.0
-    pow: float = 2
+    alpha: Finite = 1.0
+    pow: Positive = 2
     debiased: bool = True
     exp_avg = Slot()
     exp_avg_sq = Slot()
@@ -53,7 +53,7 @@ class Adam(Transform):
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings
         s.exp_avg = m = s.exp_avg.lerp(u, 1 - h.beta1)
-        s.exp_avg_sq = v = s.exp_avg_sq.lerp(u.abs() ** h.pow, 1 - h.beta2)
+        s.exp_avg_sq = v = h.beta2 * s.exp_avg_sq + (1 - h.beta2) * u.abs() ** h.pow
         if h.amsgrad:
             s.max_exp_avg_sq = v = s.max_exp_avg_sq.maximum(v)
         root, eps = v ** (1 / h.pow), h.eps

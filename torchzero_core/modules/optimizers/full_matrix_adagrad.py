@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ...core import Beta, Child, Count, NonNegative
-from ...core.preconditioner import Preconditioner
+from ...core.preconditioner import Preconditioner, State, averaging_weights
 from ...linalg import inverse_root
 
 
@@ -64,15 +64,13 @@ class FullMatrixAdagrad(Preconditioner):
     stagger: bool = False
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        _weights(settings)
+        averaging_weights("FullMatrixAdagrad", settings)
 
     def sizes(self, shape: Sequence[int], settings: Mapping[str, Any]) -> list[int]:
         return [math.prod(shape)]
 
-    def accumulate(
-        self, state: Mapping[str, Tensor], matrices: list[Tensor], u: Tensor, settings: Mapping[str, Any]
-    ) -> None:
-        old, new = _weights(settings)
+    def accumulate(self, state: State, matrices: list[Tensor], u: Tensor, settings: Mapping[str, Any]) -> None:
+        old, new = averaging_weights("FullMatrixAdagrad", settings)
         g = u.reshape(-1)
         matrices[0].addr_(g, g, beta=old, alpha=new)
 
@@ -83,15 +81,5 @@ class FullMatrixAdagrad(Preconditioner):
         p, eps = arguments
         return inverse_root(matrices, p, eps=eps)
 
-    def precondition(
-        self, state: Mapping[str, Tensor], factors: list[Tensor], x: Tensor, settings: Mapping[str, Any]
-    ) -> Tensor:
+    def precondition(self, state: State, factors: list[Tensor], x: Tensor, settings: Mapping[str, Any]) -> Tensor:
         return (factors[0] @ x.reshape(-1)).view(x.shape)
-
-
-def _weights(settings: Mapping[str, Any]) -> tuple[float, float]:
-    """What GG and uu' are multiplied with before they are added."""
-    beta, decay = settings["beta"], settings["decay"]
-    if beta is not None and decay is not None:
-        raise ValueError(f"FullMatrixAdagrad(beta={beta}, decay={decay}): give beta or decay, not both.")
-    return (1.0 if decay is None else decay, 1.0) if beta is None else (beta, 1 - beta)

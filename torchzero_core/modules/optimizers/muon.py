@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
-from ...core import Beta, Context, Count, Slot, Target, Transform, per_group
+from ...core import Beta, Context, Slot, Transform
 from ...lang import Value
-from .orthogonalize import Dtype, orthogonal_factor
+from .orthogonal_scales import is_matrix
+from .orthogonalize import OrthogonalFactor
 
 
-class Muon(Transform):
+class LookAhead(Transform):
+    """The settings of Muon's momentum; a base of its own, so that they come before those of the factor."""
+
+    momentum: Beta = 0.95
+    nesterov: bool = True
+
+
+class Muon(OrthogonalFactor, LookAhead):
     r"""Momentum, then the orthogonal factor of the update matrix; for the hidden weights of a network.
 
     .. math:: m_t = μ m_{t-1} + (1-μ) u_t, \quad u ← orthogonalize((1-μ) u_t + μ m_t)
@@ -29,6 +35,7 @@ class Muon(Transform):
         dual_norm_correction: multiply by the dual norm ⟨g, U V'⟩.
         method: "newton-schulz" or the exact "svd".
         ns_dtype: in what the Newton–Schulz products are computed; None: bfloat16 where the device has units for it.
+        coefficients: of the Newton–Schulz iterations, "quintic" or "polar-express"; see :class:`Orthogonalize`.
         target: what it is applied to.
 
     Reference:
@@ -45,26 +52,17 @@ class Muon(Transform):
                 [-0.1000,  0.0000]])
     """
 
-    momentum: Beta = 0.95
-    nesterov: bool = True
-    ns_steps: Count = 5
-    adjust_lr: bool = False
-    dual_norm_correction: bool = False
-    method: Literal["newton-schulz", "svd"] = "newton-schulz"
-    ns_dtype: Dtype = None
-    target: Target = "update"
-    orthogonalize: bool = per_group(default=True)
     exp_avg = Slot()
 
     @staticmethod
     def takes(param: Tensor) -> bool:
         """Whether the method is for a parameter of this shape."""
-        return param.ndim >= 2
+        return is_matrix(param.shape)
 
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings
         s.exp_avg = m = s.exp_avg.lerp(u, 1 - h.momentum)
-        return orthogonal_factor(m.lerp(u, 1 - h.momentum) if h.nesterov else m, ctx)
+        return self.factor(m.lerp(u, 1 - h.momentum) if h.nesterov else m, ctx)
 
     def check(self, params: list[Tensor]) -> None:
         """Name the parameters that the method is not for."""

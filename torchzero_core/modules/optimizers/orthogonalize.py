@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
@@ -11,31 +10,27 @@ from torch import Tensor
 from ...core import Check, Context, Count, Target, Transform, per_group
 from ...lang import Value
 from ...linalg import newton_schulz, polar
+from .orthogonal_scales import dual_normed, is_matrix, rms_matched
 
 
 def orthogonalized(
-    tensors: list[Tensor], *, steps: int, method: str, dtype: torch.dtype | None, adjust_lr: bool, dual: list[Tensor]
+    tensors: list[Tensor], *, steps: int, method: str, coefficients: str, dtype: torch.dtype | None
 ) -> list[Tensor]:
     """The orthogonal factor of each tensor of two or more dimensions, as a matrix (first dimension, the rest).
 
-    Equal shapes go through the products together. Where ``dual`` has the gradients, the factor O is multiplied by
-    ⟨G, O⟩, the dual norm.
+    Equal shapes go through the products together.
     """
     out = list(tensors)
     shapes: dict[tuple[int, int], list[int]] = {}
     for i, t in enumerate(tensors):
-        if t.ndim >= 2 and t.numel():
+        if is_matrix(t.shape) and t.numel():
             shapes.setdefault((t.shape[0], t.numel() // t.shape[0]), []).append(i)
         else:
             out[i] = t.clone()
     for (rows, columns), places in shapes.items():
         stack = torch.stack([tensors[i].reshape(rows, columns) for i in places])
-        stack = polar(stack) if method == "svd" else newton_schulz(stack, steps, dtype=dtype)
-        if dual:
-            gradients = torch.stack([dual[i].reshape(rows, columns) for i in places])
-            stack = stack * (gradients * stack).sum((-2, -1), keepdim=True)
-        if adjust_lr:
-            stack = stack * (0.2 * math.sqrt(max(rows, columns)))
+        exact = method == "svd"
+        stack = polar(stack) if exact else newton_schulz(stack, steps, coefficients=coefficients, dtype=dtype)
         for i, matrix in zip(places, stack, strict=True):
             out[i] = matrix.reshape(tensors[i].shape)
     return out
@@ -63,26 +58,64 @@ def as_dtype(name: str, dtype: torch.dtype | str | None) -> torch.dtype | None:
 Dtype: TypeAlias = Annotated[torch.dtype | str | None, Check(as_dtype)]
 
 
-class Orthogonalize(Transform):
+class OrthogonalFactor(Transform):
+    """Base class of methods that end with the orthogonal factor of a matrix, and the settings of how it is made."""
+
+    ns_steps: Count = 5
+    adjust_lr: bool = False
+    dual_norm_correction: bool = False
+    method: Literal["newton-schulz", "svd"] = "newton-schulz"
+    ns_dtype: Dtype = None
+    coefficients: Literal["quintic", "polar-express"] = "quintic"
+    target: Target = "update"
+    orthogonalize: bool = per_group(default=True)
+
+    def factor(self, u: Value, ctx: Context) -> Value:
+        """The orthogonal factor of the update, scaled as the settings say.
+
+        Args:
+            u: the update.
+            ctx: the rule's context.
+        """
+        h = ctx.settings
+        if not h.orthogonalize:
+            return u
+        options: dict[str, Any] = dict(
+            steps=int(h.ns_steps),
+            method=h.method,
+            coefficients=h.coefficients,
+            dtype=as_dtype("ns_dtype", h.ns_dtype),
+        )
+        out = ctx.call(lambda us: orthogonalized(us, **options), u)
+        if h.dual_norm_correction:
+            out = dual_normed(out, ctx)
+        return rms_matched(out, ctx) if h.adjust_lr else out
+
+
+class Orthogonalize(OrthogonalFactor):
     r"""Replaces each update matrix U Σ V' by its orthogonal factor U V'.
 
-    Tensors of more than two dimensions are matrices of (first dimension, the rest); those of fewer pass as they are,
-    and so do the parameters of a group with ``orthogonalize=False``.
+    Tensors of more than two dimensions are matrices of (first dimension, the rest), as convolutions are by the authors;
+    those of fewer pass as they are, and so do the parameters of a group with ``orthogonalize=False``.
 
     Args:
         ns_steps: number of Newton–Schulz iterations.
-        adjust_lr: multiply by 0.2·√max(rows, columns), which gives the update the size of one of Adam.
+        adjust_lr: multiply by 0.2·√max(rows, columns), which gives the update the size of one of Adam; see
+            :class:`MuonAdjustLR`.
         dual_norm_correction: multiply by ⟨g, U V'⟩, so that the update is the steepest descent step for the spectral
-            norm with its length.
+            norm with its length; see :class:`DualNormCorrection`.
         method: "newton-schulz", which brings the singular values to between about 0.7 and 1.2, or "svd", which is
             exact and slower.
         ns_dtype: in what the Newton–Schulz products are computed, as "bfloat16" or "float32"; None: bfloat16 where
             the device has units for it.
+        coefficients: of the Newton–Schulz iterations: "quintic", the same for all, or "polar-express", which bring
+            singular values nearer to one in as many steps.
         target: what is orthogonalised.
 
     Reference:
         K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; scale: Liu et al., "Muon is
-        Scalable for LLM Training", 2025, arXiv:2502.16982; dual norm: Bernstein & Newhouse, 2024, arXiv:2409.20325.
+        Scalable for LLM Training", 2025, arXiv:2502.16982; dual norm: Bernstein & Newhouse, 2024, arXiv:2409.20325;
+        coefficients: N. Amsel et al., "The Polar Express", 2025, arXiv:2505.16932.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -94,26 +127,5 @@ class Orthogonalize(Transform):
                 [-1.,  0.]])
     """
 
-    ns_steps: Count = 5
-    adjust_lr: bool = False
-    dual_norm_correction: bool = False
-    method: Literal["newton-schulz", "svd"] = "newton-schulz"
-    ns_dtype: Dtype = None
-    target: Target = "update"
-    orthogonalize: bool = per_group(default=True)
-
     def rule(self, u: Value, ctx: Context) -> Value:
-        return orthogonal_factor(u, ctx)
-
-
-def orthogonal_factor(u: Value, ctx: Context) -> Value:
-    """The rule, with the settings of :class:`Orthogonalize`."""
-    h = ctx.settings
-    if not h.orthogonalize:
-        return u
-    options: dict[str, Any] = dict(
-        steps=int(h.ns_steps), method=h.method, dtype=as_dtype("ns_dtype", h.ns_dtype), adjust_lr=bool(h.adjust_lr)
-    )
-    if h.dual_norm_correction:
-        return ctx.call(lambda us, gs: orthogonalized(us, dual=gs, **options), u, ctx.grads)
-    return ctx.call(lambda us: orthogonalized(us, dual=[], **options), u)
+        return self.factor(u, ctx)

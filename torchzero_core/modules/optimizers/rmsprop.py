@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ...core import Child, Context, Fraction, NonNegative, Slot, Transform
+from ...core import Child, Context, Fraction, NonNegative, Positive, Slot, Transform
 from ...lang import Value
 
 
@@ -45,7 +45,7 @@ class RMSprop(Transform):
     centered: bool = False
     debiased: bool = False
     amsgrad: bool = False
-    pow: float = 2
+    pow: Positive = 2
     init: Literal["zeros", "update"] = "update"
     inner: Child | None = None
     exp_avg_sq = Slot()
@@ -56,7 +56,7 @@ class RMSprop(Transform):
         s, h = ctx.state, ctx.settings
         starts = h.init == "update" and ctx.first
         power = u.abs() ** h.pow
-        s.exp_avg_sq = v = power if starts else s.exp_avg_sq.lerp(power, 1 - h.smoothing)
+        s.exp_avg_sq = v = power if starts else h.smoothing * s.exp_avg_sq + (1 - h.smoothing) * power
         if h.centered:
             s.exp_avg = m = u if starts else s.exp_avg.lerp(u, 1 - h.smoothing)
             if not starts:

@@ -4,6 +4,8 @@ from .base import HessianUpdateStrategy, HUpdateStrategy, QuasiNewtonB, QuasiNew
 from .bfgs import BFGS
 from .gradient_correction import GradientCorrection
 from .lbfgs import LBFGS
+from .lsr1 import LSR1
+from .online_lbfgs import OnlineLBFGS
 from .pearson import ProjectedGradientMethod, ProjectedNewtonRaphson
 from .psb import PSB
 from .rank_one import (
@@ -24,6 +26,7 @@ __all__ = [
     "BFGS",
     "DFP",
     "LBFGS",
+    "LSR1",
     "PSB",
     "SR1",
     "SSVM",
@@ -39,6 +42,7 @@ __all__ = [
     "Horisho",
     "Hoshino",
     "McCormick",
+    "OnlineLBFGS",
     "Pearson",
     "ProjectedGradientMethod",
     "ProjectedNewtonRaphson",

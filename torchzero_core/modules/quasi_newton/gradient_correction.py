@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Context, Slot, Transform
+from ...core import Context, Slot, Target, Transform
 from ...lang import Value
 
 
@@ -13,6 +13,9 @@ class GradientCorrection(Transform):
     would be if the last search had been exact, so quasi-Newton and conjugate gradient methods behind it see what their
     theory assumes. The first update, and one for which the correction is not finite, stays as it is. Inner products go
     over all parameters.
+
+    Args:
+        target: what is corrected.
 
     Reference: S. Hoshino, IMA J. Applied Mathematics 10, 1972.
 
@@ -28,6 +31,7 @@ class GradientCorrection(Transform):
         tensor([ 0.7385, -0.1846])
     """
 
+    target: Target = "update"
     prev_params = Slot()
     prev_update = Slot()
 

@@ -97,7 +97,7 @@ class ProjectedGradientMethod(QuasiNewtonH, _Order):
         ...         p.grad = None
         ...         loss.backward()
         ...     return loss
-        >>> optimizer = tz.Modular([p], tz.m.ProjectedGradientMethod(), tz.m.StrongWolfe())
+        >>> optimizer = tz.Modular([p], tz.m.ProjectedGradientMethod(), tz.m.StrongWolfe(c2=0.1))
         >>> for _ in range(100):
         ...     _ = optimizer.step(closure)
         >>> closure(False).item() < 1e-6
@@ -107,6 +107,11 @@ class ProjectedGradientMethod(QuasiNewtonH, _Order):
     reset_interval: Count | Literal["auto"] | None = None
     scale_first: bool = False
     init_scale: Positive | Literal["auto"] = 1.0
+
+    @property
+    def has_scale(self) -> bool:  # type: ignore[override]
+        """Only with a child that gives the length."""
+        return "inner" in self.children
 
     def reset_every(self, n: int, settings: Mapping[str, Any]) -> int | None:
         interval = super().reset_every(n, settings)

@@ -53,9 +53,9 @@ def rank_one(H: Tensor, residual: Tensor, c: Tensor, y: Tensor, tol: float) -> T
         residual: s − Hy.
         c: the other vector.
         y: the difference of the updates.
-        tol: the smallest cosine between c and y.
+        tol: the smallest cosine between c and y, where rounding is below it.
     """
-    cy = torch.dot(c, y)
+    cy, tol = torch.dot(c, y), max(tol, 32 * torch.finfo(y.dtype).eps)
     column = residual / cy
     ok = (cy.abs() > tol * c.norm() * y.norm()) & (column.norm() * c.norm()).isfinite()
     return H.addr_(torch.where(ok, column, 0.0), torch.where(ok, c, 0.0))
@@ -176,7 +176,7 @@ class ColumnUpdatingMethod(RankOne):
 class McCormick(RankOne):
     """McCormick's method: H ← H + (s − Hy)s'/s'y.
 
-    On a quadratic with an exact search it ends after n steps. H is not symmetric, so a direction may point uphill.
+    H is not symmetric, so a direction may point uphill.
 
     Reference: J. D. Pearson, Computer Journal 12, 1969, algorithm 2.
 
@@ -198,7 +198,7 @@ class McCormick(RankOne):
 class Pearson(RankOne):
     """Pearson's method: H ← H + (s − Hy)(Hy)'/y'Hy.
 
-    On a quadratic with an exact search it ends after n steps. H is not symmetric, so a direction may point uphill.
+    H is not symmetric, so a direction may point uphill.
 
     Reference: J. D. Pearson, Computer Journal 12, 1969, algorithm 3.
 

@@ -71,6 +71,16 @@ class RankTwo(QuasiNewtonH):
         return H.addmm_(torch.stack(left, 1), torch.stack(right))
 
 
+def reaches(a: Tensor, b: Tensor) -> Tensor:
+    """Whether a ≥ b; they are equal to rounding after the first scaling of H.
+
+    Args:
+        a: a positive number.
+        b: another one.
+    """
+    return a * (1 + torch.finfo(a.dtype).eps ** 0.5) >= b
+
+
 class DFP(RankTwo):
     """The method of Davidon, Fletcher and Powell: H ← H + ss'/s'y − Hyy'H/y'Hy, skipped when s'y ≤ tol·‖s‖‖y‖.
 
@@ -126,7 +136,7 @@ class FletcherVMM(RankTwo):
     def coefficients(
         self, sy: Tensor, yHy: Tensor, H: Tensor, s: Tensor, Hy: Tensor, g_prev: Tensor, settings: Mapping[str, Any]
     ) -> Coefficients:
-        dual = sy >= yHy
+        dual = reaches(sy, yHy)
         ss = torch.where(dual, 1 + yHy / sy, 1.0) / sy
         return Coefficients(ss, sh=torch.where(dual, -1 / sy, 0.0), hh=torch.where(dual, 0.0, -1 / yHy))
 

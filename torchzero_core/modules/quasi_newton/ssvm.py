@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.vector_method import VectorMethod
-from .rank_two import Coefficients, RankTwo
+from .rank_two import Coefficients, RankTwo, reaches
 
 
 class _Switch(VectorMethod):
@@ -78,7 +78,7 @@ def _choose(switch: int, sigma: Tensor, tau: Tensor, epsilon: Tensor) -> tuple[T
         theta = 1 / (1 + (epsilon * tau).sqrt() / sigma) if switch == 2 else torch.full_like(sigma, 0.5)
         return (epsilon / tau).sqrt(), theta
     middle = sigma * (epsilon - sigma if switch == 1 else tau - sigma) / (epsilon * tau - sigma**2)
-    low, high = epsilon <= sigma, sigma >= tau
+    low, high = reaches(sigma, epsilon), reaches(sigma, tau)
     phi = torch.where(low, epsilon / sigma, torch.where(high, sigma / tau, 1.0))
     return phi, torch.where(low, 0.0, torch.where(high, 1.0, middle))
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from ...core import Count, OpenFraction, Positive, Var
 from ...core.declare import Range
 from ...core.evaluate import uniform_settings
+from ...core.point import StepPoint
 from ...core.vector_method import Unit, VectorMethod
 from ...linalg import jacobian
-from .products import graph_of_gradient
 
 AtLeastOne: TypeAlias = Annotated[float, Range(1, math.inf, "[)")]
 
@@ -103,7 +103,7 @@ class HigherOrderNewton(VectorMethod):
         if var.closure is None:
             raise RuntimeError(f"{self.path} has to evaluate derivatives: call optimizer.step(closure).")
         h = uniform_settings(self, var.params)
-        order, grads = h["order"], graph_of_gradient(self, var, "SPSA and LBFGS")
+        order, grads = h["order"], StepPoint(var, self.path, "SPSA and LBFGS").grads_with_graph
         with torch.enable_grad():
             derivatives = [torch.cat([g.reshape(-1) for g in grads])]
             while len(derivatives) < order:

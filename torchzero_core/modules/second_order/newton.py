@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ...core import Child, NonNegative, StepInfo, Var
 from ...core.evaluate import uniform_settings
+from ...core.point import StepPoint
 from ...core.vector_method import Unit, VectorMethod, reductions_of
 from ...linalg import hessian, solve_symmetric
-from .products import graph_of_gradient
 
 
 @dataclass(eq=False)
@@ -86,7 +86,7 @@ class Newton(VectorMethod):
         if var.closure is None:
             raise RuntimeError(f"{self.path} has to evaluate the Hessian: call optimizer.step(closure).")
         h = uniform_settings(self, var.params)
-        grads = graph_of_gradient(self, var, "NewtonCG(hvp_method='forward')")
+        grads = StepPoint(var, self.path, "NewtonCG(hvp_method='forward')").grads_with_graph
         matrix = hessian(grads, var.params, vectorize=h["vectorize"], vmap=h["hessian_method"] == "func")
         (matrix,) = reductions_of(var).mean_grads([matrix])
         return _Curvature(matrix, var.info)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Context, Positive, Transform
+from ...core import Context, Finite, Positive, Transform
 from ...lang import Operand, Value
 
 
@@ -42,10 +42,10 @@ class PolyakStepSize(Transform):
     """
 
     max: Positive | None = None
-    min_obj_value: float = 0
+    min_obj_value: Finite = 0
     use_grad: bool = True
     parameterwise: bool = False
-    alpha: float = 1
+    alpha: Finite = 1
     requires_closure = True
 
     def rule(self, u: Value, ctx: Context) -> Operand:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from ...core import Context, Transform
 from ...lang import Operand, Value
 
@@ -24,8 +27,13 @@ class StepSize(Transform):
     """
 
     def __init__(self, step_size: float, key: str = "step_size") -> None:
-        super().__init__({key: step_size})
         self.key = key
+        super().__init__({key: step_size})
+
+    @property
+    def ranges(self) -> Mapping[str, tuple[float, float, str]]:  # type: ignore[override]
+        """The number is finite, whatever it is called."""
+        return {self.key: (-math.inf, math.inf, "()")}
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         return getattr(ctx.settings, self.key) * u

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Context, Count, Transform
+from ...core import Context, Count, NonNegative, Transform
 from ...lang import Number, Operand, Value
 
 
@@ -27,8 +27,8 @@ class Warmup(Transform):
         -2.5
     """
 
-    start_lr: float = 1e-5
-    end_lr: float = 1
+    start_lr: NonNegative = 1e-5
+    end_lr: NonNegative = 1
     steps: Count = 100
 
     def rule(self, u: Value, ctx: Context) -> Operand:

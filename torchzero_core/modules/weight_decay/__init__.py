@@ -1,5 +1,6 @@
 """Weight decay."""
 
+from .direct import DirectWeightDecay
 from .weight_decay import WeightDecay
 
-__all__ = ["WeightDecay"]
+__all__ = ["DirectWeightDecay", "WeightDecay"]

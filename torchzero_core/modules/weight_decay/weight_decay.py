@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from ...core import Context, Target, Transform
+import math
+from typing import Annotated, Any, TypeAlias
+
+from ...core import Context, NonNegative, Range, Target, Transform
 from ...lang import Operand, Value
+
+#: The order of a norm whose gradient is finite everywhere.
+NormOrder: TypeAlias = Annotated[float, Range(1, math.inf, "[)")]
+
+
+def penalty(p: Value, ord: Any) -> Value:
+    """sign(p)·abs(p)^(ord−1), the direction of the gradient of a norm."""
+    if ord == 2:
+        return p
+    return p.sign() if ord == 1 else p.sign() * p.abs() ** (ord - 1)
 
 
 class WeightDecay(Transform):
@@ -28,15 +41,11 @@ class WeightDecay(Transform):
         0.8
     """
 
-    weight_decay: float
-    ord: float = 2
+    weight_decay: NonNegative
+    ord: NormOrder = 2
     target: Target = "update"
     kernel = "weight_decay"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
-        h, p = ctx.settings, ctx.params
-        if h.ord == 2:
-            return u + h.weight_decay * p
-        if h.ord == 1:
-            return u + h.weight_decay * p.sign()
-        return u + h.weight_decay * (p.sign() * p.abs() ** (h.ord - 1))
+        h = ctx.settings
+        return u + h.weight_decay * penalty(ctx.params, h.ord)

@@ -42,13 +42,11 @@ class Wrap(Module):
     """
 
     #: For groups; the wrapped optimizer checks only what its constructor is given.
-    bounds = {"lr": (0, math.inf, "[)"), "eps": (0, math.inf, "[)"), "momentum": (0, 1, "[]")}
+    ranges = {"lr": (0, math.inf, "[)"), "eps": (0, math.inf, "[)"), "momentum": (0, 1, "[]")}
 
     def __init__(self, opt_fn: Callable[..., Optimizer], *args: Any, **kwargs: Any) -> None:
         self.opt_fn, self.args, self.kwargs = opt_fn, args, kwargs
-        probe = opt_fn([torch.zeros(1, requires_grad=True)], *args, **kwargs)  # wrong arguments show here, not later
-        if not isinstance(probe, Optimizer):
-            raise TypeError(f"Wrap needs a torch optimizer; {opt_fn!r} made {probe!r}.")
+        probe = _tried(opt_fn, args, kwargs)
         self.kind = type(probe).__name__
         closure = inspect.signature(type(probe).step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
@@ -92,6 +90,30 @@ class Wrap(Module):
     def extra_repr(self) -> str:
         shown = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
         return ", ".join([self.kind, *shown])
+
+
+#: Shapes of the parameter that an optimizer is tried on. Some take only matrices, or only convolutions.
+SHAPES = [(1,), (1, 1), (1, 1, 1), (1, 1, 1, 1), (), (16, 16)]
+
+
+def _tried(opt_fn: Callable[..., Optimizer], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Optimizer:
+    """The optimizer on some parameter, so that wrong arguments show at once, and for its defaults.
+
+    Raises:
+        TypeError: it is no optimizer.
+    """
+    refusal: Exception | None = None
+    for shape in SHAPES:
+        try:
+            probe = opt_fn([torch.zeros(shape, requires_grad=True)], *args, **kwargs)
+        except (ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
+            refusal = refusal or error
+            continue
+        if not isinstance(probe, Optimizer):
+            raise TypeError(f"Wrap needs a torch optimizer; {opt_fn!r} made {probe!r}.")
+        return probe
+    assert refusal is not None
+    raise refusal
 
 
 class _Inner:

@@ -1,0 +1,72 @@
+"""Where a step is: what products with the Hessian are computed from."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .evaluate import gradient
+from .var import Var
+from .vector_method import reductions_of
+
+
+class StepPoint:
+    """The parameters of a step with their gradients, evaluated as they are asked for; a ``Point`` of ``linalg.hvp``.
+
+    Args:
+        var: the step.
+        path: of the module that asks.
+        instead: what a user can do where the loss has no graph.
+    """
+
+    def __init__(self, var: Var, path: str, instead: str = "hvp_method='forward'") -> None:
+        if var.closure is None:
+            raise RuntimeError(f"{path} has to evaluate the gradient elsewhere: call optimizer.step(closure).")
+        self.var, self.closure = var, var.closure
+        self.no_graph = (
+            f"{path} needs a loss that can be differentiated, but closure(backward=False) returned one without a graph "
+            f"(the closure of a gradient approximation has none either); use {instead}."
+        )
+        reductions = reductions_of(var)
+        self.total, self.mean = reductions.sum_scalar, reductions.mean_grads
+
+    @property
+    def params(self) -> list[Tensor]:
+        """The parameters; once their gradients are known, those that have one."""
+        return self.var.params
+
+    @property
+    def grads(self) -> list[Tensor]:
+        """The gradient here."""
+        return self.var.get_grad()
+
+    def gradient(self) -> list[Tensor]:
+        """The gradient where the parameters have been moved to."""
+        return gradient(self.closure, self.params)[1]
+
+    @cached_property
+    def grads_with_graph(self) -> list[Tensor]:
+        """The gradient here, which can be differentiated; zeros for parameters that the loss does not depend on.
+
+        Where nothing has evaluated the gradient yet, it becomes that of the step.
+
+        Raises:
+            RuntimeError: the loss has no graph.
+        """
+        if self.var.grad is None:
+            try:
+                grads = list(self.var.get_grad(create_graph=True))
+            except RuntimeError as error:
+                if "graph of the loss" in str(error):
+                    raise RuntimeError(self.no_graph) from error
+                raise
+            self.var.grad = self.mean([g.detach() for g in grads])
+            return grads
+        with torch.enable_grad():  # evaluated before, without a graph
+            loss = self.closure(False)
+            if not (isinstance(loss, Tensor) and loss.requires_grad):
+                raise RuntimeError(self.no_graph)
+            taken = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, taken, strict=True)]

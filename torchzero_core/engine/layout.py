@@ -1,0 +1,53 @@
+"""Whether tensors still lie in memory as they did: anybody may exchange, cut or cast them between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from ..distributed import local
+
+try:
+    from torch._C._dynamo.guards import TensorGuards
+except ImportError:  # it is no public name
+    TensorGuards = None  # type: ignore[assignment,misc]
+
+
+def layout_check(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+    """A function that says whether tensors, one argument each, have the shapes, strides, dtypes and devices of these.
+
+    Args:
+        tensors: of any kind; those of a layer that is still lazy have no shape.
+    """
+    if _are_plain(tensors):  # all facts of all tensors for a fifth of the time
+        return TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+    known = list(map(_layout, tensors))
+    return lambda *now: list(map(_layout, now)) == known
+
+
+def address_of(tensors: Sequence[Tensor]) -> Callable[[Tensor], int]:
+    """A function that says where one of some tensors lies in memory; 0 where it has none of its own."""
+    return Tensor.data_ptr if _are_plain(tensors) else _address
+
+
+def _are_plain(tensors: Sequence[Tensor]) -> bool:
+    plain = (Tensor, torch.nn.Parameter)
+    return TensorGuards is not None and all(type(t) in plain and t.layout is torch.strided for t in tensors)
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    if is_lazy(tensor):
+        return ()
+    data = local(tensor.detach())
+    return data.shape, data.stride(), data.dtype, data.device
+
+
+def _address(tensor: Tensor) -> int:
+    try:
+        return 0 if is_lazy(tensor) else local(tensor.detach()).data_ptr()
+    except RuntimeError:
+        return 0

@@ -1,0 +1,90 @@
+"""Limited-memory symmetric rank one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...core import Beta, Child, Count, NonNegative
+from ...core.vector_method import Unit
+from .pairs import PairMethod, by_age
+
+
+class LSR1(PairMethod):
+    """Limited-memory symmetric rank one: the direction H·u with H = I + Σ wₖwₖ'/wₖ'yₖ over the last pairs (s, y).
+
+    wₖ = sₖ − Hₖyₖ, with Hₖ made of the pairs before. Terms with |wₖ'yₖ| ≤ tol·‖wₖ‖‖yₖ‖ are left out. H need not be
+    positive definite, so a direction may point uphill; when a step has not moved the parameters, as a search does not
+    then, all pairs are forgotten. The first direction is u itself.
+
+    Each wₖ is a sum of the vectors vᵢ = sᵢ − yᵢ up to the k-th, so that all of H is known from the inner products of
+    these with each other and with the yᵢ; a step takes as many products with n numbers as one of :class:`LBFGS`.
+
+    Args:
+        tol: smallest cosine between w and y that is used.
+        scale_second: multiply the second direction by 1/max(1, ‖u‖₁).
+
+    Raises:
+        ValueError: settings that differ between parameter groups.
+
+    Reference: Nocedal and Wright, Numerical Optimization, 2006, section 7.2.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> p = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+        >>> optimizer = tz.Modular([p], tz.m.LSR1())
+        >>> for _ in range(8):
+        ...     p.grad = torch.tensor([1.0, 4.0, 9.0]) * p.detach()
+        ...     optimizer.step()
+        >>> bool(p.abs().max() < 1e-3)
+        True
+    """
+
+    history_size: Count = 10
+    tol: NonNegative = 1e-8
+    params_beta: Beta | None = None
+    grads_beta: Beta | None = None
+    update_freq: Count = 1
+    scale_second: bool = True
+    inner: Child | None = None
+    rows = ("v", "y")
+    numbers = ("yy",)
+    squares = ("vy", "vv")
+
+    def learn(self, unit: Unit, u: Tensor) -> bool:
+        super().learn(unit, u)
+        return bool(unit.settings["scale_second"]) and unit.state["step"] == 2
+
+    def take(self, unit: Unit, s: Tensor, y: Tensor) -> None:
+        """Write a pair into the spare row; it counts unless it is not finite or y is zero."""
+        state, v = unit.state, s.sub_(y)
+        V, small = state["v"], state["vy"].dtype
+        vv, yy = unit.total(torch.stack([torch.dot(v, v), torch.dot(y, y)])).to(small)
+        state["valid"].logical_and_(vv + yy != 0)
+        row = self.write(unit, (vv + yy).isfinite() & (yy > 0), {"v": v, "y": y})
+        products = unit.total(torch.stack([V @ y, V @ v])).to(small)
+        state["vy"].index_copy_(1, row, products[0].unsqueeze(1))
+        state["vv"].index_copy_(1, row, products[1].unsqueeze(1)).index_copy_(0, row, products[1].unsqueeze(0))
+        state["yy"].index_copy_(0, row, yy.unsqueeze(0))
+
+    def apply(self, unit: Unit, x: Tensor) -> Tensor:
+        """H·x, in the memory of x."""
+        state = unit.state
+        V, age = state["v"], by_age(state)
+        vy, vv = (state[name][age][:, age] for name in ("vy", "vv"))
+        tol = max(unit.settings["tol"], 32 * torch.finfo(x.dtype).eps)  # what is below it is rounding
+        L, factors = _terms(vy, vv, state["yy"][age], state["valid"][age], tol)
+        c = L.t() @ (factors * (L @ unit.total(V @ x).to(L.dtype)[age]))
+        return x.addmv_(V.t(), torch.zeros_like(c).index_copy_(0, age, c).to(x.dtype))
+
+
+def _terms(vy: Tensor, vv: Tensor, yy: Tensor, valid: Tensor, tol: float) -> tuple[Tensor, Tensor]:
+    """The matrix L with w = LV, and 1/wₖ'yₖ, or zero for terms that are left out; pairs from the oldest on."""
+    L, factors = torch.diag(valid.to(vy.dtype)), torch.zeros_like(yy)
+    for k in range(len(yy)):
+        if k:
+            L[k] -= (factors[:k] * (L[:k] @ vy[:, k])) @ L[:k]  # wₖ = vₖ − Σ wⱼ wⱼ'yₖ/wⱼ'yⱼ
+        wy, ww = L[k] @ vy[:, k], L[k] @ vv @ L[k]
+        use = valid[k] & (wy.square() > tol**2 * ww * yy[k]) & (1 / wy).isfinite()
+        factors[k] = torch.where(use, 1 / wy, 0.0)
+    return L, factors

@@ -1,0 +1,130 @@
+"""What the limited-memory methods share: the last pairs (s, y) as rows of matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...core.vector_method import Unit, VectorMethod
+
+
+class PairMethod(VectorMethod):
+    """Base class of methods that keep the last pairs of differences s of parameters and y of updates between steps.
+
+    What a method keeps of a pair are rows of matrices in the state, with one number or a row and a column of numbers
+    for each: :attr:`rows`, :attr:`numbers` and :attr:`squares` are their names. A new pair is written into the spare
+    row, and only counts once it is accepted; so nothing has to wait for an accelerator. A subclass declares the setting
+    ``history_size`` and defines :meth:`take`, and has ``params_beta``, ``grads_beta``, ``update_freq`` and
+    ``tol_reset`` or its own :meth:`learn`.
+
+    Args:
+        history_size: the number of pairs that are kept. When it changes the newest stay.
+        params_beta: take s from an exponential moving average of the parameters with this factor.
+        grads_beta: take y from an exponential moving average of the updates with this factor.
+        update_freq: take a new pair every so many steps.
+        inner: a module that gives what H is multiplied with; the pairs are taken from the plain update.
+    """
+
+    #: The names of what the state holds for a pair: vectors, single numbers, and a number for each other pair.
+    rows: ClassVar[tuple[str, ...]] = ("s", "y")
+    numbers: ClassVar[tuple[str, ...]] = ()
+    squares: ClassVar[tuple[str, ...]] = ()
+
+    def take(self, unit: Unit, s: Tensor, y: Tensor) -> None:
+        """Take in a pair.
+
+        Args:
+            unit: the parameters of the vector, with their state.
+            s: the difference of the parameters; it may be overwritten.
+            y: the difference of the updates; it may be overwritten.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no take(unit, s, y).")
+
+    def learn(self, unit: Unit, u: Tensor) -> Tensor | bool:
+        """Take a pair from the differences to the last values, or to averages of them."""
+        state, h = unit.state, unit.settings
+        t = state["step"] = state.get("step", 0) + 1
+        if self.begin(unit, u):
+            state["prev_params"], state["prev_update"] = unit.point(torch.empty_like(u)), u.clone()
+            return ~state["valid"].any()
+        # Differences are taken in the memory of these.
+        ds, dy = unit.step_from(state["prev_params"]), state["prev_update"].neg_().add_(u)
+        a, b = h["params_beta"], h["grads_beta"]
+        if (t - 1) % h["update_freq"] == 0:
+            # an average moves by (1 − β) of the difference
+            self.take(unit, ds if a is None else (1 - a) * ds, dy if b is None else (1 - b) * dy)
+        unit.point(ds) if a is None else torch._foreach_add_(unit.pieces(ds.mul_(-a)), list(unit.params))
+        dy.copy_(u) if b is None else dy.mul_(-b).add_(u)
+        return ~state["valid"].any()
+
+    def begin(self, unit: Unit, u: Tensor) -> bool:
+        """Make room for the pairs, or for another number of them.
+
+        Args:
+            unit: the parameters of the vector, with their state.
+            u: a vector.
+
+        Returns:
+            Whether nothing was known before.
+        """
+        state, slots = unit.state, int(unit.settings["history_size"]) + 1
+        new = "valid" not in state
+        if not new and len(state["valid"]) == slots:
+            return False
+        old = (
+            {} if new else {name: state[name] for name in ("valid", "spare", *self.rows, *self.numbers, *self.squares)}
+        )
+        small = torch.float32 if u.device.type == "mps" else torch.float64
+        for name in self.rows:
+            state[name] = u.new_zeros(slots, u.numel())
+        for name in self.squares:
+            state[name] = torch.zeros(slots, slots, dtype=small, device=u.device)
+        for name in self.numbers:
+            state[name] = torch.zeros(slots, dtype=small, device=u.device)
+        state["valid"] = torch.zeros(slots, dtype=torch.bool, device=u.device)
+        state["spare"] = torch.zeros(1, dtype=torch.long, device=u.device)
+        if not new:
+            self._carry_over(old, state, slots)
+        return new
+
+    def _carry_over(self, old: Mapping[str, Tensor], state: Any, slots: int) -> None:
+        """Put the newest of the old pairs in front."""
+        kept = min(len(old["valid"]), slots) - 1
+        newest = by_age(old)[-1 - kept : -1]
+        for name in ("valid", *self.rows, *self.numbers):
+            state[name][:kept] = old[name][newest]
+        for name in self.squares:
+            state[name][:kept, :kept] = old[name][newest][:, newest]
+        state["spare"] += kept
+
+    def write(self, unit: Unit, accept: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
+        """Write a pair into the spare row; the squares and numbers are still to be written.
+
+        Args:
+            unit: the parameters of the vector, with their state.
+            accept: whether it is to count.
+            rows: its vectors by name; they may be overwritten.
+
+        Returns:
+            The row.
+        """
+        state, spare = unit.state, unit.state["spare"]
+        for name, row in rows.items():  # what is not accepted may not be finite
+            state[name].index_copy_(0, spare, row.masked_fill_(~accept, 0.0).unsqueeze(0))
+        valid = state["valid"].index_copy_(0, spare, accept.unsqueeze(0))
+        state["spare"] = torch.where(accept, (spare + 1) % len(valid), spare)
+        valid.index_fill_(0, state["spare"], False)
+        return spare
+
+
+def by_age(state: Mapping[str, Tensor]) -> Tensor:
+    """The rows from the oldest pair on; the spare one is the last.
+
+    Args:
+        state: with the number of the spare row and the truth values of all.
+    """
+    spare = state["spare"]
+    return (spare + 1 + torch.arange(len(state["valid"]), device=spare.device)) % len(state["valid"])
