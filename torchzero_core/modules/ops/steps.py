@@ -236,7 +236,7 @@ class Sequential(_Walk):
     """
 
     requires_closure = True
-    bounds = {"steps": (1, math.inf, "[)")}
+    ranges = {"steps": (1, math.inf, "[)")}
 
     def __init__(self, modules: Module | Iterable[Modules], steps: int = 1) -> None:
         super().__init__(dict(steps=steps))
