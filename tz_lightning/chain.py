@@ -20,6 +20,8 @@ class ModularChain(Modular):
         params: tensors, (name, tensor) pairs, dicts that define groups, or a model.
         modules: the chain.
         compile: run the rules of the chain as generated kernels.
+        deterministic: the closure is the same function at every step; see :class:`~torchzero_core.core.Modular`.
+        advice: warn of an order of modules that makes one of them useless.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -34,8 +36,11 @@ class ModularChain(Modular):
         params: Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]] | nn.Module,
         modules: list[Module],
         compile: bool = False,
+        deterministic: bool = False,
+        advice: bool = True,
     ) -> None:
-        super().__init__(params, *([modules] if isinstance(modules, Module) else modules), compile=compile)
+        chain = [modules] if isinstance(modules, Module) else modules
+        super().__init__(params, *chain, compile=compile, deterministic=deterministic, advice=advice)
 
 
 def _refuse_automatic_optimization(modular: Modular, closure: Closure) -> None:

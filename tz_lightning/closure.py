@@ -123,6 +123,8 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
 
 def _step(module: LightningModule, optimizer: Optimizer, batches: list[Batch], batch_idx: int) -> Any:
     raw = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+    if isinstance(raw, Modular):
+        raw.forget_evaluations()  # the first evaluation of a step logs and counts the batch
     try:
         compat.step_optimizer(module.trainer, raw, StepClosure(raw, batches, batch_idx))
     except _NoLoss:
@@ -137,7 +139,7 @@ class ClosureOptimization(Callback):
     closure of the chain, as often as that wants, by manual optimization. Logging, metrics and buffers see each batch
     once. Learning rate schedulers run as in automatic optimization, and with ``accumulate_grad_batches`` the closure
     spans the accumulated batches. For an optimizer that needs no closure, and for a module that does manual
-    optimization itself, the callback does nothing.
+    optimization itself, the callback does nothing. The optimizer may be exchanged between two batches.
 
     Raises:
         MisconfigurationException: before the first batch, for what cannot be right with such a chain.
@@ -158,10 +160,19 @@ class ClosureOptimization(Callback):
         callbacks.insert(0, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the training step."""
-        optimizers = trainer.optimizers
-        if not any(isinstance(o, Modular) and o.requires_closure for o in optimizers):
-            return
+        """Take over the training step, if the optimizer needs it."""
+        if _needs_closure(trainer):
+            self._take_over(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look at the optimizer of the moment: another callback may have exchanged it since the last batch."""
+        needed = _needs_closure(trainer)
+        if needed and self._module is None:
+            self._take_over(trainer, pl_module)
+        elif not needed and self._module is not None:
+            self._release(trainer)
+
+    def _take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not pl_module.automatic_optimization:  # it calls closure_step itself
             return
         _refuse(trainer, pl_module)
@@ -172,6 +183,7 @@ class ClosureOptimization(Callback):
             return self._training_step(trainer, pl_module, lambda: original(batch, *args))
 
         vars(pl_module)["training_step"] = training_step
+        compat.count_manual_steps(trainer)
         pl_module.automatic_optimization = False
         compat.drive_schedulers(trainer)
 
@@ -222,6 +234,11 @@ class ClosureModule(LightningModule):
         return [ClosureOptimization()]
 
 
+def _needs_closure(trainer: Trainer) -> bool:
+    """Whether an optimizer evaluates the loss itself."""
+    return any(isinstance(o, Modular) and o.requires_closure for o in trainer.optimizers)
+
+
 def _refuse(trainer: Trainer, module: LightningModule) -> None:
     """Say before the first batch what cannot be right."""
     name = type(module).__name__
@@ -234,11 +251,6 @@ def _refuse(trainer: Trainer, module: LightningModule) -> None:
         len(trainer.optimizers) != 1,
         f"{name}.configure_optimizers returned {len(trainer.optimizers)} optimizers, and one closure serves one. Join "
         "the parameters in one chain with Split, or do manual optimization with tz_lightning.closure_step.",
-    )
-    refuse(
-        getattr(trainer.optimizers[0], "deterministic", False),
-        "the chain was made with deterministic=True, which leaves out the evaluation at the start of a step, the one "
-        "that logs and counts the batch. Leave it out, as each batch is another loss.",
     )
     refuse(
         trainer.world_size > 1 and type(getattr(trainer.optimizers[0], "distributed", None)) is Reductions,

@@ -52,6 +52,13 @@ def count_automatic_step(trainer: Trainer) -> None:
     progress.increment_completed()
 
 
+def count_manual_steps(trainer: Trainer) -> None:
+    """Let the count of manual steps, which ``global_step`` is from now on, go on from that of automatic ones."""
+    loop = trainer.fit_loop.epoch_loop
+    total = loop.manual_optimization.optim_step_progress.total
+    total.ready = total.completed = loop.automatic_optimization.optim_progress.optimizer_steps
+
+
 def backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer, *, hooks: bool) -> None:
     """Compute gradients as Lightning does, with the hooks around it or without."""
     if hooks:

@@ -33,7 +33,7 @@ def push(optimizer, params, *gradients):
 
 
 # -- F3: the interval of "auto" is that of the parameters that move ----------------------------------------------------
-class FletcherReeves(tz.m.ConjugateGradientBase):
+class OwnFletcherReeves(tz.m.ConjugateGradientBase):
     """With a constant gradient of one: β = 1, so the directions are 1, 2, 3, … and 1 again after a restart."""
 
     def beta(self, g, g0, d0):
@@ -44,7 +44,7 @@ def restarts(counts):
     """R for a step that began anew, for a parameter whose k-th neighbours have gradients at the k-th step."""
     p, others = vector(0.0), [torch.zeros(4, dtype=F64, requires_grad=True) for _ in range(max(counts))]
     params = [p, *others]
-    optimizer = tz.Modular(params, FletcherReeves(reset_interval="auto"))
+    optimizer = tz.Modular(params, OwnFletcherReeves(reset_interval="auto"))
     out, before = "", 0.0
     for n in counts:
         push(optimizer, params, 1.0, *(1.0 if i < n else None for i in range(len(others))))

@@ -22,7 +22,7 @@ class Ahead(tz.Module):
     switch: int = 3
 
 
-class Sub(Base, Ahead):
+class Subclass(Base, Ahead):
     scale: float = 2.0
     _: KW_ONLY
     eps: NonNegative = 0.1
@@ -36,17 +36,17 @@ class Needy(tz.Module):
 
 def test_signatures():
     assert list(inspect.signature(Base).parameters) == ["beta", "inner", "eps"]
-    names = {name: p.kind.description for name, p in inspect.signature(Sub).parameters.items()}
+    names = {name: p.kind.description for name, p in inspect.signature(Subclass).parameters.items()}
     by_place, by_name = "positional or keyword", "keyword-only"
     assert names == dict(switch=by_place, beta=by_place, inner=by_place, scale=by_place, eps=by_name)
 
 
 def test_they_are_settings_like_others():
-    module = Sub(1, 0.25, None, 3.0, eps=0.5)
+    module = Subclass(1, 0.25, None, 3.0, eps=0.5)
     assert module.defaults == dict(switch=1, beta=0.25, scale=3.0, eps=0.5)
-    assert Sub().defaults["eps"] == 0.1
-    with pytest.raises(ValueError, match=r"Sub\(eps=-1\) is out of range"):
-        Sub(eps=-1)
+    assert Subclass().defaults["eps"] == 0.1
+    with pytest.raises(ValueError, match=r"Subclass\(eps=-1\) is out of range"):
+        Subclass(eps=-1)
     with pytest.raises(TypeError, match=r"Base\(\): too many positional arguments"):
         Base(0.5, None, 1.0)
 

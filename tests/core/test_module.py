@@ -37,7 +37,7 @@ class OwnHeavyBall(Module):
         return var
 
 
-class Ones(Module):
+class OwnOnes(Module):
     """Replaces the update by ones times a setting."""
 
     def __init__(self, scale=1.0):
@@ -90,7 +90,7 @@ def test_the_references_custom_module_takes_settings_per_group():
 
 def test_a_module_may_work_in_place_and_stand_anywhere():
     p = torch.tensor([3.0, -4.0], dtype=torch.float64, requires_grad=True)
-    optimizer = tz.Modular([p], tz.m.Mul(2.0), OwnHeavyBall(0.5), tz.m.ClipValue(7), Ones(2.0), tz.m.LR(0.5))
+    optimizer = tz.Modular([p], tz.m.Mul(2.0), OwnHeavyBall(0.5), tz.m.ClipValue(7), OwnOnes(2.0), tz.m.LR(0.5))
     p.grad = p.detach().clone()
     optimizer.step()
     assert p.tolist() == [2.0, -5.0]
@@ -218,7 +218,7 @@ def test_paths():
 # -- settings of one module --------------------------------------------------------------------------------------------
 def test_set_param_groups_of_a_module():
     p, q = make_params([(2,), (2,)])
-    module = Ones(1.0)
+    module = OwnOnes(1.0)
     optimizer = tz.Modular([p, q], module)
     module.set_param_groups([{"params": [q], "scale": 3.0}])
     start = bits([p, q])

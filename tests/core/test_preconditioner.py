@@ -12,7 +12,7 @@ from torchzero_core.linalg import gram, inverse_root, multiply_along, refresh_ei
 F64 = torch.float64
 
 
-class Shampoo(Preconditioner):
+class OwnShampoo(Preconditioner):
     """A factor for each dimension, A_i^(−1/2k) for k dimensions; dimensions of size 1 have none."""
 
     accumulator, factor = "accumulators", "preconditioners"
@@ -76,7 +76,7 @@ class Rotation(Preconditioner):
         return x
 
 
-class Fails(Shampoo):
+class Fails(OwnShampoo):
     """Refreshes that fail, or give what is not finite, when told to."""
 
     fails = ()
@@ -109,19 +109,19 @@ def feed(optimizer, params, seed):
 # -- it carries Shampoo ------------------------------------------------------------------------------------------------
 def test_shampoo_of_a_matrix():
     p = torch.zeros(3, 4, dtype=F64, requires_grad=True)
-    optimizer = tz.Modular([p], Shampoo())
+    optimizer = tz.Modular([p], OwnShampoo())
     left, right = np.eye(3), np.eye(4)
     for seed in range(5):
         (out,) = feed(optimizer, [p], seed)
         g = p.grad.numpy()
         left, right = left + g @ g.T, right + g.T @ g
         np.testing.assert_allclose(out, power(left, -1 / 4) @ g @ power(right, -1 / 4), rtol=1e-11)
-    assert optimizer.state[p]["Shampoo.accumulators"].shape == (3 * 3 + 4 * 4,)
+    assert optimizer.state[p]["OwnShampoo.accumulators"].shape == (3 * 3 + 4 * 4,)
 
 
 def test_shampoo_of_more_dimensions_and_of_one():
     params = make_params([(2, 3, 1, 4), (5,), (1,), ()])
-    optimizer = tz.Modular(params, Shampoo(beta=0.5))
+    optimizer = tz.Modular(params, OwnShampoo(beta=0.5))
     matrices = [np.eye(2), np.eye(3), np.eye(4)]
     vector = np.eye(5)
     for seed in range(4):
@@ -141,13 +141,13 @@ def test_shampoo_of_more_dimensions_and_of_one():
 
 def test_shampoo_minimises_and_resumes():
     params = make_params()
-    losses = run(tz.Modular(params, Shampoo(update_freq=3, stagger=True), tz.m.LR(0.5)), params, 60)
+    losses = run(tz.Modular(params, OwnShampoo(update_freq=3, stagger=True), tz.m.LR(0.5)), params, 60)
     assert losses[-1] < 0.05 * losses[0]
     params = make_params()
-    optimizer = tz.Modular(params, Shampoo(update_freq=3, stagger=True), tz.m.LR(0.5))
+    optimizer = tz.Modular(params, OwnShampoo(update_freq=3, stagger=True), tz.m.LR(0.5))
     run(optimizer, params, 5)
     copies = [p.detach().clone().requires_grad_() for p in params]
-    other = tz.Modular(copies, Shampoo(update_freq=3, stagger=True), tz.m.LR(0.5))
+    other = tz.Modular(copies, OwnShampoo(update_freq=3, stagger=True), tz.m.LR(0.5))
     other.load_state_dict(optimizer.state_dict())
     run(optimizer, params, 7)
     run(other, copies, 7)
@@ -173,15 +173,15 @@ def test_matrices_of_one_size_are_decomposed_together(monkeypatch):
     true, shapes = torch.linalg.eigh, []
     monkeypatch.setattr(torch.linalg, "eigh", lambda a: (shapes.append(tuple(a.shape)), true(a))[1])
     params = make_params([(3, 4), (4, 3), (4,), (4, 4), (2,), (2,), (2,)])
-    feed(tz.Modular(params, Shampoo()), params, 0)
+    feed(tz.Modular(params, OwnShampoo()), params, 0)
     # powers −1/4 of the matrices' sides, −1/2 of the vectors'
     assert sorted(shapes) == [(1, 4, 4), (2, 3, 3), (3, 2, 2), (4, 4, 4)]
 
 
 def test_together_is_as_alone():
     params, others = make_params([(3, 4)] * 3), make_params([(3, 4)] * 3)
-    together = tz.Modular(params, Shampoo())
-    alone = [tz.Modular([p], Shampoo()) for p in others]
+    together = tz.Modular(params, OwnShampoo())
+    alone = [tz.Modular([p], OwnShampoo()) for p in others]
     for seed in range(4):
         out = feed(together, params, seed)
         for i, optimizer in enumerate(alone):
@@ -207,7 +207,7 @@ def test_phases(costs, every, expected):
     assert phases(costs, every) == expected
 
 
-def refreshed(optimizer, params, steps, name="Shampoo.preconditioners"):
+def refreshed(optimizer, params, steps, name="OwnShampoo.preconditioners"):
     """Which tensors' factors change at which step."""
     out = []
     for seed in range(steps):
@@ -221,7 +221,7 @@ def refreshed(optimizer, params, steps, name="Shampoo.preconditioners"):
 
 def test_without_stagger_all_are_refreshed_at_once():
     params = make_params([(2, 2)] * 3)
-    assert refreshed(tz.Modular(params, Shampoo(update_freq=3)), params, 7) == [
+    assert refreshed(tz.Modular(params, OwnShampoo(update_freq=3)), params, 7) == [
         [0, 1, 2],
         [],
         [],
@@ -234,13 +234,13 @@ def test_without_stagger_all_are_refreshed_at_once():
 
 def test_with_stagger_they_take_turns():
     params = make_params([(2, 2)] * 3)
-    found = refreshed(tz.Modular(params, Shampoo(update_freq=3, stagger=True)), params, 8)
+    found = refreshed(tz.Modular(params, OwnShampoo(update_freq=3, stagger=True)), params, 8)
     assert found == [[0, 1, 2], [1], [2], [0], [1], [2], [0], [1]]
 
 
 def test_no_step_has_more_than_its_share():
     params = make_params([(n, n) for n in (2, 2, 3, 3, 4, 4, 4, 4)])
-    found = refreshed(tz.Modular(params, Shampoo(update_freq=4, stagger=True)), params, 13)
+    found = refreshed(tz.Modular(params, OwnShampoo(update_freq=4, stagger=True)), params, 13)
     for step in found[1:]:
         assert len(step) == 2 and sum(i >= 4 for i in step) == 1  # one of the four large ones
     assert sorted(i for step in found[1:5] for i in step) == list(range(8))
@@ -248,17 +248,17 @@ def test_no_step_has_more_than_its_share():
 
 def test_a_tensor_that_comes_later_is_refreshed_at_once_and_keeps_its_turn():
     params = make_params([(2, 2)] * 2)
-    optimizer = tz.Modular(params, Shampoo(update_freq=4, stagger=True))
+    optimizer = tz.Modular(params, OwnShampoo(update_freq=4, stagger=True))
     for step in range(12):
         params[0].grad = values((2, 2), step)
         params[1].grad = values((2, 2), step + 50) if step in (2, 3, 7, 8, 9) else None
-        name = "Shampoo.preconditioners"
+        name = "OwnShampoo.preconditioners"
         before = optimizer.state[params[1]].get(name)
         before = None if before is None else before.clone()
         optimizer.step()
         after = optimizer.state[params[1]].get(name)
         assert (not same(before, after)) is (step in (2, 9))  # at its own first and fifth step
-    assert optimizer.state[params[1]]["Shampoo.step"] == 5
+    assert optimizer.state[params[1]]["OwnShampoo.step"] == 5
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
@@ -316,16 +316,16 @@ def test_too_many_failures_in_a_row_are_an_error():
 
 def test_matrices_that_are_not_finite_are_named():
     params = make_params([(3, 2), (4,)])
-    optimizer = tz.Modular(params, Shampoo())
+    optimizer = tz.Modular(params, OwnShampoo())
     feed(optimizer, params, 0)
-    optimizer.state[params[0]]["Shampoo.accumulators"][0] = torch.nan
-    good = optimizer.state[params[0]]["Shampoo.preconditioners"][:9].clone()
-    for count in range(1, Shampoo.max_failures):
+    optimizer.state[params[0]]["OwnShampoo.accumulators"][0] = torch.nan
+    good = optimizer.state[params[0]]["OwnShampoo.preconditioners"][:9].clone()
+    for count in range(1, OwnShampoo.max_failures):
         feed(optimizer, params, count)
-        assert int(optimizer.state[params[0]]["Shampoo.failures"]) == count
+        assert int(optimizer.state[params[0]]["OwnShampoo.failures"]) == count
         assert optimizer.last_step.status == "decomposition failed"
-    assert same(optimizer.state[params[0]]["Shampoo.preconditioners"][:9], good)
-    assert int(optimizer.state[params[1]]["Shampoo.failures"]) == 0
+    assert same(optimizer.state[params[0]]["OwnShampoo.preconditioners"][:9], good)
+    assert int(optimizer.state[params[1]]["OwnShampoo.failures"]) == 0
     with pytest.raises(
         RuntimeError, match=r"shape \(3, 2\) 5 times .* not finite, because an update was not.*reset\(\)"
     ):
@@ -340,7 +340,7 @@ def test_matrices_that_are_not_finite_are_named():
 def test_half_precision_is_computed_in_float32(dtype):
     params = make_params([(3, 4), (5,)], dtype)
     full = [p.detach().float().requires_grad_() for p in params]
-    module, other = Shampoo(), Shampoo()
+    module, other = OwnShampoo(), OwnShampoo()
     half, exact = tz.Modular(params, module, tz.m.LR(0.5)), tz.Modular(full, other, tz.m.LR(0.5))
     for seed in range(3):
         for i, (p, q) in enumerate(zip(params, full, strict=True)):
@@ -350,15 +350,15 @@ def test_half_precision_is_computed_in_float32(dtype):
         exact.step()
     for p, q in zip(params, full, strict=True):
         a, b = half.state[p], exact.state[q]
-        assert a["Shampoo.accumulators"].dtype == torch.float32
-        assert same(a["Shampoo.accumulators"], b["Shampoo.accumulators"])
-        assert same(a["Shampoo.preconditioners"], b["Shampoo.preconditioners"])
+        assert a["OwnShampoo.accumulators"].dtype == torch.float32
+        assert same(a["OwnShampoo.accumulators"], b["OwnShampoo.accumulators"])
+        assert same(a["OwnShampoo.preconditioners"], b["OwnShampoo.preconditioners"])
         assert p.dtype == dtype and torch.allclose(p.float(), q, atol=4 * torch.finfo(dtype).eps)
 
 
 def test_a_child_is_multiplied_and_the_matrices_see_the_plain_update():
     p = torch.zeros(3, 2, dtype=F64, requires_grad=True)
-    optimizer = tz.Modular([p], Shampoo(inner=tz.m.EMA(0.5)))
+    optimizer = tz.Modular([p], OwnShampoo(inner=tz.m.EMA(0.5)))
     left, right, m = np.eye(3), np.eye(2), np.zeros((3, 2))
     for seed in range(4):
         (out,) = feed(optimizer, [p], seed)

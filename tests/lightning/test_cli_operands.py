@@ -1,5 +1,8 @@
 """Modules with any number of operands from YAML, where they are a list by its name."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from tests.lightning.problems import m
@@ -27,8 +30,8 @@ def test_inputs(name):
 
 @pytest.mark.parametrize("name", ["WeightedSum", "WeightedMean"])
 def test_inputs_with_weights(name):
-    module = module_of(name, inputs=[SIGN, 0.5, CHAIN], weights=[1, 2, 3.5])
-    assert repr(module) == repr(getattr(m, name)(m.Sign(), 0.5, [m.Sqrt(), m.Mul(2.0)], weights=[1, 2, 3.5]))
+    module = module_of(name, inputs=[SIGN, 0.5, CHAIN], weights=[1.0, 2.0, 3.5])
+    assert repr(module) == repr(getattr(m, name)(m.Sign(), 0.5, [m.Sqrt(), m.Mul(2.0)], weights=[1.0, 2.0, 3.5]))
 
 
 @pytest.mark.parametrize("name", ["Alternate", "Switch"])
@@ -56,3 +59,14 @@ def test_modules_with_turns(name, steps):
 def test_operands(name, arguments):
     built = {k: m.Sign() if v is SIGN else [m.Sqrt(), m.Mul(2.0)] if v is CHAIN else v for k, v in arguments.items()}
     assert repr(module_of(name, **arguments)) == repr(getattr(m, name.rsplit(".", 1)[-1])(**built))
+
+
+def test_no_class_of_a_test_is_called_like_a_module():
+    """It would make the plain name ambiguous in every test of YAML that runs in the same process."""
+    found = [
+        f"{path.name}: {node.name}"
+        for path in Path(__file__).parents[1].rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and hasattr(m, node.name)
+    ]
+    assert not found

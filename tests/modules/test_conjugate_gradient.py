@@ -29,14 +29,14 @@ class Exact(tz.m.LineSearch):
         return d0 / (d0 - d1) if d0 != d1 else 0.0
 
 
-class FletcherReeves(tz.m.ConjugateGradientBase):
+class OwnFletcherReeves(tz.m.ConjugateGradientBase):
     """The worked example of the base."""
 
     def beta(self, g, g0, d0):
         return g.global_dot(g) / g0.global_dot(g0)
 
 
-class DaiYuan(tz.m.ConjugateGradientBase):
+class OwnDaiYuan(tz.m.ConjugateGradientBase):
     """β = g'g/(d₀'y): shows the sign of d₀."""
 
     def beta(self, g, g0, d0):
@@ -45,10 +45,10 @@ class DaiYuan(tz.m.ConjugateGradientBase):
 
 BETAS = {
     "PolakRibiere": lambda g, g0, d0: g @ (g - g0) / (g0 @ g0),
-    "FletcherReeves": lambda g, g0, d0: g @ g / (g0 @ g0),
-    "DaiYuan": lambda g, g0, d0: g @ g / (d0 @ (g - g0)),
+    "OwnFletcherReeves": lambda g, g0, d0: g @ g / (g0 @ g0),
+    "OwnDaiYuan": lambda g, g0, d0: g @ g / (d0 @ (g - g0)),
 }
-METHODS = {"PolakRibiere": tz.m.PolakRibiere, "FletcherReeves": FletcherReeves, "DaiYuan": DaiYuan}
+METHODS = {"PolakRibiere": tz.m.PolakRibiere, "OwnFletcherReeves": OwnFletcherReeves, "OwnDaiYuan": OwnDaiYuan}
 
 
 def directions(name, gradients, clip=False, every=None, inner=lambda g: g):
@@ -103,7 +103,7 @@ def test_directions_by_hand(name, clip, interval, factor):
     inner = {} if factor is None else dict(inner=tz.m.Mul(factor))
     every = 8 if interval == "auto" else interval
     expected, factors = directions(name, gradients, clip, every, lambda g: g * (factor or 1.0))
-    if not clip and name != "FletcherReeves" and every != 3:
+    if not clip and name != "OwnFletcherReeves" and every != 3:
         assert min(factors) < 0
     assert factors.count(0.0) >= (1 if every is None else math.ceil(20 / every))
     ours = feed(METHODS[name](clip_beta=clip, reset_interval=interval, **inner), gradients)

@@ -324,7 +324,7 @@ def test_operands_that_are_none_are_refused():
             make()
     (p,) = make_params([(3,)])
     for value in ("x", None):
-        with pytest.raises(ValueError, match=rf"Maximum: other={value!r} must be a number"):
+        with pytest.raises(ValueError, match=rf"other={value!r} must be a number"):
             tz.Modular([{"params": [p], "Maximum.other": value}], m.Maximum(1))
     with pytest.raises(ValueError, match="2 inputs and weights="):
         m.WeightedSum(m.Sign(), m.Sqrt(), weights=[1.0])
@@ -417,7 +417,7 @@ def test_random_numbers_of_nothing():
 
 
 # -- turns -------------------------------------------------------------------------------------------------------------
-class Add(tz.Module):
+class Plus(tz.Module):
     """Adds a number; no rule."""
 
     amount: float
@@ -445,7 +445,7 @@ class Add(tz.Module):
 )
 def test_whose_turn_it_is(make, wanted, rules, compile):
     p = torch.zeros(1, requires_grad=True)
-    optimizer = tz.Modular([p], make([(m.Fill if rules else Add)(float(i)) for i in range(3)]), compile=compile)
+    optimizer = tz.Modular([p], make([(m.Fill if rules else Plus)(float(i)) for i in range(3)]), compile=compile)
     seen = ""
     for _ in wanted:
         p.grad = torch.zeros(1)
@@ -504,7 +504,7 @@ def test_a_step_that_fails_is_nobodys_turn():
 
     p = torch.zeros(1, requires_grad=True)
     p.grad = torch.zeros(1)
-    optimizer = tz.Modular([p], m.Alternate(Fail(), Add(1.0)))
+    optimizer = tz.Modular([p], m.Alternate(Fail(), Plus(1.0)))
     with pytest.raises(RuntimeError, match="not now"):
         optimizer.step()
     optimizer.step()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..distributed import Reductions
 from ..engine import Segment, Transaction
+from .advice import advise, missing_lr
 from .all_params import AllParams
 from .groups import GroupValues
 from .module import Chain, Module
@@ -32,6 +33,7 @@ class ModuleHome:
         chain: the modules.
         modules: those of the chain itself.
         compile: whether rules run as generated kernels.
+        advice: whether to say where modules are hardly in the order that was meant.
         distributed: the reductions over ranks.
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
         watchers: functions that look at the update after each module.
@@ -44,6 +46,7 @@ class ModuleHome:
     chain: Module
     modules: tuple[Module, ...]
     compile: bool
+    advice: bool = True
     distributed: Reductions
     lr_scales_update: bool
     param_groups: list[dict[str, Any]]
@@ -180,6 +183,8 @@ class ModuleHome:
             whole = self._whole[watched] = WholeChain(self.stages(self.chain), self.unrolled_modules, watched=watched)
             if self.compile:
                 self._warn_uncompiled(whole.stages)
+            if self.advice and self.lr_scales_update and all(group["lr"] == 1 for group in groups):
+                advise(missing_lr(self.modules))
         return whole
 
     def _warn_uncompiled(self, stages: Sequence[Any]) -> None:

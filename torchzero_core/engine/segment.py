@@ -56,6 +56,19 @@ class Binding:
         self.ways = (False, False)
 
 
+def _run_rule(module: Any, u: Value, ctx: Context) -> Any:
+    """The result of a rule; what it raises says whose it is."""
+    try:
+        return module.rule(u, ctx)
+    except (TypeError, AttributeError, RuntimeError, ValueError) as error:
+        text = str(error)
+        if type(error).__module__ == "builtins" and len(error.args) == 1 and not text.startswith("The rule of"):
+            foreign = any(word in text for word in ("'Value'", "'Number'", "Value.", "Number.", "type Value"))
+            hint = " A rule computes with symbols and numbers only: u.sqrt(), mask.where(a, b)." if foreign else ""
+            error.args = (f"The rule of {module.path}: {text}{hint}",)
+        raise
+
+
 class Segment:
     """A run of rules.
 
@@ -143,7 +156,7 @@ class Segment:
         ctx = Context(trace, self, rule)
         value = kernels.adam_value(u, ctx) if self._kernels else None
         if value is None:
-            value = module.rule(u, ctx)
+            value = _run_rule(module, u, ctx)
             if not isinstance(value, Symbol) and not is_number(value):
                 raise TypeError(
                     f"The rule of {module.path} returned {value!r}; it must return the new update, computed from u "

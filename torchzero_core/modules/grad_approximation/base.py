@@ -54,7 +54,7 @@ class GradApproximator(Module):
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, target: ApproximationTarget = "closure") -> None:
         if target not in ("closure", "grad", "update"):
-            raise ValueError(f"target={target!r} is not one of 'closure', 'grad', 'update'.")
+            raise ValueError(f"{type(self).__name__}: target={target!r} is not one of 'closure', 'grad', 'update'.")
         super().__init__(defaults)
         self.target: ApproximationTarget = target
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core import Beta, Count, Positive, Var
+from ...core import Beta, Count, Positive, Seed, Var
 from ...core.evaluate import uniform_settings
 from .base import ApproximationTarget, GradApproximator
 from .directions import Directions, Distribution, Kept, Seeded, draw_
@@ -128,7 +128,7 @@ class RandomizedFDM(RandomDirections):
     beta: Beta = 0
     pre_generate: bool = True
     target: ApproximationTarget = "closure"
-    seed: int | None = None
+    seed: Seed | None = None
     uniform = ("n_samples", "formula", "pre_generate", "seed")
 
     @torch.no_grad()

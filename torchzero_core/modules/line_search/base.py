@@ -192,6 +192,7 @@ class LineSearch(Module):
         (15.0, 3.75, 0.25)
     """
 
+    size_effect = "search"
     requires_closure = True
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, maxiter: int | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Context, Module, NonNegative, Transform, Var
+from ...core import Context, Finite, Module, NonNegative, Transform, Var
 from ...core.evaluate import uniform_settings
 from ...lang import Operand, Value
 
@@ -44,7 +44,7 @@ class FillLoss(_WithLoss):
         (9.0, -1.5)
     """
 
-    alpha: float = 1
+    alpha: Finite = 1
     backward: bool = True
 
     def rule(self, u: Value, ctx: Context) -> Operand:
@@ -73,7 +73,7 @@ class MulByLoss(_WithLoss):
         (9.0, -6.0)
     """
 
-    alpha: float = 1
+    alpha: Finite = 1
     min_value: NonNegative | None = 1e-8
     backward: bool = True
 
@@ -103,7 +103,7 @@ class DivByLoss(_WithLoss):
         (9.0, 2.7778)
     """
 
-    alpha: float = 1
+    alpha: Finite = 1
     min_value: NonNegative | None = 1e-8
     backward: bool = True
 

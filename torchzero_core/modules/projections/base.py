@@ -12,7 +12,7 @@ from ...core import Chain, Module, Params, Var
 from ...core.evaluate import uniform_settings
 from ...core.module import Modules
 from ...core.naming import unrolled
-from ...core.same_params import same_params
+from ...core.same_params import last_params, same_params
 from ...core.stand_ins import stand_for
 
 Current: TypeAlias = Literal["params", "grads", "update"]
@@ -126,7 +126,10 @@ class Projection(Module):
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         if not (project_update or project_params or project_grad):
-            raise ValueError(f"{type(self).__name__} has to project something: update, parameters or gradient.")
+            raise ValueError(
+                f"{type(self).__name__} has to project something: one of project_update, project_params and "
+                "project_grad must be True."
+            )
         super().__init__(defaults)
         self.project_update, self.project_params, self.project_grad = project_update, project_params, project_grad
         self.set_child("modules", modules)
@@ -237,6 +240,18 @@ class Projection(Module):
         foreign = {t.untyped_storage().data_ptr() for t in tensors}
         projected = self.project(list(tensors), var, current)
         return [t.clone() if t.untyped_storage().data_ptr() in foreign else t for t in projected]
+
+    def inner_params(self, params: Params) -> Params:
+        """The stand-ins of the parameters that there is state of."""
+        if self.joins:
+            known = last_params(self, params)
+        else:
+            located = [(p, *self.locate(p)) for p in params]
+            known = [p for p, store, prefix in located if any(name.startswith(prefix) for name in store)]
+        if not known or self.home is None:
+            return Params()
+        home: Any = self.home
+        return self._stand_ins(Var(params.part(known), None, home.model, 0, home))
 
     def keeper(self, index: int, var: Var, default: Tensor) -> Tensor:
         """The parameter with which the state of a stand-in is kept, and whose group it is in.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from ...core import Module, Var
+from ...core.validate import check_kind
 
 
 class Wrap(Module):
@@ -51,6 +52,11 @@ class Wrap(Module):
         closure = inspect.signature(type(probe).step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
         super().__init__(probe.defaults)
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        for name, default in self.defaults.items():
+            if isinstance(default, (int, float)):
+                check_kind(name, settings[name], type(default) if isinstance(default, bool) else float, "Wrap: ")
 
     @property
     def requires_closure(self) -> bool:  # type: ignore[override]
