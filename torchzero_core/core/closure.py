@@ -274,8 +274,8 @@ class Habits:
     """Notices closures that forget something, at the first evaluations of an optimizer: it costs nothing later on.
 
     A closure that never calls ``backward`` leaves all parameters without gradients. One that does not clear gradients
-    adds to those of the evaluation before: where nobody else has touched these, and what comes out is the old gradient and
-    the new one, it has forgotten it.
+    adds to those of the evaluation before: where nobody else has touched these, and what comes out is the old gradient
+    and the new one, it has forgotten it.
     """
 
     #: How many evaluations with gradients are looked at.
