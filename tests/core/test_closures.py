@@ -294,6 +294,8 @@ def test_a_closure_that_forgets_to_clear(modules):
 @pytest.mark.parametrize("modules", [gradient_only, lambda: [tz.m.LBFGS(), tz.m.StrongWolfe()]])
 @pytest.mark.parametrize("clear", ["none", "zero", "data", "outside", "written", "micro-batches"])
 def test_a_closure_that_clears_is_left_alone(modules, clear):
+    if clear == "outside":  # a search evaluates more than once
+        modules = gradient_only
     p = torch.ones(3, requires_grad=True)
     optimizer = tz.Modular([p], *modules())
 

@@ -159,7 +159,7 @@ class CountedClosure:
             return self._evaluate_loss()
         habits = self._habits
         with torch.enable_grad():
-            if habits is None or not habits.watching or self._info.backward_evaluations > 1:
+            if habits is None or not habits.watching:
                 number = as_number(self._call(True))
             else:
                 with habits.watch(self._home, self._closure) as watch:
@@ -274,15 +274,15 @@ class Habits:
     """Notices closures that forget something, at the first evaluations of an optimizer: it costs nothing later on.
 
     A closure that never calls ``backward`` leaves all parameters without gradients. One that does not clear gradients
-    adds to those of the step before: where nobody else has touched these, and what comes out is the old gradient and
-    the new one, it has forgotten it.
+    adds to those of the evaluation before: where nobody else has touched these, and what comes out is the old gradient
+    and the new one, it has forgotten it.
     """
 
-    #: How many steps are looked at, each at its first evaluation with gradients.
-    STEPS = 3
+    #: How many evaluations with gradients are looked at.
+    EVALUATIONS = 4
 
     def __init__(self) -> None:
-        self.watching = self.STEPS
+        self.watching = self.EVALUATIONS
         self._left: tuple[weakref.ref[Tensor], weakref.ref[Tensor], int] | None = None
 
     def watch(self, home: Home, closure: Closure) -> _Watch:
@@ -295,7 +295,7 @@ class Habits:
         return _Watch(self, home, closure)
 
     def leave(self, params: Sequence[Tensor]) -> None:
-        """Remember the gradients that a step leaves behind."""
+        """Remember the gradients that an evaluation leaves behind."""
         small = min((p for p in params if p.grad is not None and p.numel()), key=Tensor.numel, default=None)
         grad = None if small is None else small.grad
         self._left = None
@@ -352,7 +352,7 @@ class _Watch:
         if self._adds_up():
             self._home.warn_once(
                 "closure:clear",
-                f"The closure {name} adds its gradients to those of the step before. Clear them in it: call "
+                f"The closure {name} adds its gradients to those of the evaluation before. Clear them in it: call "
                 "optimizer.zero_grad() before loss.backward().",
             )
         self._habits.leave(params)
