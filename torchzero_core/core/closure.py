@@ -342,7 +342,8 @@ class _Watch:
             return
         self._habits.watching -= 1
         params, name = self._home.all_params, getattr(self._closure, "__qualname__", type(self._closure).__name__)
-        if not self.skipped and all(p.grad is None for p in params):
+        wanted = [p for p in params if p.requires_grad]
+        if not self.skipped and wanted and all(p.grad is None for p in wanted):
             self._home.warn_once(
                 "closure:backward",
                 f"No parameter has a gradient after the closure {name} was called to compute them, so nothing moves. "
