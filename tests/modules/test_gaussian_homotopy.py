@@ -233,7 +233,7 @@ def test_inside_a_projection_it_is_refused():
     optimizer = tz.Modular(
         [x], tz.m.VectorProjection([tz.m.GaussianHomotopy(2, 0.1)], project_params=True), tz.m.LR(0.1)
     )
-    with pytest.raises(RuntimeError, match="GaussianHomotopy moves the parameters, .*put it in front"):
+    with pytest.raises(RuntimeError, match=r"GaussianHomotopy moves the parameters, .*put it in front"):
         optimizer.step(problem(x))
 
 
