@@ -52,10 +52,13 @@ class Split(Optimizer):
         True
     """
 
+    optimizers: tuple[Optimizer, ...]
+
     def __init__(self, *optimizers: Optimizer) -> None:
-        if not optimizers:
+        given: tuple[Any, ...] = optimizers
+        if not given:
             raise ValueError("Split needs at least one optimizer.")
-        for i, optimizer in enumerate(optimizers):
+        for i, optimizer in enumerate(given):
             if not isinstance(optimizer, Optimizer):
                 hint = ", not as a list of them" if isinstance(optimizer, (list, tuple)) else ""
                 raise TypeError(f"Split takes torch optimizers{hint}; argument {i} is a {type(optimizer).__name__}.")
@@ -84,7 +87,7 @@ class Split(Optimizer):
         """Whether ``step`` has to be given a closure."""
         return any(map(_needs_closure, self.optimizers))
 
-    def step(self, closure: Callable[..., Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[..., Any] | None = None) -> Any:
         """Step all optimizers.
 
         Args:
@@ -150,8 +153,8 @@ class Split(Optimizer):
             named = {k: v for k, v in own["state"].items() if not isinstance(k, int)}
             out["optimizers"].append({**rest, "state": named} if named else rest)
             start += len(_params(optimizer))
-        for hook in self._optimizer_state_dict_post_hooks.values():
-            changed = hook(self, out)
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            changed = post_hook(self, out)
             out = out if changed is None else changed
         return out
 
