@@ -105,13 +105,12 @@ class Split(Optimizer):
         loss = None
         if closure is not None and len(needy) < len(self.optimizers):
             with torch.enable_grad():
-                loss = closure()
-            loss = loss.detach() if isinstance(loss, Tensor) else loss
+                loss = _without_graph(closure())
         for optimizer in self.optimizers:
             if optimizer not in needy:
                 optimizer.step()
         for optimizer in needy:
-            first = optimizer.step(closure)
+            first = _without_graph(optimizer.step(closure))
             loss = first if loss is None else loss
         return loss
 
@@ -221,6 +220,10 @@ def _needs_closure(optimizer: Optimizer) -> bool:
         return says
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def _without_graph(loss: Any) -> Any:
+    return loss.detach() if isinstance(loss, Tensor) else loss
 
 
 def _renumbered(group: Mapping[str, Any], shift: int) -> dict[str, Any]:

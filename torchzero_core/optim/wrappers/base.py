@@ -138,7 +138,7 @@ class Objective:
             values: the parameters there.
             loss: the loss there.
         """
-        self.best, self._kept = loss, (values, torch.as_tensor(loss).to(self._loss))
+        self.best, self._kept = loss, (values, torch.tensor(loss, dtype=torch.float64).to(self._loss))
 
     def finish(self) -> Tensor:
         """Put the parameters to the best point; the loss there.

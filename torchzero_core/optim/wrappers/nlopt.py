@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -96,8 +95,6 @@ class NLOptOptimizer(Wrapper):
             words = {v: k for k, v in vars(nlopt).items() if k in ENDS}
             return words.get(opt.last_optimize_result(), "FAILURE")
         except (RuntimeError, nlopt.RoundoffLimited, nlopt.ForcedStop) as ended:
-            if objective.best == math.inf:  # nothing was found
-                raise
             return "ROUNDOFF_LIMITED" if isinstance(ended, nlopt.RoundoffLimited) else "FAILURE"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -358,11 +359,16 @@ class ScipyDualAnnealing(Wrapper):
         local = self.minimizer_kwargs
         if local is None:
             local = {"method": "L-BFGS-B", "jac": objective.gradient, "bounds": bounds}
-        return scipy.dual_annealing(
-            objective,
-            bounds,
-            x0=objective.x0,
-            seed=seed_or_drawn(self.seed),
-            minimizer_kwargs=dict(local),
-            **self.settings,
-        )
+        try:
+            return scipy.dual_annealing(
+                objective,
+                bounds,
+                x0=objective.x0,
+                seed=seed_or_drawn(self.seed),
+                minimizer_kwargs=dict(local),
+                **self.settings,
+            )
+        except ValueError:
+            if objective.best < math.inf or not objective.evaluations:
+                raise
+            return None  # it gives up where it meets no finite loss
