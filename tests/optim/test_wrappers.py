@@ -193,11 +193,11 @@ def test_copies_and_states(make):
     optimizer = make([p], lb=-3.0, ub=4.0)
     optimizer.step(quadratic((p,), (1.0,)))
     for copied in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
-        if getattr(optimizer, "search", None) is None or copied is copy.deepcopy:
-            q, other = copied((p, optimizer))
-            other.step(quadratic((q,), (1.0,)))
-            assert q.item() == pytest.approx(1.0, abs=0.01) or hasattr(other, "search")
-            assert other.param_groups[0]["params"][0] is q and q is not p
+        q, other = copied((p, optimizer))
+        r, third = copied((p, optimizer))
+        ends = [other.step(quadratic((q,), (1.0,))).item() for _ in range(3)]
+        assert ends == [third.step(quadratic((r,), (1.0,))).item() for _ in range(3)]
+        assert torch.equal(q, r) and other.param_groups[0]["params"][0] is q and q is not p
     optimizer.load_state_dict(optimizer.state_dict())
     optimizer.step(quadratic((p,), (1.0,)))
 
@@ -452,6 +452,20 @@ def test_global_minimum_among_many_and_seeds(name):
         assert optimizer.step(closure).item() == pytest.approx(-6, abs=1e-4)
         ends.append(p.tolist())
     assert ends[0] == ends[1]
+
+
+@needs["scipy"]
+def test_points_outside_the_bounds_are_not_the_best():
+    """Some methods look there, for a difference or before they project."""
+
+    def strays(fun, x0, args, **_):
+        from scipy.optimize import OptimizeResult
+
+        return OptimizeResult(x=x0, fun=min(fun(np.array([x])) for x in (1.5, 0.25, 0.75)))
+
+    p = start(5.0)
+    loss = w.ScipyMinimize([p], strays, lb=-1.0, ub=1.0).step(quadratic((p,), (1.5,)))
+    assert p.item() == 0.75 and loss.item() == 0.75**2
 
 
 # -- NLOpt -------------------------------------------------------------------------------------------------------------
