@@ -3,6 +3,7 @@
 from typing import Any as _Any
 
 from . import modules as m
+from . import optim
 from .core import Advice, Chain, Context, Modular, Module, Reductions, Slot, StepInfo, Transform, Value, Var
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "Value",
     "Var",
     "m",
+    "optim",
 ]
 
 
