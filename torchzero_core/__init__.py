@@ -3,7 +3,8 @@
 from typing import Any as _Any
 
 from . import modules as m
-from .core import Advice, Chain, Context, Modular, Module, Reductions, Slot, StepInfo, Transform, Value, Var
+from .core import Advice, Chain, Context, Modular, Module, Reductions, Slot, StepInfo, Transform, Value, Var, stopping
+from .optim import MinimizeResult, minimize
 
 __version__ = "0.1.0"
 
@@ -11,6 +12,7 @@ __all__ = [
     "Advice",
     "Chain",
     "Context",
+    "MinimizeResult",
     "Modular",
     "Module",
     "Reductions",
@@ -20,6 +22,8 @@ __all__ = [
     "Value",
     "Var",
     "m",
+    "minimize",
+    "stopping",
 ]
 
 
