@@ -259,6 +259,7 @@ class AnyOf(_Several):
     """
 
     def enough(self, number: int) -> bool:
+        """Whether one of them is met."""
         return number > 0
 
 
@@ -270,6 +271,7 @@ class AllOf(_Several):
     """
 
     def enough(self, number: int) -> bool:
+        """Whether all of them are met."""
         return number == len(self.rules)
 
 
@@ -290,6 +292,7 @@ class GradNorm(StoppingRule):
         self.tol, self.ord = _at_least(self, "tol", tol), ord
 
     def met(self, progress: Progress) -> bool:
+        """Whether the norm is small."""
         grads = progress.grads
         if grads is None or all(g is None for g in grads):
             return False
@@ -297,6 +300,7 @@ class GradNorm(StoppingRule):
 
     @property
     def message(self) -> str:
+        """Why it stops, as a sentence."""
         return f"The norm of the gradient is at most {self.tol:g}."
 
 
@@ -316,12 +320,14 @@ class StepNorm(StoppingRule):
         self.tol = _at_least(self, "tol", tol)
 
     def met(self, progress: Progress) -> bool:
+        """Whether the step is short."""
         if progress.move is None or progress.status != "ok":
             return False
         return progress.norm(progress.move, 2) <= self.tol * (self.tol + progress.norm(progress.params, 2))
 
     @property
     def message(self) -> str:
+        """Why it stops, as a sentence."""
         return f"The last step is at most {self.tol:g} of the length of the parameters."
 
 
@@ -340,6 +346,7 @@ class LossChange(StoppingRule):
         self.tol, self.patience = _at_least(self, "tol", tol), _at_least(self, "patience", patience, 1)
 
     def met(self, progress: Progress) -> bool:
+        """Whether the loss has stalled."""
         loss, best = progress.loss_value(), self.memory.get("best", math.inf)
         if loss is None:
             return False
@@ -351,6 +358,7 @@ class LossChange(StoppingRule):
 
     @property
     def message(self) -> str:
+        """Why it stops, as a sentence."""
         steps = "the last step" if self.patience == 1 else f"the last {self.patience} steps"
         return f"The loss has gone down by at most {self.tol:g} in {steps}."
 
@@ -369,11 +377,13 @@ class LossBelow(StoppingRule):
         self.value = value
 
     def met(self, progress: Progress) -> bool:
+        """Whether the loss is low enough."""
         loss = progress.loss_value()
         return loss is not None and loss <= self.value
 
     @property
     def message(self) -> str:
+        """Why it stops, as a sentence."""
         return f"The loss is at most {self.value:g}."
 
 
@@ -384,11 +394,13 @@ class NotFinite(StoppingRule):
     code = 3
 
     def met(self, progress: Progress) -> bool:
+        """Whether the loss is infinite or NaN."""
         loss = progress.loss_value()
         return loss is not None and not math.isfinite(loss)
 
     @property
     def message(self) -> str:
+        """Why it stops, as a sentence."""
         return "The loss is not finite (NaN result encountered)."
 
 
@@ -406,11 +418,13 @@ class SearchFailed(StoppingRule):
         self.patience = _at_least(self, "patience", patience, 1)
 
     def met(self, progress: Progress) -> bool:
+        """Whether searches have failed often enough."""
         self.memory["failed"] = 0 if progress.status == "ok" else self.memory.get("failed", 0) + 1
         return self.memory["failed"] >= self.patience
 
     @property
     def message(self) -> str:
+        """Why it stops, as a sentence."""
         return "No lower point was found: desired error not necessarily achieved due to precision loss."
 
 
@@ -428,10 +442,12 @@ class MaxSteps(StoppingRule):
         self.n = _at_least(self, "n", n)
 
     def met(self, progress: Progress) -> bool:
+        """Whether so many steps were made."""
         return progress.steps >= self.n
 
     @property
     def message(self) -> str:
+        """Why it stops, as a sentence."""
         return f"Maximum number of iterations has been reached ({self.n})."
 
 
@@ -449,10 +465,12 @@ class MaxEvaluations(StoppingRule):
         self.n = _at_least(self, "n", n)
 
     def met(self, progress: Progress) -> bool:
+        """Whether the loss was evaluated so often."""
         return progress.evaluations >= self.n
 
     @property
     def message(self) -> str:
+        """Why it stops, as a sentence."""
         return f"Maximum number of function evaluations has been reached ({self.n})."
 
 
@@ -480,15 +498,18 @@ class MaxTime(StoppingRule):
         return self.memory["spent"]
 
     def met(self, progress: Progress) -> bool:
+        """Whether the time is over."""
         spent = torch.tensor(self.spent(), dtype=torch.float64)
         return float(progress.reductions.mean_loss(spent)) >= self.seconds
 
     def reset(self) -> None:
+        """Begin to count anew."""
         super().reset()
         self._last = time.monotonic()
 
     @property
     def message(self) -> str:
+        """Why it stops, as a sentence."""
         return f"Maximum time has been reached ({self.seconds:g} s)."
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from .. import modules as m
-from ..core import Module, Modules
+from ..core import Module, Modules, Var
 from ..core.naming import unrolled
 
 #: Up to so many unknowns a function without gradients gets finite differences along each.
@@ -31,6 +32,18 @@ class Problem:
     number: int
     eps: float
     lr: float | None = None
+
+
+class SeenGradient(Module):
+    """Keeps the gradient that the modules behind it work on, where fun itself has none."""
+
+    #: At the start of the last step.
+    grads: ClassVar = None
+
+    def step(self, var: Var) -> Var:
+        """Look at it."""
+        self.grads = var.get_grad()
+        return var
 
 
 Builder = Callable[[Problem], list[Module]]
@@ -55,7 +68,7 @@ SEARCHED: dict[str, Builder] = {
     "newton-cg": _searched(lambda problem: [m.NewtonCG()]),
     "nystrom-pcg": _searched(lambda problem: [m.NystromPCG(min(problem.number, SKETCH))]),
     "gd": _searched(lambda problem: []),
-    "fdm": _searched(lambda problem: [m.FDM(h=problem.eps ** (1 / 3)), m.LBFGS()]),
+    "fdm": _searched(lambda problem: [m.FDM(h=problem.eps ** (1 / 3)), SeenGradient(), m.LBFGS()]),
 }
 STEPPED: dict[str, Builder] = {
     "adam": _stepped(lambda problem: [m.Adam()], 1e-2),
@@ -128,4 +141,4 @@ def _flat(chain: Modules) -> list[Module]:
     return [one for top in tops for one in unrolled(top) if not one.is_chain]
 
 
-__all__ = ["METHODS", "Problem", "approximates", "chain_of", "searches", "without_gradient"]
+__all__ = ["METHODS", "Problem", "SeenGradient", "approximates", "chain_of", "searches", "without_gradient"]

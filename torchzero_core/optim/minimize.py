@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core import Modular, Module, Modules, stopping
 from ..core.stopping import MaxEvaluations, MaxTime, Progress, StoppingRule
-from .methods import Problem, approximates, chain_of, searches, without_gradient
+from .methods import Problem, SeenGradient, approximates, chain_of, searches, without_gradient
 from .objective import LimitReached, Objective, Point
 from .unknowns import Unknowns
 
@@ -133,6 +133,7 @@ class _Run:
     ) -> None:
         self.unknowns, self.objective, self.optimizer, self.rule = unknowns, objective, optimizer, rule
         self.backward, self.callback, self.printer = backward, callback, printer
+        self.seen = next((m for m in optimizer.unrolled_modules if isinstance(m, SeenGradient)), None)
         self.nit, self.begin = 0, time.monotonic()
 
     def run(self) -> MinimizeResult:
@@ -174,7 +175,7 @@ class _Run:
             steps=self.nit,
             evaluations=self.objective.nfev,
             loss=point.loss,
-            grads=point.grads,
+            grads=point.grads if self.seen is None else self.seen.grads,
             params=self.unknowns.leaves,
             move=move,
             status=self.optimizer.last_step.status,
@@ -203,7 +204,7 @@ class _Run:
         """
         best = self.objective.best
         assert best is not None
-        if isinstance(end, stopping.GradNorm):
+        if isinstance(end, stopping.GradNorm) and self.backward:
             here, lowest = self.objective.at(backward=True), float(best.loss)
             return here if float(here.loss) - lowest <= SAME * max(abs(lowest), 1.0) else best
         if best.grads is None and self.backward and end.code not in (1, 98):

@@ -46,8 +46,8 @@ class Objective:
     """The closure of a function of the unknowns.
 
     Where the function is the same at every evaluation, the last point and the best one are remembered, and neither
-    loss nor gradient is evaluated there again. A chain that asks for the loss with its graph, for Hessians, where a step
-    starts, gets the graph that the gradient was computed with, if the point was evaluated between two steps.
+    loss nor gradient is evaluated there again. A chain that asks for the loss with its graph, for Hessians, where a
+    step starts gets the graph that the gradient was computed with, if the point was evaluated between two steps.
 
     Args:
         fun: the function, which takes nothing.
