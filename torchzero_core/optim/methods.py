@@ -132,7 +132,7 @@ def searches(chain: Modules) -> bool:
     Args:
         chain: a module, or a list of modules.
     """
-    return any(isinstance(one, m.LineSearch) or type(one).__name__.startswith("Trust") for one in _flat(chain))
+    return any(one.size_effect == "search" for one in ([chain] if isinstance(chain, Module) else chain))
 
 
 def _flat(chain: Modules) -> list[Module]:
