@@ -226,7 +226,7 @@ class SwitchWhen(Module):
         """Run the module whose turn it is, and ask its rule."""
         turn = self.turn
         var = self.children[str(turn)].step(var)
-        waits = var.stop and var.update is None and not var.skip_update
+        waits = var.stop and var.update is None  # as GradientAccumulation does
         if turn < len(self.rules) and not waits:
             self._ask(var, turn)
         return var
