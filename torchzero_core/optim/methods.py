@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from .. import modules as m
 from ..core import Module, Modules, Var
@@ -37,8 +37,10 @@ class Problem:
 class SeenGradient(Module):
     """Keeps the gradient that the modules behind it work on, where fun itself has none."""
 
-    #: At the start of the last step.
-    grads: ClassVar = None
+    def __init__(self) -> None:
+        super().__init__()
+        #: At the start of the last step.
+        self.grads: list[Tensor] | None = None
 
     def step(self, var: Var) -> Var:
         """Look at it."""
