@@ -1,6 +1,7 @@
-"""Optimizers that are not modules."""
+"""Optimizers that are no modules, and whole minimisations."""
 
 from . import wrappers
+from .minimize import MinimizeResult, minimize
 from .split import Split
 
-__all__ = ["Split", "wrappers"]
+__all__ = ["MinimizeResult", "Split", "minimize", "wrappers"]
