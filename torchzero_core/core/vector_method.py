@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from ..distributed import Reductions
+from ..linalg import SymmetricOperator
 from .evaluate import uniform_settings
 from .module import Module, Modules
 from .same_params import same_params
@@ -271,6 +272,20 @@ class VectorMethod(Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no apply(unit, x).")
 
+    def curvature(self, unit: Unit) -> SymmetricOperator:
+        """The Hessian, or what the method takes for it, as a linear operator; a trust region asks for it.
+
+        Args:
+            unit: the parameters of one vector, as :meth:`learn_from` returned them.
+
+        Raises:
+            TypeError: the method has none.
+        """
+        raise TypeError(
+            f"{self.path} has no Hessian to hand out; a method that has one, such as BFGS, SR1, LBFGS, Newton or "
+            "NewtonCG, goes there."
+        )
+
     def finish(self, unit: Unit, direction: Tensor) -> Tensor:
         """What becomes of the direction at the end of the step; nothing unless overridden.
 
@@ -281,11 +296,13 @@ class VectorMethod(Module):
         return direction
 
     # -- the step ----------------------------------------------------------------------------------------------------
-    def learn_from(self, var: Var) -> list[Unit]:
+    def learn_from(self, var: Var, *, again: bool = True) -> list[Unit]:
         """Learn from a step and change nothing of it.
 
         Args:
             var: the step.
+            again: False: the parameters are where they were when the method has learnt last, since the step was
+                rejected, so what it knows already is all there is.
 
         Returns:
             The vectors, to be handed to :meth:`apply`; none where no parameter has a gradient.
@@ -296,7 +313,8 @@ class VectorMethod(Module):
         units = units_of(self, var, gathers=self.gathers, starts_anew=self.starts_anew)
         for unit in units:
             unit.given, unit.update = given, unit.vector(unit.pick(update))
-            unit.unsure = self.learn(unit, unit.update)
+            if again or not unit.state.keys() - set(MEMBERSHIP):
+                unit.unsure = self.learn(unit, unit.update)
         return units
 
     def step(self, var: Var) -> Var:
