@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from ..distributed import Reductions
-from ..linalg import SymmetricOperator
 from .evaluate import uniform_settings
 from .module import Module, Modules
 from .same_params import same_params
@@ -36,6 +35,26 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
         return _flatten_dense_tensors(tensors).detach()  # one call for all of them
     except RuntimeError:  # they are on several devices
         return torch.cat([t.detach().reshape(-1).to(tensors[0].device) for t in tensors])
+
+
+class Curvature(Protocol):
+    """A Hessian as a linear operator, such as a ``linalg.SymmetricOperator``."""
+
+    def __matmul__(self, v: Tensor) -> Tensor: ...
+
+    @property
+    def dense(self) -> Tensor:
+        """The matrix."""
+
+    @property
+    def eigen(self) -> tuple[Tensor, Tensor]:
+        """Its eigenvalues, ascending, and eigenvectors."""
+
+    def definite_solve(self, x: Tensor) -> Tensor | None:
+        """The solution d of Bd = x where B is positive definite, else None."""
+
+    def solve(self, x: Tensor, shift: Tensor) -> Tensor:
+        """The solution d of (B + diag(shift)) d = x."""
 
 
 @dataclass(eq=False)
@@ -272,7 +291,7 @@ class VectorMethod(Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no apply(unit, x).")
 
-    def curvature(self, unit: Unit) -> SymmetricOperator:
+    def curvature(self, unit: Unit) -> Curvature:
         """The Hessian, or what the method takes for it, as a linear operator; a trust region asks for it.
 
         Args:
