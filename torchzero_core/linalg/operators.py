@@ -108,6 +108,11 @@ class InverseOperator(SymmetricOperator):
         return (matrix + matrix.mT) / 2
 
     def definite_solve(self, x: Tensor) -> Tensor | None:
+        """Hx where H is positive definite, else None.
+
+        Args:
+            x: a vector.
+        """
         return None if int(torch.linalg.cholesky_ex(self._H).info) else self._H @ x
 
 
@@ -135,7 +140,21 @@ class GramOperator(SymmetricOperator):
         """F'F."""
         return self._factor.mT @ self._factor
 
+    @cached_property
+    def eigen(self) -> tuple[Tensor, Tensor]:
+        """The eigenvalues, ascending, and the eigenvectors in the columns of a matrix."""
+        _, roots, vectors = torch.linalg.svd(self._factor, full_matrices=True)
+        values = roots.new_zeros(len(vectors))
+        values[: len(roots)] = roots.square()
+        return values.flip(0), vectors.flip(0).mT
+
     def solve(self, x: Tensor, shift: Tensor) -> Tensor:
+        """The solution d of (F'F + diag(shift)) d = x.
+
+        Args:
+            x: a vector.
+            shift: what is added to the diagonal; positive.
+        """
         if bool((shift <= 0).any()):
             return super().solve(x, shift)
         R = torch.linalg.qr(torch.cat([self._factor, torch.diag(shift.sqrt())]), mode="r").R

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,31 +60,40 @@ class GaussNewton(VectorMethod):
         """Residuals and Jacobian, from which loss, gradient and closure of the step are made."""
         if var.closure is None:
             raise RuntimeError(f"{self.path} has to evaluate the residuals: call optimizer.step(closure).")
-        if var.grad is not None:
-            raise RuntimeError(
-                f"{self.path} makes the gradient of the residuals itself, so no module before it can use the "
-                "gradient: put it first in the chain."
-            )
-        residuals, params = _Residuals(var.closure, self.path), var.params
-        r = residuals(params)
+        residuals = _Residuals(var.closure, self.path)
+        r = residuals()
         with torch.enable_grad():
-            J = jacobian(r, params, vectorize=uniform_settings(self, params)["vectorize"])
-        r, J = at_least_float32(r.detach()), at_least_float32(J)
-        reductions = reductions_of(var)
-        pieces = (2 * (J.mT @ r)).split([p.numel() for p in params])
-        var.loss, var.closure = _square(r), residuals.loss(var)
-        var.grad = reductions.mean_grads([piece.view(p.shape).to(p) for piece, p in zip(pieces, params, strict=True)])
+            var.narrow(list(torch.autograd.grad(_square(r), var.params, retain_graph=True, allow_unused=True)))
+            J = jacobian(r, var.params, vectorize=uniform_settings(self, var.params)["vectorize"])
+        J, reductions = at_least_float32(J), reductions_of(var)
+        var.loss, var.closure = _square(r.detach()), residuals.loss(var)
+        var.grad = reductions.mean_grads(var.get_grad())
         if type(reductions) is Reductions:
             return GramOperator(2**0.5 * J)
         return DenseOperator(reductions.mean_grads([2 * J.mT @ J])[0])
+
+    def learn_from(self, var: Var, *, again: bool = True) -> list[Unit]:
+        """Evaluate the residuals; there is nothing to learn.
+
+        Raises:
+            RuntimeError: a module before this one has asked for a gradient.
+        """
+        if not var.params and var.loss is not None and var.loss.dim():
+            raise RuntimeError(
+                f"{self.path} makes the gradient from the residuals, so no module before it can have one: put it first "
+                "in the chain."
+            )
+        return super().learn_from(var, again=again)
 
     def learn(self, unit: Unit, u: Tensor) -> bool:
         """Nothing is known from earlier steps."""
         return False
 
     def apply(self, unit: Unit, x: Tensor) -> Tensor:
-        """The solution of (B + reg·I) d = x."""
-        return self.curvature(unit).solve(x, torch.full_like(x, unit.settings["reg"]))
+        """The solution of (B + reg·I) d = x, with nothing where B is zero to rounding."""
+        values, vectors = self.curvature(unit).eigen
+        usable = values > values.abs().max() * len(values) * torch.finfo(values.dtype).eps
+        return vectors @ torch.where(usable, vectors.mT @ x / (values + unit.settings["reg"]), 0.0)
 
     def curvature(self, unit: Unit) -> Curvature:
         """B = 2J'J."""
@@ -100,29 +108,30 @@ class _Residuals:
     closure: Any
     path: str
 
-    def __call__(self, params: Sequence[Tensor]) -> Tensor:
+    def __call__(self) -> Tensor:
         """The residuals as a vector with a graph."""
         with torch.enable_grad():
             out = self.closure(False)
-        if not isinstance(out, Tensor) or out.dim() == 0:
+            flat = out.reshape(-1) if isinstance(out, Tensor) else None
+        if flat is None or out.dim() == 0:
             raise ValueError(
                 f"{self.path} needs a closure that returns the residuals, whose squares are summed up to the loss; "
                 "this one returned a single number. For a loss that is no sum of squares give a trust region "
                 "hess=tz.m.BFGS(), or use TrustCG."
             )
-        if not out.requires_grad:
+        if not flat.requires_grad:
             raise RuntimeError(
                 f"{self.path} needs residuals that can be differentiated, but the closure returned some without a "
                 "graph: compute them from the parameters, not under torch.no_grad(), and return them undetached."
             )
-        return out.reshape(-1)
+        return flat
 
     def loss(self, var: Var) -> Any:
         """The closure of the sum of squares, for the modules that come later."""
 
         def closure(backward: bool = True) -> Tensor:
             params = [p for p in (var.params if var.modular is None else var.modular.all_params) if p.requires_grad]
-            r = self(params)
+            r = self()
             if backward:
                 with torch.enable_grad():
                     grads = torch.autograd.grad(_square(r), params, allow_unused=True)
@@ -207,7 +216,7 @@ class LevenbergMarquardt(TrustMethod):
         h, state, dtype = model.settings, model.state, model.g.dtype
         if ratio > h["eta"]:
             factor = max(h["nminus"], 1 - (2 * min(ratio, 1.0) - 1) ** 3)
-            state["lam"] = max(state["lam"] * factor, torch.finfo(dtype).eps ** 2)
+            state["lam"] = max(state["lam"] * factor, torch.finfo(dtype).eps)
             state["growth"] = h["nplus"]
         else:
             state["lam"] = min(state["lam"] * state["growth"], 1 / torch.finfo(dtype).eps ** 2)

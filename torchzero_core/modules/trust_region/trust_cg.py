@@ -44,7 +44,7 @@ class TrustCG(Radius):
         >>> import torch, torchzero_core as tz
         >>> p = torch.tensor([-1.1, 2.5], requires_grad=True)
         >>> optimizer = tz.Modular([p], tz.m.TrustCG())
-        >>> for _ in range(30):
+        >>> for _ in range(60):
         ...     loss = optimizer.step(lambda backward=True: (1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2)
         >>> loss.item() < 1e-8
         True
