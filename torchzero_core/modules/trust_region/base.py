@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
@@ -33,6 +33,7 @@ class Model:
         unit: the parameters.
         settings: of the trust region.
         state: of the trust region.
+        products: what a method has multiplied in the first tries of the step, for the later ones.
     """
 
     g: Tensor
@@ -40,6 +41,7 @@ class Model:
     unit: Unit
     settings: Mapping[str, Any]
     state: MutableMapping[str, Any]
+    products: list[Tensor] = field(default_factory=list)
 
     def dot(self, a: Tensor, b: Tensor) -> float:
         """The inner product of two vectors."""
@@ -155,10 +157,10 @@ class TrustMethod(Module):
 
     def _model(self, var: Var) -> Model | None:
         method, state = self.children.get("hess"), self.global_state
-        if not var.params:
-            return None
-        settings = uniform_settings(self, var.params)
         if method is None:
+            if not var.params:
+                return None
+            settings = uniform_settings(self, var.params)
             point = StepPoint(var, self.path, self.without_graph)
             _ = point.grads_with_graph if self.from_graph(settings) else point.grads
             units = units_of(self, var, concat=True, gathers=self.gathers, starts_anew=False)
@@ -173,7 +175,7 @@ class TrustMethod(Module):
             raise ValueError(f"{self.path} takes one Hessian for all parameters; give {method} concat_params=True.")
         if not units:
             return None
-        unit = units[0]
+        unit, settings = units[0], uniform_settings(self, var.params)
         B = self.curvature(unit, point, settings) if method is None else method.curvature(unit)
         return Model(unit.vector(unit.pick(var.get_update())), B, unit, settings, state)
 
@@ -183,13 +185,13 @@ class TrustMethod(Module):
 
     def _search(self, model: Model, var: Var, loss: float) -> tuple[Tensor | None, str]:
         """The first step that is good enough, and how it went."""
+        if model.norm(model.g) == 0:
+            return None, CONVERGED
         rounding = 10 * _eps(var) * abs(loss)
         for _ in range(model.settings["max_attempts"]):
             step, predicted, kept_short = self.solve(model)
-            if not math.isfinite(predicted):
+            if not 0 < predicted < math.inf:  # rounding, or no minimum
                 ratio = -math.inf
-            elif predicted <= 0:
-                return None, CONVERGED if not bool(model.g.any()) else NO_DECREASE
             else:
                 actual = loss - self._loss_after(model, var, step)
                 # Where both are rounding their ratio says nothing (Conn, Gould and Toint, section 17.4.2).

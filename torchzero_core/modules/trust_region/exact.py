@@ -106,15 +106,16 @@ class CubicRegularization(TrustMethod):
             state["sigma"] = max(state["sigma"] * h["nminus"], h["min_sigma"])
 
 
-def shifted_step(model: Model, shift: float) -> Tensor:
-    """−(B + shift·I)⁻¹g by the eigenvalues; nothing along those that the shift makes zero or negative.
+def shifted_step(model: Model, low: float, gap: float = 0.0) -> Tensor:
+    """−(B + (low + gap)·I)⁻¹g by the eigenvalues; nothing along those that become zero or negative.
 
     Args:
         model: the model.
-        shift: λ.
+        low: a shift.
+        gap: what is added to the shifted eigenvalues, after them, so that it may be small beside ``low``.
     """
     values, vectors = model.B.eigen
-    shifted = values + shift
+    shifted = (values + low) + gap
     return -(vectors @ torch.where(shifted > 0, vectors.mT @ model.g / shifted, 0.0))
 
 
@@ -129,41 +130,25 @@ def secular(model: Model, length: Callable[[float], float]) -> Tensor:
         length: the wanted length for a λ.
     """
     values, vectors = model.B.eigen
-    numbers = values.double().cpu().tolist()
-    parts = [c * c for c in (vectors.mT @ model.g).double().cpu().tolist()]
+    low = max(0.0, -float(values[0]))
+    shifted = (values + low).double().cpu().tolist()
+    parts = (vectors.mT @ model.g).double().square().cpu().tolist()
 
-    def norm(shift: float) -> float:
-        terms = [(part, value + shift) for part, value in zip(parts, numbers, strict=True) if part]
-        if any(d <= 0 for _, d in terms):
-            return math.inf
-        return math.sqrt(sum(part / d / d for part, d in terms))
+    def too_long(gap: float) -> bool:
+        terms = [(part, value + gap) for part, value in zip(parts, shifted, strict=True) if part]
+        return any(d <= 0 for _, d in terms) or math.sqrt(sum(part / d / d for part, d in terms)) > length(low + gap)
 
-    low = max(0.0, -numbers[0]) if numbers else 0.0
-    scale = max(abs(numbers[0]), abs(numbers[-1]), 1e-300) if numbers else 1.0
-    if norm(low) < length(low):  # the hard case, unless the step is within and λ = 0
+    if not too_long(0.0):
         step = shifted_step(model, low)
-        return _lengthened(model, step, vectors[:, 0], length(low)) if low > 0 else step
-    high = low + max(scale * 1e-3, 1e-300)
-    while norm(high) > length(high) and high < 1e300:
-        high = low + 4 * (high - low)
-    gap_low, gap_high = 0.0, high - low
-    for _ in range(200):  # λ − low is bisected, so that it has all its digits where it is small
-        middle = (gap_low + gap_high) / 2 if gap_low > 0 and gap_high < 4 * gap_low else _between(gap_low, gap_high)
-        if not gap_low < middle < gap_high:
+        rest = length(low) ** 2 - model.dot(step, step)
+        return step + math.sqrt(rest) * vectors[:, 0] if low > 0 and rest > 0 else step
+    below, above = 0.0, max(shifted[-1], low, 1e-300)
+    while too_long(above) and above < 1e300:
+        below, above = above, 4 * above
+    for _ in range(300):  # the gap to −λ_min is bisected, first its order of magnitude and then its digits
+        near = above < 4 * below
+        middle = (below + above) / 2 if near else math.sqrt(max(below, above * 1e-32)) * math.sqrt(above)
+        if not below < middle < above:
             break
-        if norm(low + middle) > length(low + middle):
-            gap_low = middle
-        else:
-            gap_high = middle
-    return shifted_step(model, low + gap_high)
-
-
-def _between(low: float, high: float) -> float:
-    """The geometric mean of two numbers, where a zero counts as very small."""
-    return math.sqrt(max(low, high * 1e-32)) * math.sqrt(high)
-
-
-def _lengthened(model: Model, step: Tensor, along: Tensor, length: float) -> Tensor:
-    """The step with so much of a direction that is perpendicular to it that it has a length."""
-    rest = length**2 - model.dot(step, step)
-    return step + math.sqrt(max(rest, 0.0)) * along
+        below, above = (middle, above) if too_long(middle) else (below, middle)
+    return shifted_step(model, low, above)

@@ -16,6 +16,9 @@ from ...core.vector_method import Curvature, Unit
 from ...linalg import SymmetricOperator, hvp
 from .base import Model, Radius, to_boundary
 
+#: How many products of a step are kept for another try.
+KEPT = 10
+
 
 class TrustCG(Radius):
     r"""Newton's method in a trust region by conjugate gradients: Hessian products only.
@@ -68,27 +71,39 @@ class TrustCG(Radius):
     def from_graph(self, settings: Mapping[str, Any]) -> bool:
         return bool(settings["hvp_method"] == "autograd")
 
-    def within(self, model: Model, radius: float) -> tuple[Tensor, bool]:
-        """Steihaug's step."""
-        g, most = model.g, model.settings["maxiter"]
-        s, r, d = torch.zeros_like(g), g.clone(), -g
+    def solve(self, model: Model) -> tuple[Tensor, float, bool]:
+        """Steihaug's step. B·s is summed up on the way, so that no product is for the decrease alone."""
+        g, radius, most = model.g, model.state["radius"], model.settings["maxiter"]
+        s, Bs, d, r = torch.zeros_like(g), torch.zeros_like(g), -g, g.clone()
         norm = model.norm(g)
-        tolerance, square = min(0.5, math.sqrt(norm)) * norm, norm**2
-        if norm == 0:
-            return s, False
-        for _ in range(model.unit.numel() if most is None else most):
-            Bd = model.B @ d
+        tolerance, square, kept_short = min(0.5, math.sqrt(norm)) * norm, norm**2, False
+
+        def decrease(t: float) -> float:
+            step = s + t * d
+            return -model.dot(step, g + 0.5 * (Bs + t * Bd))
+
+        for i in range(model.unit.numel() if most is None else most):
+            Bd = self._product(model, d, i)
             curvature = model.dot(d, Bd)
-            if not curvature > 0:
-                ends = [s + t * d for t in to_boundary(model, s, d, radius)]
-                return max(ends, key=model.decrease), True
-            alpha = square / curvature
-            ahead = s + alpha * d
-            if not model.norm(ahead) < radius:
-                return s + to_boundary(model, s, d, radius)[1] * d, True
-            s, r = ahead, r + alpha * Bd
+            alpha = square / curvature if curvature > 0 else math.inf
+            if kept_short := not (alpha < math.inf and model.norm(s + alpha * d) < radius):
+                ends = to_boundary(model, s, d, radius)
+                alpha = ends[1] if curvature > 0 else max(ends, key=decrease)
+            s, Bs = s + alpha * d, Bs + alpha * Bd
+            if kept_short:
+                break
+            r = r + alpha * Bd
             before, square = square, model.dot(r, r)
             if math.sqrt(square) < tolerance:
                 break
             d = (square / before) * d - r
-        return s, False
+        return s, -model.dot(s, g + 0.5 * Bs), kept_short
+
+    def _product(self, model: Model, d: Tensor, i: int) -> Tensor:
+        """B·d for the i-th direction, which is the same in every try of a step."""
+        if i < len(model.products):
+            return model.products[i]
+        product = model.B @ d
+        if i < KEPT:
+            model.products.append(product)
+        return product
