@@ -71,8 +71,8 @@ class TrustMethod(Module):
         hess: a method whose Hessian to use, such as BFGS, SR1, LBFGS, Newton or NewtonCG; it learns once from each
             point, and never from a rejected one. By default, the true Hessian.
         eta: a step is made if the loss falls by more than this share of what the model says.
-        max_attempts: how many steps are tried before the parameters stay where they are; the next step goes on with
-            the size that the last one has left.
+        max_attempts: how many steps are tried. Then the best of them is made if it has lowered the loss at all, else
+            the parameters stay where they are; the next step goes on with the size that the last one has left.
     """
 
     requires_closure = True
@@ -188,18 +188,21 @@ class TrustMethod(Module):
         if model.norm(model.g) == 0:
             return None, CONVERGED
         rounding = 10 * _eps(var) * abs(loss)
+        best, most = None, 0.0
         for _ in range(model.settings["max_attempts"]):
             step, predicted, kept_short = self.solve(model)
             if not 0 < predicted < math.inf:  # rounding, or no minimum
                 ratio = -math.inf
             else:
                 actual = loss - self._loss_after(model, var, step)
+                if actual > most:
+                    best, most = step, actual
                 # Where both are rounding their ratio says nothing (Conn, Gould and Toint, section 17.4.2).
                 ratio = 1.0 if max(predicted, abs(actual)) <= rounding else actual / predicted
             self.resize(model, ratio, kept_short=kept_short)
             if ratio > model.settings["eta"]:
                 return step, "ok"
-        return None, NO_DECREASE
+        return best, NO_DECREASE if best is None else "ok"
 
     def _loss_after(self, model: Model, var: Var, step: Tensor) -> float:
         """The loss where a step leads, infinite where it is not finite; the parameters are put back."""
