@@ -1,7 +1,9 @@
 """Trust regions: against scipy's iterates, closed forms, and what a rejected step leaves."""
 
 import copy
+import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,9 +13,7 @@ import torchzero_core as tz
 from tests.problems import bits, same
 from torchzero_core.core.vector_method import VectorMethod
 
-scipy_trust = pytest.importorskip("scipy.optimize._trustregion")
-import itertools
-from functools import partial  # noqa: E402
+pytest.importorskip("scipy")
 
 from scipy.optimize import least_squares, rosen, rosen_der, rosen_hess  # noqa: E402
 from scipy.optimize._trustregion_dogleg import DoglegSubproblem  # noqa: E402
