@@ -131,6 +131,8 @@ class WeightDropout(Module):
             if not factors:
                 factors.extend(map(self._factors, params))
             start = [p.detach().clone() for p in params]
+            if var.modular is not None:
+                var.modular.transaction.lend(params, start)
             try:
                 for p, factor in zip(params, factors, strict=True):
                     norm = p.norm()
