@@ -15,10 +15,10 @@ from torchzero_core.core.vector_method import VectorMethod
 
 pytest.importorskip("scipy")
 
-from scipy.optimize import least_squares, rosen, rosen_der, rosen_hess  # noqa: E402
-from scipy.optimize._trustregion_dogleg import DoglegSubproblem  # noqa: E402
-from scipy.optimize._trustregion_exact import IterativeSubproblem  # noqa: E402
-from scipy.optimize._trustregion_ncg import CGSteihaugSubproblem  # noqa: E402
+from scipy.optimize import least_squares, rosen, rosen_der, rosen_hess
+from scipy.optimize._trustregion_dogleg import DoglegSubproblem
+from scipy.optimize._trustregion_exact import IterativeSubproblem
+from scipy.optimize._trustregion_ncg import CGSteihaugSubproblem
 
 
 def tensor(values):
