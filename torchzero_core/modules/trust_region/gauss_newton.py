@@ -63,10 +63,12 @@ class GaussNewton(VectorMethod):
         residuals = _Residuals(var.closure, self.path)
         r = residuals()
         with torch.enable_grad():
-            var.narrow(list(torch.autograd.grad(_square(r), var.params, retain_graph=True, allow_unused=True)))
+            grads = torch.autograd.grad(_square(r), var.params, retain_graph=True, allow_unused=True)
+            var.closure = residuals.loss(var)
+            var.narrow(list(grads))
             J = jacobian(r, var.params, vectorize=uniform_settings(self, var.params)["vectorize"])
         J, reductions = at_least_float32(J), reductions_of(var)
-        var.loss, var.closure = _square(r.detach()), residuals.loss(var)
+        var.loss = _square(r.detach())
         var.grad = reductions.mean_grads(var.get_grad())
         if type(reductions) is Reductions:
             return GramOperator(2**0.5 * J)
@@ -111,7 +113,7 @@ class _Residuals:
     def __call__(self) -> Tensor:
         """The residuals as a vector with a graph."""
         with torch.enable_grad():
-            out = self.closure(False)
+            out = self.closure.residuals()
             flat = out.reshape(-1) if isinstance(out, Tensor) else None
         if flat is None or out.dim() == 0:
             raise ValueError(
