@@ -148,6 +148,12 @@ class CountedClosure:
                 known.note(params, loss)
         return loss
 
+    def residuals(self) -> Any:
+        """What the closure returns where no gradients are asked for, as it is: for methods that want residuals."""
+        self._info.evaluations += 1
+        with torch.enable_grad():
+            return self._call(False) if self._takes_backward else self._closure()
+
     def close(self) -> None:
         """Let go of the user's closure, with its batch: the step has ended."""
         self._closure, self._takes_backward = _ended, "keyword"
@@ -234,6 +240,11 @@ class WrappedClosure:
         """Evaluate."""
         with torch.enable_grad():
             return as_number(self._closure(backward))
+
+    def residuals(self) -> Any:
+        """What the closure returns where no gradients are asked for, as it is."""
+        with torch.enable_grad():
+            return self._closure(False)
 
 
 def accepts_backward(closure: Closure) -> str:
