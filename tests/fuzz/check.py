@@ -129,7 +129,7 @@ class Runner:
     def look(self, optimizer: tz.Modular, params: list[torch.Tensor], before: list[torch.Tensor], i: int) -> None:
         """Gradients are those that somebody wrote, parameters without one are untouched, finite ones stay finite."""
         grads = [p.grad for p in params]
-        if self.case.hand != "move memory" and not any(
+        if self.case.hand not in ("move memory", "cast parameters") and not any(
             all((g is None and w is None) or (g is not None and w is not None and same(g, w)) for g, w in zip(grads, ws))
             for ws in self.written
         ):
@@ -316,6 +316,10 @@ class Runner:
         elif name == "freeze":
             first.requires_grad_(False)
             first.grad = None
+        elif name == "cast parameters":
+            for p in params:
+                p.data = p.data.to(torch.float32 if self.case.dtype == torch.float64 else torch.float64)
+                p.grad = None
         elif name == "move memory":
             for p in params:
                 p.data = p.data.clone()
@@ -344,7 +348,9 @@ class Runner:
 
 
 def _derivative_free(module: Any) -> bool:
-    return isinstance(module, tz.m.GradApproximator) or type(module).__name__ in ("WeightDropout", "NegateOnLossIncrease")
+    """Whether a parameter may rightly move in a step in which it has no gradient."""
+    others = ("WeightDropout", "NegateOnLossIncrease", "GradientAccumulation")
+    return isinstance(module, tz.m.GradApproximator) or type(module).__name__ in others
 
 
 def _calm(run: Run) -> bool:

@@ -135,7 +135,7 @@ def _tail(rnd: random.Random) -> list[tuple[str, Build]]:
 
 HANDS = [
     "deepcopy", "round trip", "clear state", "clear one state", "copy state", "cast state", "lr", "numpy lr",
-    "replace parameter", "add group", "freeze", "move memory", "reset", "drop parameter", "regroup settings",
+    "replace parameter", "add group", "freeze", "move memory", "reset", "drop parameter", "regroup settings", "cast parameters",
 ]  # fmt: skip
 
 
@@ -221,7 +221,7 @@ class Case:
     # -- the problem ---------------------------------------------------------------------------------------------------
     def value(self, used: Sequence[torch.Tensor]) -> torch.Tensor:
         """The loss; bounded below and smooth."""
-        total = torch.zeros((), dtype=used[0].dtype)
+        total: torch.Tensor = torch.zeros((), dtype=used[0].dtype)
         for i, p in enumerate(used):
             a = torch.linspace(0.5, 2.0, p.numel(), dtype=p.dtype).view(p.shape)
             if self.loss == "logistic":
