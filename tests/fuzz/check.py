@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import linecache
+import os
 import re
 import time
 import traceback
@@ -49,7 +50,10 @@ _NAMES = re.compile("|".join(sorted(public_modules(), key=len, reverse=True)) + 
 
 def refusal(error: BaseException) -> str | None:
     """The sentence, where an error is one of ours that names something; None where it is an accident."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(f"torch{os.sep}optim{os.sep}" in f.filename and "optimizer.py" not in f.filename for f in frames):
+        return str(error)  # an optimizer of torch in a Wrap does what it would do alone
+    frame = frames[-1]
     line = linecache.getline(frame.filename, frame.lineno)
     ours = "torchzero_core" in frame.filename and "raise" in line
     if not ours or not isinstance(error, (ValueError, TypeError, RuntimeError)):

@@ -83,6 +83,7 @@ PARTIAL = {
     "UnaryParameterwiseLambda", "WeightedMean",
 }  # fmt: skip
 SHAPES = [(3, 4), (5,), (), (1,), (4, 1), (1, 3), (2, 3, 2, 2), (2, 1, 3, 1, 2), (0,), (2, 0), (6, 2), (1, 1, 1)]
+#: More elements than a piece of memory that is worked on at once.
 LARGE = (128, 256, 3, 3)
 
 
@@ -158,10 +159,11 @@ class Case:
     def __init__(self, seed: int) -> None:
         rnd = random.Random(seed)
         self.seed = seed
-        parts = [_tree(rnd, rnd.choice([0, 1, 1, 2])) for _ in range(rnd.choice([1, 1, 2, 2, 3]))]
-        if rnd.random() < 0.08:
+        self.large = rnd.random() < 0.01
+        parts = [self._part(rnd) for _ in range(rnd.choice([1, 1, 2, 2, 3]))]
+        if rnd.random() < 0.08 and not self.large:
             parts.insert(0, _named(rnd, APPROXIMATIONS))
-        parts += _tail(rnd)
+        parts += [("LR(0.01)", lambda: [m.LR(0.01)])] if self.large else _tail(rnd)
         self.parts = parts
         self.text = ", ".join(text for text, _ in parts)
         self.dtype = rnd.choices([torch.float64, torch.float32, torch.bfloat16], [6, 3, 1])[0]
@@ -169,7 +171,6 @@ class Case:
         if rnd.random() < 0.3:
             self.shapes = [(3, 4), (5,), ()]
         self.layouts = [rnd.choice(["plain"] * 5 + ["transposed", "strided", "channels_last"]) for _ in self.shapes]
-        self.large = rnd.random() < 0.01
         if self.large:
             self.shapes, self.layouts = [LARGE, (5,)], [rnd.choice(["plain", "channels_last"]), "plain"]
         self.grouped = len(self.shapes) > 1 and rnd.random() < 0.35
@@ -188,6 +189,13 @@ class Case:
         more += [f"fails at {self.fails}"] * bool(self.fails) + ["closure"] * self.closure
         shapes = ", ".join(f"{s} {y}" if y != "plain" else f"{s}" for s, y in zip(self.shapes, self.layouts))
         return f"[{self.text}] on {shapes} {self.dtype} {self.loss}; {', '.join(more)}"
+
+    def _part(self, rnd: random.Random) -> tuple[str, Build]:
+        if not self.large:
+            return _tree(rnd, rnd.choice([0, 1, 1, 2]))
+        if rnd.random() < 0.4:
+            return _named(rnd, ["LBFGS", "LSR1", "NewtonCG", "VectorProjection", "PolakRibiere", "Split"])
+        return _leaf(rnd, [e for e in LEAVES if e.elementwise])  # no matrix of the square of its size
 
     # -- building ------------------------------------------------------------------------------------------------------
     def modules(self) -> list[Module]:

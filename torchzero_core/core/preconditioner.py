@@ -357,7 +357,7 @@ class Preconditioner(Module):
             ValueError: its shape has changed.
         """
         state = unit.state
-        if self.accumulator not in state:
+        if self.accumulator not in state or self.factor not in state:
             state.update(self.init(u, unit.settings))
             return
         matrices = state[self.accumulator]

@@ -64,7 +64,8 @@ class RandomDirections(GradApproximator):
             for p, h in zip(params, settings, strict=True):
                 u = draw_(torch.empty_like(p, requires_grad=False), h["distribution"], self.generator(p.device))
                 old = self.state[p].get("perturbations") if h["beta"] else None
-                fresh.append(u if old is None or len(old) <= i else u.lerp_(old[i], h["beta"]))
+                known = old is not None and len(old) > i and old[i].shape == u.shape
+                fresh.append(u.lerp_(old[i].to(u), h["beta"]) if known else u)
             kept.append(fresh)
         return Kept(kept)
 
