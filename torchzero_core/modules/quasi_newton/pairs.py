@@ -48,7 +48,7 @@ class PairMethod(VectorMethod):
         """Take a pair from the differences to the last values, or to averages of them."""
         state, h = unit.state, unit.settings
         t = state["step"] = state.get("step", 0) + 1
-        if self.begin(unit, u):
+        if self.begin(unit, u) or not {"prev_params", "prev_update"} <= set(state):  # anybody may delete state
             state["prev_params"], state["prev_update"] = unit.point(torch.empty_like(u)), u.clone()
             return ~state["valid"].any()
         # Differences are taken in the memory of these.
