@@ -98,7 +98,9 @@ MATRIX_METHODS = {
 
 
 def chains(*names):
-    return pytest.mark.parametrize("chain", [MATRIX_METHODS[n] for n in names or MATRIX_METHODS], ids=names or MATRIX_METHODS)
+    return pytest.mark.parametrize(
+        "chain", [MATRIX_METHODS[n] for n in names or MATRIX_METHODS], ids=names or MATRIX_METHODS
+    )
 
 
 @chains()
@@ -177,7 +179,8 @@ def test_least_squares_are_not_asked_for_a_matrix_that_is_not_finite():
 
 # -- settings ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "settings", [dict(method="brent", bounds=[0.0, 1.0]), dict(method="golden", bounds=[0.0, 1.0]), dict(method="bounded")]
+    "settings",
+    [dict(method="brent", bounds=[0.0, 1.0]), dict(method="golden", bounds=[0.0, 1.0]), dict(method="bounded")],
 )
 def test_bounds_of_scipy_are_for_one_method(settings):
     with pytest.raises(ValueError, match="bounds"):

@@ -253,7 +253,9 @@ def _laid_out(t: torch.Tensor, layout: str) -> torch.Tensor:
     if layout == "transposed" and t.ndim >= 2:
         return t.transpose(0, -1).contiguous().transpose(0, -1)
     if layout == "strided" and t.ndim >= 1:
-        return torch.zeros([2 * n for n in t.shape], dtype=t.dtype)[tuple(slice(None, None, 2) for _ in t.shape)].copy_(t)
+        return torch.zeros([2 * n for n in t.shape], dtype=t.dtype)[tuple(slice(None, None, 2) for _ in t.shape)].copy_(
+            t
+        )
     return t
 
 
