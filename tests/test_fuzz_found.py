@@ -72,7 +72,7 @@ def test_a_flat_buffer_of_gradients_is_the_users_again_after_an_approximation(fr
     assert all(p.grad is view for p, view in zip(params, views, strict=True))
     before = bits(params)
     optimizer.step(closure)
-    for p, b in zip(params, before, strict=True):
+    for b in before:
         b.requires_grad_()
     quadratic(before).backward()
     for p, b in zip(params, before, strict=True):
@@ -91,6 +91,7 @@ MATRIX_METHODS = {
     "OnlineLBFGS": lambda: [m.OnlineLBFGS(), m.LR(0.1)],
     "projected": lambda: [m.VectorProjection([m.LBFGS(), m.Backtracking()], project_params=True)],
     "blocks": lambda: [m.BlockPartition(m.BFGS(concat_params=False), 4), m.LR(0.1)],
+    "NewtonCG": lambda: [m.NewtonCG(warm_start=True), m.LR(0.5)],
     "GaLore": lambda: [m.GaLore(m.Adam(), 2, 100, 1.0), m.LR(0.1)],
     "gathered": lambda: [m.GradientAccumulation([m.Adam(), m.LR(0.1)], 2)],
     "RandomizedFDM": lambda: [m.RandomizedFDM(beta=0.5, seed=0), m.LR(0.01)],

@@ -136,7 +136,8 @@ def _tail(rnd: random.Random) -> list[tuple[str, Build]]:
 
 HANDS = [
     "deepcopy", "round trip", "clear state", "clear one state", "copy state", "cast state", "lr", "numpy lr",
-    "replace parameter", "add group", "freeze", "move memory", "reset", "drop parameter", "regroup settings", "cast parameters",
+    "replace parameter", "add group", "freeze", "move memory", "reset", "drop parameter", "regroup settings",
+    "cast parameters",
 ]  # fmt: skip
 
 
@@ -187,7 +188,9 @@ class Case:
         more = ["compiled"] * self.compile + ["deterministic"] * self.deterministic + ["groups"] * self.grouped
         more += [f"missing {self.missing}"] * (self.missing is not None) + [f"hand: {self.hand}"] * bool(self.hand)
         more += [f"fails at {self.fails}"] * bool(self.fails) + ["closure"] * self.closure
-        shapes = ", ".join(f"{s} {y}" if y != "plain" else f"{s}" for s, y in zip(self.shapes, self.layouts))
+        shapes = ", ".join(
+            f"{s} {y}" if y != "plain" else f"{s}" for s, y in zip(self.shapes, self.layouts, strict=True)
+        )
         return f"[{self.text}] on {shapes} {self.dtype} {self.loss}; {', '.join(more)}"
 
     def _part(self, rnd: random.Random) -> tuple[str, Build]:
