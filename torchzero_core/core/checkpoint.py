@@ -185,7 +185,7 @@ def _check_shapes(optimizer: Any, index: Mapping[Any, Tensor], state: Mapping[An
     counts = {f"{p}{scope}{n}" for p in prefixes for scope in ("", GLOBAL) for n in ("step", "epoch", "members")}
     for key, values in state.items():
         param = index.get(key)
-        if param is None:
+        if param is None or is_lazy(param):  # then the first step looks
             continue
         for name, value in values.items():
             here = name.rsplit("/", 1)[-1]  # that of a stand-in is looked at again when its shape is known
@@ -245,6 +245,8 @@ def _check_inside(module: Module, params: Params, real: set[int]) -> None:
                 for name, slot in module.slots.items():
                     if prefix + name in store:
                         _check_state(prefix + name, slot, store[prefix + name], param)
+    if any(map(is_lazy, params)):
+        return
     try:
         inner = module.inner_params(params)
     except Exception as error:

@@ -34,6 +34,19 @@ class GroupValues:
         self.groups: list[dict[str, Any]] = [dict(group) for group in groups]
         self._tensors = any(isinstance(v, Tensor) for group in groups for k, v in group.items() if k != "params")
 
+    def differ(self, before: GroupValues) -> bool:
+        """Whether more than learning rates have changed."""
+        if self._tensors or len(self.groups) != len(before.groups):
+            return True
+
+        def rest(group: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: v for k, v in group.items() if k not in ("lr", "params")}
+
+        try:
+            return [rest(g) for g in self.groups] != [rest(g) for g in before.groups]
+        except (RuntimeError, ValueError):
+            return True
+
     def same(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the groups have these values. Those of tensors may have been changed in place, so they never have."""
         if self._tensors:

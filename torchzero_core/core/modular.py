@@ -16,7 +16,7 @@ from ..engine.params import Params
 from . import checkpoint, show
 from .advice import advise, order
 from .blank import asks_for_state, blank_closure
-from .closure import Closure, CountedClosure, Evaluations
+from .closure import Closure, CountedClosure, Evaluations, Habits
 from .groups import check_new_group, checked_params, default_values
 from .home import StepInfo
 from .mistakes import check_closure, check_params, explained
@@ -90,6 +90,7 @@ class Modular(ModuleHome, Optimizer):
         self.distributed = Reductions()
         self.modules: tuple[Module, ...] = tuple(as_module(m, "Modular") for m in modules)
         self._evaluations = Evaluations() if deterministic else None
+        self._habits = Habits()
         self.begin()
         check_free(self.modules)
         self.chain = Chain(*self.modules)
@@ -161,20 +162,22 @@ class Modular(ModuleHome, Optimizer):
 
     def _step(self, closure: Callable[..., Any] | None = None) -> Any:
         grad_mode = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)  # the public class of this name costs more than all of this method
         try:
+            torch._C._set_grad_enabled(False)  # the public class of this name costs more than all of this method
             return self._step_without_grad(closure)
         except BaseException:
-            for module in self.unrolled_modules:
-                module.rewind_generators()
-            self.restore_params()
+            try:
+                self.undo()
+            except KeyboardInterrupt:  # another one, before it could be held back
+                self.undo()
             raise
         finally:
-            self._guarded.clear()
             if self._grads_replaced:
                 self.return_grads()
                 self._grads_replaced = False
             torch._C._set_grad_enabled(grad_mode)
+            if self.transaction.open:
+                self.transaction.end()
 
     def _step_without_grad(self, closure: Closure | None) -> Any:
         whole = self.refresh()
@@ -191,8 +194,18 @@ class Modular(ModuleHome, Optimizer):
                 guard(self, closure)
             params = params.part([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
-            var.closure = CountedClosure(closure, self, var.info, self._evaluations)
-        self.last_step = whole.run(var, self).info
+            var.closure = counted = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
+        if whole.foreign or self._proven is not self._params or (whole.evaluates and closure is not None):
+            self.transaction.begin(self.state, thorough=whole.thorough)
+        if closure is None:
+            self.last_step = whole.run(var, self, None).info
+        else:
+            try:
+                self.last_step = whole.run(var, self, counted).info
+            finally:
+                var.let_go()
+                counted.close()
+        self._proven = self._params
         self.current_step += 1
         if params:
             self.first_state()["Modular.step"] = self.current_step
@@ -270,6 +283,7 @@ class Modular(ModuleHome, Optimizer):
                 self.chain = copy.deepcopy(self.chain, shared)
                 self.modules = tuple(self.chain.children.values())
             self._evaluations = Evaluations() if self.deterministic else None
+            self._habits = Habits()
             self.begin()
             adopt(self, self.chain)
         self.drop_params()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import dataclass_transform
 
+from ..engine import Transaction
 from ..engine.params import Params
 from .declare import Check, Field, Range, Role, declare, per_group
 from .home import Home
@@ -213,7 +214,18 @@ class Module:
         """What the module remembers as a whole; it sits with the first parameter."""
         home = self.home
         store = self._detached.setdefault(None, {}) if home is None else home.first_state()
-        return ScopedState(store, f"{self.prefix}{GLOBAL}")
+        return ScopedState(store, f"{self.prefix}{GLOBAL}", self.transaction)
+
+    @property
+    def transaction(self) -> Transaction | None:
+        """Where changes of the state are noted down while a step is tried; None else."""
+        home = self.home
+        return home.transaction if home is not None and home.transaction.active else None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is somebody else's code, which may raise anything at any time."""
+        return not type(self).__module__.startswith("torchzero_core.")
 
     def get_state(
         self, params: Sequence[Tensor], name: str, init: Callable[[Tensor], Tensor] = torch.zeros_like

@@ -134,8 +134,8 @@ class Transform(Module):
             var.grad = self.apply_rule(var, var.get_grad())
         elif target == "params_direct":
             new = self.apply_rule(var, [p.detach() for p in var.params])
-            if var.closure is not None and var.modular is not None:
-                var.modular.guard_params(var.params)  # a later evaluation may fail
+            if var.modular is not None:
+                var.modular.transaction.keep(var.params)  # what comes later may fail
             copy_all(var.params, new)
         elif target == "params_difference":
             new = self.apply_rule(var, [p.detach() for p in var.params])
@@ -155,6 +155,7 @@ class Transform(Module):
         home = var.modular
         assert inner is not None and home is not None
 
+        @torch.no_grad()
         def closure(backward: bool = True) -> Any:
             home.return_grads()
             loss = inner(backward)
@@ -165,7 +166,7 @@ class Transform(Module):
                 home.replace_grads(seen.params, self.apply_rule(seen, grads))
             return loss
 
-        var.closure = closure
+        var.wrap_closure(closure)
 
     def __repr__(self) -> str:
         text = super().__repr__()

@@ -24,6 +24,7 @@ from .params import Params
 from .program import Mode, Program
 from .runner import Runner
 from .surroundings import Home, Step
+from .transaction import Transaction
 
 #: Elements from which on memory is slower than arithmetic.
 RECOMPUTE_FROM = 1 << 21
@@ -83,6 +84,7 @@ class Segment:
 
     def __init__(self, modules: Sequence[Rule], home: Home | None, *, inner: bool = False) -> None:
         self.modules, self.home = list(modules), home
+        self._transaction = Transaction() if home is None else home.transaction
         self.scratch_key = f"@{self.modules[0].path}" if inner else ""
         self.path = self.modules[-1].path
         self.names = ", ".join(m.path for m in self.modules)
@@ -210,12 +212,14 @@ class Segment:
             bucket.kernels &= not bucket.compilable
             bucket.recompute = bucket.compilable and sum(p.numel() for p in bucket.data) >= RECOMPUTE_FROM
             if refusal is not None:
-                self._warn_uncompiled(refusal)
+                self._warn_uncompiled(refusal, once=True)
 
-    def _warn_uncompiled(self, why: str) -> None:
+    def _warn_uncompiled(self, why: str, *, once: bool) -> None:
+        """Say why rules run uncompiled; once for all of them where it has nothing to do with the rules."""
         assert self.home is not None
         self.home.warn_once(
-            f"compile:{self.names}:{why}", f"compile=True has no effect on {self.names}: {why}. It runs uncompiled."
+            f"compile:{why}" if once else f"compile:{self.names}:{why}",
+            f"compile=True has no effect on {self.names}: {why}. It runs uncompiled.",
         )
 
     def _bound(self, params: Params) -> Binding:
@@ -357,6 +361,8 @@ class Segment:
             # What an inner segment returns may be kept while it runs again, so it gets memory of its own.
             out = [torch.empty_like(p) for p in params] if self.scratch_key else params.scratch("update")
         runners = [self._begin(step, params, bucket, binding, tensors, out) for bucket in binding.buckets]
+        if self._transaction.active:
+            self._enter(runners, moves=moves)
         if len(runners) == 1:
             runner = runners[0]
             program = runner.program
@@ -372,6 +378,15 @@ class Segment:
             self._run_together(step, runners)
         self._commit(binding, runners)
         return out
+
+    def _enter(self, runners: Sequence[Runner], *, moves: bool) -> None:
+        """Note down what is about to be written, unless it is the last of the step and nothing in it may fail."""
+        transaction = self._transaction
+        if moves and not transaction.thorough and not any(r.program.foreign for r in runners):
+            transaction.seal()
+            return
+        for runner in runners:
+            transaction.keep(runner.written())
 
     def _run_together(self, step: Step, runners: Sequence[Runner]) -> None:
         """Pass by pass."""
@@ -417,7 +432,7 @@ class Segment:
             try:
                 return backends.compiled(bucket, program, scratch)
             except backends.Unsupported as error:
-                self._warn_uncompiled(str(error))
+                self._warn_uncompiled(str(error), once=isinstance(error, backends.Unavailable))
         return backends.ForeachRunner(bucket, program, scratch)
 
     def _commit(self, binding: Binding, runners: Sequence[Runner]) -> None:

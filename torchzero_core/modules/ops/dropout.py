@@ -133,6 +133,8 @@ class WeightDropout(Module):
                 factors.extend(map(self._factors, params))
             home.return_grads()
             start = [p.detach().clone() for p in params]
+            if var.modular is not None:
+                var.modular.transaction.lend(params, start)
             try:
                 for p, factor in zip(params, factors, strict=True):
                     norm = p.norm()

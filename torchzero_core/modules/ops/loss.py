@@ -157,12 +157,15 @@ class NegateOnLossIncrease(Module):
         """The loss at p − u; the parameters are exactly what they were afterwards."""
         assert var.closure is not None
         start = var.scratch(f"{self.path}.start")
-        torch._foreach_copy_(start, var.params)
+        data = [p.detach() for p in var.params]  # to be written whether gradients are on or off
+        torch._foreach_copy_(start, data)
+        if var.modular is not None:
+            var.modular.transaction.lend(data, start)
         try:
-            torch._foreach_sub_(var.params, update)
+            torch._foreach_sub_(data, update)
             return self._number(var.closure(False), var)
         finally:
-            torch._foreach_copy_(var.params, start)
+            torch._foreach_copy_(data, start)
 
     def _number(self, loss: Any, var: Var) -> float:
         if isinstance(loss, Tensor) and var.modular is not None:

@@ -63,7 +63,8 @@ class _Walk(Module):
             loss = known.recall(params)
             if loss is None:
                 loss = exact(True)
-                known.note(params, loss)
+                if loss is not None:
+                    known.note(params, loss)
             return loss
 
         return closure
@@ -82,6 +83,8 @@ class _Way:
         self.var, self.closure, self.params = var, closure, var.params
         self.start, self.before, self.here = (var.scratch(f"{path}.{name}") for name in ("start", "before", "here"))
         torch._foreach_copy_(self.start, self.params)
+        if var.modular is not None:
+            var.modular.transaction.lend(self.params, self.start)
         self.first_grads: dict[int, Tensor] = {}
         self.moved: set[int] = set()
 

@@ -61,10 +61,15 @@ class ProjectedVar(Var):
     def fork(self, params: Params, update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool) -> Var:
         """A context for a child, in the same space."""
         other = ProjectedVar(self, params, self.own_closure, self.make_grad)
-        other.closure, other.grad = self.closure, grad
+        other.closure, other.grad = self.closure, grad  # the same, or it counts as another one
         if update is not None:
             other.set_update(update, writable=writable)
         return other
+
+    def drop_closure(self) -> None:
+        """Let go of the closure in this context."""
+        super().drop_closure()
+        self.own_closure, self.make_grad = None, list
 
     def select(self, places: Sequence[int]) -> Var:
         """A context for some of the stand-ins."""
@@ -282,18 +287,21 @@ class Projection(Module):
         exact = var.closure
         if exact is None:
             raise RuntimeError(f"{self.path} has project_params=True, so step(closure) needs a closure.")
-        params = var.params
+        owners = var.params
+        params = [p.detach() for p in owners]  # to be written whether gradients are on or off
         start: list[Tensor] = []
 
         @torch.no_grad()
         def closure(backward: bool = True) -> Any:
             if not start:
-                start.extend(p.detach().clone() for p in params)
+                start.extend(p.clone() for p in params)
+                if var.modular is not None:
+                    var.modular.transaction.lend(params, start)
             try:
                 torch._foreach_copy_(params, self.unproject([f.detach() for f in fakes], var, "params"))
                 loss = exact(backward)
                 if backward:
-                    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+                    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
                     for f, g in zip(fakes, self._project(grads, var, "grads"), strict=True):
                         f.grad = g
                 return loss

@@ -48,7 +48,7 @@ class Wrap(Module):
     def __init__(self, opt_fn: Callable[..., Optimizer], *args: Any, **kwargs: Any) -> None:
         self.opt_fn, self.args, self.kwargs = opt_fn, args, kwargs
         probe = _tried(opt_fn, args, kwargs)
-        self.kind = type(probe).__name__
+        self.kind, self._module = type(probe).__name__, type(probe).__module__
         closure = inspect.signature(type(probe).step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
         super().__init__(probe.defaults)
@@ -73,6 +73,7 @@ class Wrap(Module):
         if inner is None or not inner.serves(var):
             inner = derived[self] = _Inner(self, var)
         start = [p.detach().clone() for p in params]
+        var.modular.transaction.lend(params, start)
         try:
             inner.step(var, update)
         except BaseException:
@@ -92,6 +93,11 @@ class Wrap(Module):
         if modular is None or var.nested or modular.lr_scales_update or modular.watchers:
             return False
         return modular.modules[-1] is self
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the optimizer is somebody else's."""
+        return not self._module.startswith("torch.optim")
 
     def extra_repr(self) -> str:
         shown = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
