@@ -93,7 +93,8 @@ class Evaluations:
     def recall(self, params: Sequence[Tensor]) -> Tensor | None:
         """The loss at the present point, with the gradients in ``p.grad``; None where it was not evaluated."""
         for values, loss, grads in self._kept:
-            if len(values) == len(params) and all(map(torch.equal, values, params)):
+            same_kind = [v.dtype for v in values] == [p.dtype for p in params]  # anybody may cast them
+            if same_kind and all(map(torch.equal, values, params)):
                 replace_grads(params, [None if g is None else g.clone() for g in grads])
                 return loss.clone()
         return None

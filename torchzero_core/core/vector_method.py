@@ -255,6 +255,8 @@ class VectorMethod(Module):
     gathers: ClassVar[bool] = False
     #: Whether it has to forget everything when another set of parameters has gradients.
     starts_anew: ClassVar[bool] = True
+    #: The names of the state that runs over the vector in its last dimension. Anybody may cast it, or the parameters.
+    vectors: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, inner: Modules | None = None) -> None:
         super().__init__(defaults)
@@ -333,9 +335,28 @@ class VectorMethod(Module):
         units = units_of(self, var, gathers=self.gathers, starts_anew=self.starts_anew)
         for unit in units:
             unit.given, unit.update = given, unit.vector(unit.pick(update))
+            self._fit(unit, unit.update)
             if again or not unit.state.keys() - set(MEMBERSHIP):
                 unit.unsure = self.learn(unit, unit.update)
         return units
+
+    def _fit(self, unit: Unit, u: Tensor) -> None:
+        """Bring the state of a vector to a dtype or device that has changed since the last step.
+
+        Raises:
+            ValueError: the number of elements has changed.
+        """
+        for name in self.vectors:
+            value = unit.state.get(name)
+            if not isinstance(value, Tensor):
+                continue
+            if value.shape[-1:] != u.shape:
+                raise ValueError(
+                    f"{self.path} keeps {name!r} for {value.shape[-1] if value.ndim else 1} elements, and the "
+                    f"parameters have {u.numel()} now; forget it with the module's reset()."
+                )
+            if value.dtype is not u.dtype or value.device != u.device:
+                unit.state[name] = value.to(u.device, u.dtype)
 
     def step(self, var: Var) -> Var:
         """Learn from the update and replace it by the direction."""

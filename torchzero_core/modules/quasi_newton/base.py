@@ -32,6 +32,7 @@ class _FullMatrix(VectorMethod):
     gathers = True
     #: The name of the matrix in the state.
     matrix: ClassVar[str] = "H"
+    vectors = ("H", "B", "R", "prev_params", "prev_update")
     #: Whether the formula asks for the previous parameters or update (which are otherwise overwritten).
     needs_previous: ClassVar[bool] = False
 
@@ -98,7 +99,7 @@ class _FullMatrix(VectorMethod):
         """Let the formula learn from the differences to the last step."""
         state, h, name = unit.state, unit.settings, self.matrix
         t = state["step"] = state.get("step", 0) + 1
-        if name not in state:
+        if not all(key in state for key in (name, "fresh", "prev_params", "prev_update")):
             state.update({name: self.initial_matrix(u.numel(), u, h), "fresh": _true(u)})
             state.update(prev_params=unit.point(torch.empty_like(u)), prev_update=u.clone())
             return bool(h["scale_first"])

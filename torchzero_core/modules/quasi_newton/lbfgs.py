@@ -46,8 +46,10 @@ class TwoLoop(PairMethod):
     # -- learning ----------------------------------------------------------------------------------------------------
     def begin(self, unit: Unit, u: Tensor) -> bool:
         new = super().begin(unit, u)
-        if new:
+        if new or "gamma" not in unit.state:
             unit.state["gamma"] = torch.ones((), dtype=unit.state["sy"].dtype, device=u.device)
+        elif unit.state["gamma"].dtype is not unit.state["sy"].dtype:
+            unit.state["gamma"] = unit.state["gamma"].to(unit.state["sy"].dtype)
         return new
 
     def take(self, unit: Unit, s: Tensor, y: Tensor) -> None:
