@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchzero_core.core import Modular, Module
 from torchzero_core.core.closure import Closure
 
-from .compat import is_lightning_closure
+from .compat import module_of_lightning_closure
 
 
 class ModularChain(Modular):
@@ -20,6 +20,7 @@ class ModularChain(Modular):
         params: tensors, (name, tensor) pairs, dicts that define groups, or a model.
         modules: the chain.
         compile: run the rules of the chain as generated kernels.
+        deterministic: the loss is the same function at every step: all of the data in one batch, no dropout.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -34,19 +35,29 @@ class ModularChain(Modular):
         params: Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]] | nn.Module,
         modules: list[Module],
         compile: bool = False,
+        deterministic: bool = False,
     ) -> None:
-        super().__init__(params, *([modules] if isinstance(modules, Module) else modules), compile=compile)
+        chain = [modules] if isinstance(modules, Module) else modules
+        super().__init__(params, *chain, compile=compile, deterministic=deterministic)
 
 
-def _refuse_automatic_optimization(modular: Modular, closure: Closure) -> None:
-    """Refuse the closure of Lightning's automatic optimization where it would be evaluated several times."""
-    if is_lightning_closure(closure):
-        needy = next(m for m in modular.unrolled_modules if m.requires_closure)
+def _refuse_lightning_s_closure(modular: Modular, closure: Closure) -> None:
+    """Refuse a closure that Lightning has made where it would be evaluated several times."""
+    module = module_of_lightning_closure(closure)
+    if module is None:
+        return
+    needy = next(m for m in modular.unrolled_modules if m.requires_closure)
+    if not module.automatic_optimization:
         raise RuntimeError(
-            f"{needy.path} evaluates the loss several times a step, which Lightning's automatic optimization would "
-            "log and count each time. Give the Trainer the callback tz_lightning.ClosureOptimization(), or derive "
-            "the model from tz_lightning.ClosureModule."
+            f"{needy.path} evaluates the loss several times a step, with and without gradients, which optimizer.step in "
+            "manual optimization leaves no way to. Call tz_lightning.closure_step(self, optimizer, fn) instead, where "
+            "fn() returns the loss."
         )
+    raise RuntimeError(
+        f"{needy.path} evaluates the loss several times a step, which Lightning's automatic optimization would "
+        "log and count each time. Give the Trainer the callback tz_lightning.ClosureOptimization(), or derive "
+        "the model from tz_lightning.ClosureModule."
+    )
 
 
-Modular.closure_guards.append(_refuse_automatic_optimization)
+Modular.closure_guards.append(_refuse_lightning_s_closure)
