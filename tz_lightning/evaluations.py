@@ -37,7 +37,8 @@ class Batch:
     def watched(self, evaluate: Callable[[], Any]) -> Any:
         """Run the first evaluation, and note what it changes."""
         self.start = self._keeper.snapshot(self.data)
-        output = evaluate()
+        with self._keeper.watching(self.start):
+            output = evaluate()
         self.start.look()
         return output
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
 #: Tensors up to this size are compared as a whole.
 SMALL = 1 << 14
-#: So many bytes of tensors that have not moved yet are kept as copies.
-BUDGET = 1 << 28
+#: Tensors from this size on are copied only when something writes to them.
+LARGE = 1 << 18
+#: So many evaluations of a model are watched for what writes to large tensors.
+_WATCHED = 2
 #: Longer lists are put back, but what lies in them is not.
 LONG = 256
 _DEPTH = 8
@@ -39,11 +43,12 @@ class Shadow:
         moving: whether it has changed in an evaluation before.
     """
 
-    __slots__ = ("_mark", "_sample", "moving", "tensor", "value")
+    __slots__ = ("_mark", "_sample", "alias", "moving", "tensor", "value")
 
     def __init__(self, tensor: Tensor, copied: bool, moving: bool) -> None:
         self.tensor, self.moving = tensor, moving
         self.value = tensor.detach().clone() if copied else None
+        self.alias = tensor.detach() if not copied and not is_lazy(tensor) else None  # where ``.data`` is assigned
         self._mark = _mark(tensor)
         sample = self._sampled()
         self._sample = None if sample is None else sample.clone()
@@ -69,7 +74,11 @@ def _mark(tensor: Tensor) -> Any:
     if is_lazy(tensor):
         return None
     version = None if tensor.is_inference() else tensor._version
-    return version, tensor.data_ptr() if tensor.layout is torch.strided else None, tensor.shape
+    return version, _pointer(tensor), tensor.shape
+
+
+def _pointer(tensor: Tensor) -> int | None:
+    return tensor.data_ptr() if tensor.layout is torch.strided else None
 
 
 def put(tensor: Tensor, value: Tensor) -> None:
@@ -243,6 +252,8 @@ class Snapshot:
         moved = [s for s in self.shadows if not s.fresh()]
         for shadow in moved:
             shadow.moving = True
+            if shadow.value is None and shadow.alias is not None and _pointer(shadow.alias) != _pointer(shadow.tensor):
+                shadow.value = shadow.alias
         self.moved = [s.tensor for s in moved]
         self.values = [(s.tensor, s.value) for s in moved if s.value is not None]
         self.shadows = []
@@ -254,8 +265,38 @@ class Snapshot:
             put(tensor, value)
 
 
+class CopyOnWrite(TorchDispatchMode):
+    """Copies a tensor before an operation writes to its memory.
+
+    Args:
+        shadows: of the tensors.
+    """
+
+    def __init__(self, shadows: list[Shadow]) -> None:
+        super().__init__()
+        self._shadows: dict[int, list[Shadow]] = {}
+        for shadow in shadows:
+            self._shadows.setdefault(_storage(shadow.tensor), []).append(shadow)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at the arguments that the operation writes to."""
+        kwargs = kwargs or {}
+        for i, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                written = args[i] if i < len(args) else kwargs.get(argument.name)
+                for tensor in written if isinstance(written, (list, tuple)) else [written]:
+                    if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
+                        for shadow in self._shadows.pop(_storage(tensor), ()):
+                            shadow.value = shadow.tensor.detach().clone()
+        return func(*args, **kwargs)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
+
+
 class Keeper:
-    """Takes snapshots, and remembers which tensors move, so that large ones that do not are copied once at most.
+    """Takes snapshots, and remembers which tensors move, so that large ones that do not are not copied.
 
     Args:
         module: the model.
@@ -272,21 +313,24 @@ class Keeper:
         """Note what there is now, in the model and in ``roots``."""
         things = Things([self._module, *roots], self._without)
         shadows: dict[int, Shadow] = {}
-        spent = 0
         for tensor in things.tensors:
             known = self._shadows.get(id(tensor))
             moving = known is not None and known.moving
-            # frozen parameters are many, and nearly always they move in the first evaluation or never
-            copied = moving or (spent <= BUDGET and not (self._snapshots > 1 and isinstance(tensor, nn.Parameter)))
+            copied = moving or is_lazy(tensor) or tensor.numel() < LARGE
             if known is None or (copied and known.value is None) or not known.fresh():
                 known = Shadow(tensor, copied and not is_lazy(tensor), moving)
-            elif not copied:
-                known.value = None
             shadows[id(tensor)] = known
-            spent += 0 if known.value is None or moving else known.value.numel() * known.value.element_size()
         self._shadows = shadows
         self._snapshots += 1
         return Snapshot(_device(self._module), things, list(shadows.values()))
+
+    def watching(self, snapshot: Snapshot) -> Any:
+        """Within it, a large tensor is copied before something writes to it; only for a model's first evaluations.
+
+        One that is written to for the first time later is not put back between the evaluations of that step.
+        """
+        large = [s for s in snapshot.shadows if s.value is None and s.alias is not None]
+        return CopyOnWrite(large) if large and self._snapshots <= _WATCHED else nullcontext()
 
     def end(self, starts: Iterable[Snapshot], *roots: Any) -> Snapshot:
         """Note what there is now, with the tensors that have moved since ``starts``."""
