@@ -25,7 +25,8 @@ ROUNDINGS = 4
 
 #: Whose rule has changed since: it reads the old state, but goes on in another way, and may keep more than it did.
 #: ClipNormByEMA and NormalizeByEMA hold the average itself to its growth now, and not only the norm that is used.
-CHANGED = ("ClipNormByEMA", "NormalizeByEMA", "five modules")
+#: Searches behind conjugate gradients try another first step, and allow for the rounding of the loss in float32.
+CHANGED = ("ClipNormByEMA", "NormalizeByEMA", "five modules", "PolakRibiere-search", "newton (float32)")
 
 cases = pytest.mark.parametrize("name", CASES)
 
@@ -51,7 +52,8 @@ def assert_same_outline(now, then, where="state", *, changed=False):
         for i, (a, b) in enumerate(zip(now, then, strict=True)):
             assert_same_outline(a, b, f"{where}[{i}]", changed=changed)
     elif isinstance(then, float):
-        assert isinstance(now, float) and math.isclose(now, then, rel_tol=1e-3), f"{where}: {now} is not {then}"
+        assert isinstance(now, float), where
+        assert changed or math.isclose(now, then, rel_tol=1e-3), f"{where}: {now} is not {then}"
     else:
         assert type(now) is type(then) and now == then, f"{where}: {now} is not {then}"
 

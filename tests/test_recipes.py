@@ -267,7 +267,7 @@ HEAVY_BALL = """
 import torch
 from torchzero.core import Module, Var
 
-class HeavyBall(Module):
+class OwnHeavyBall(Module):
     def __init__(self, momentum: float = 0.9, dampening: float = 0):
         defaults = dict(momentum=momentum, dampening=dampening)
         super().__init__(defaults)
@@ -317,7 +317,7 @@ def test_rosenbrock():
 
 def test_a_module_of_ones_own():
     ours, theirs = make_params(), make_params()
-    run(tz.Modular(ours, paste(HEAVY_BALL)["HeavyBall"](0.8), tz.m.LR(LR)), ours, 20)
+    run(tz.Modular(ours, paste(HEAVY_BALL)["OwnHeavyBall"](0.8), tz.m.LR(LR)), ours, 20)
     reference = torch.optim.SGD(theirs, LR, momentum=0.8)
     for _ in range(20):
         gradient_of(theirs)

@@ -1,8 +1,29 @@
 """Modular optimization for PyTorch: an optimizer is a chain of modules."""
 
+from typing import Any as _Any
+
 from . import modules as m
-from .core import Chain, Modular, Module, Reductions, Slot, StepInfo, Transform, Var
+from .core import Advice, Chain, Context, Modular, Module, Reductions, Slot, StepInfo, Transform, Value, Var
 
 __version__ = "0.1.0"
 
-__all__ = ["Chain", "Modular", "Module", "Reductions", "Slot", "StepInfo", "Transform", "Var", "m"]
+__all__ = [
+    "Advice",
+    "Chain",
+    "Context",
+    "Modular",
+    "Module",
+    "Reductions",
+    "Slot",
+    "StepInfo",
+    "Transform",
+    "Value",
+    "Var",
+    "m",
+]
+
+
+def __getattr__(name: str) -> _Any:
+    if not name.startswith("_") and name != "m" and hasattr(m, name):
+        raise AttributeError(f"torchzero_core has no {name!r}; modules are in tz.m: tz.m.{name}.")
+    raise AttributeError(f"module 'torchzero_core' has no attribute {name!r}")

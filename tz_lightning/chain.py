@@ -20,7 +20,8 @@ class ModularChain(Modular):
         params: tensors, (name, tensor) pairs, dicts that define groups, or a model.
         modules: the chain.
         compile: run the rules of the chain as generated kernels.
-        deterministic: the loss is the same function at every step: all of the data in one batch, no dropout.
+        deterministic: the closure is the same function at every step; see :class:`~torchzero_core.core.Modular`.
+        advice: warn of an order of modules that makes one of them useless.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -36,9 +37,10 @@ class ModularChain(Modular):
         modules: list[Module],
         compile: bool = False,
         deterministic: bool = False,
+        advice: bool = True,
     ) -> None:
         chain = [modules] if isinstance(modules, Module) else modules
-        super().__init__(params, *chain, compile=compile, deterministic=deterministic)
+        super().__init__(params, *chain, compile=compile, deterministic=deterministic, advice=advice)
 
 
 def _refuse_lightning_s_closure(modular: Modular, closure: Closure) -> None:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.optim import Optimizer
 
+from torchzero_core.core import Modular
 from torchzero_core.distributed import Reductions
 
 from . import compat, loop
@@ -54,6 +55,8 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
     if raw not in _KEEPERS:
         refuse_everywhere(trainer, raw, "closure_step")
         _KEEPERS[raw] = Keeper(module, raw)
+    if isinstance(raw, Modular):
+        raw.forget_evaluations()  # the first evaluation of a step logs and counts the batch
     outputs: list[Any] = []
 
     def loss() -> Tensor | None:
@@ -89,7 +92,7 @@ class ClosureOptimization(Callback):
     buffers, attributes of the model and the batch see each batch once; all evaluations of a batch see the same
     random numbers. Everything else in Lightning is as with any other optimizer. With ``accumulate_grad_batches`` the
     closure spans the accumulated batches. For an optimizer that needs no closure, and for a module that does manual
-    optimization, the callback does nothing.
+    optimization, the callback does nothing. The optimizer may be exchanged between two batches.
 
     Raises:
         MisconfigurationException: before the first batch, for what cannot be right with such a chain.
@@ -162,14 +165,6 @@ def _refuse(trainer: Trainer, optimizer: Optimizer) -> None:
     """Say before the first batch what cannot be right."""
     who, module = "ClosureOptimization", trainer.lightning_module
     refuse_everywhere(trainer, optimizer, who)
-    batches = trainer.num_training_batches
-    _refuse_if(
-        getattr(optimizer, "deterministic", False) and batches not in (0, float("inf"))
-        and batches > trainer.accumulate_grad_batches,
-        f"{who}: the chain was made with deterministic=True, which leaves out the evaluation at the start of a step, "
-        f"but an epoch has {batches} batches, and each step is another loss. Leave it out, or train on all of the data "
-        f"in each step: one batch, or accumulate_grad_batches={batches}.",
-    )
     _refuse_if(
         trainer.gradient_clip_val,
         f"{who}: the Trainer's gradient_clip_val would clip the gradient of the first evaluation only. Remove it and "

@@ -71,6 +71,8 @@ def forward_context(trainer: Trainer) -> Any:
     return trainer.precision_plugin.train_step_context()
 
 
+
+
 def backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer, *, hooks: bool) -> None:
     """Compute gradients as Lightning does, with the hooks around it or without."""
     if hooks:

@@ -97,6 +97,8 @@ class ClosureLoop(_AutomaticOptimization):
         optimizer = self.trainer.optimizers[0]
         batches, self._batches = self._batches, []
         keeper = self._keeper_of(optimizer)
+        assert isinstance(optimizer, Modular)
+        optimizer.forget_evaluations()  # the first evaluation of a step logs and counts the batch
 
         def step(original: Callable[..., Any], closure: Callable[[], Any] | None = None) -> Any:
             if closure is None:

@@ -36,6 +36,7 @@ from torchzero_core.core import (
     per_group,
 )
 from torchzero_core.core.declare import fields_of
+from torchzero_core.core.settings import check_group
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {
@@ -321,16 +322,17 @@ def test_ranges(hint, inside, outside):
             One(torch.tensor(float(value), dtype=torch.float64))
 
 
-def test_no_tensor_is_looked_at_between_steps():
-    """Its value may have to be waited for."""
+def test_only_tensors_of_the_host_are_looked_at_between_steps():
+    """The value of another may have to be waited for."""
     params = make_params()
     optimizer = tz.Modular(params, tz.m.LR(0.1))
     run(optimizer, params, 1)
-    optimizer.param_groups[0]["lr"] = torch.tensor(-0.1)
-    run(optimizer, params, 1)
-    optimizer.param_groups[0]["lr"] = -0.25
-    with pytest.raises(ValueError, match=r"lr=-0\.25 is out of range"):
-        run(optimizer, params, 1)
+    for bad in (torch.tensor(-0.25), -0.25):
+        optimizer.param_groups[0]["lr"] = bad
+        with pytest.raises(ValueError, match=r"lr=-0\.25 is out of range"):
+            run(optimizer, params, 1)
+    far = torch.empty((), device="meta")  # to look at it would raise
+    check_group({"params": params, "lr": far}, optimizer.modules, {"params": params, "lr": 0.1})
 
 
 # -- attributes --------------------------------------------------------------------------------------------------------

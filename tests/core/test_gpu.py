@@ -88,7 +88,7 @@ def programs(modules, dtype=torch.float32):
     params = make_params(dtype=dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(compiler.COMPILING, "cpu", types.SimpleNamespace(refusal=lambda dtype: None, runner=note))
-        patch.setattr(Segment, "_warn_uncompiled", lambda self, why: None)
+        patch.setattr(Segment, "_warn_uncompiled", lambda self, why, **_: None)
         run(tz.Modular(params, *modules(), compile=True), params, 1)
     return found
 

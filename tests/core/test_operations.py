@@ -67,7 +67,10 @@ ELEMENTWISE = {
         lambda a, b, h: (a > b).where(0.4, h - 0.05),
         lambda a, b: torch.where(a > b, 0.4, torch.full_like(b, 0.7)),
     ),
-    "where truth": (lambda a, b, h: a.where(b, 5.0), lambda a, b: torch.where(a != 0, b, torch.full_like(b, 5.0))),
+    "where truth": (
+        lambda a, b, h: (a != 0).where(b, 5.0),
+        lambda a, b: torch.where(a != 0, b, torch.full_like(b, 5.0)),
+    ),
     "float": (lambda a, b, h: (a > 0).float() + a.float() * 0, lambda a, b: (a > 0).to(a.dtype) + a * 0),
 }
 

@@ -159,10 +159,10 @@ def test_making_the_state_moves_nothing(name, deterministic):
 
 def test_a_forgotten_closure_is_still_an_error():
     model, optimizer = _model(0, CHAINS["LBFGS, StrongWolfe"])
-    with pytest.raises(RuntimeError, match="call optimizer.step"):
+    with pytest.raises(RuntimeError, match=r"call optimizer\.step"):
         optimizer.step()
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     optimizer.param_groups[0]["lr"] = 0.0
-    with pytest.raises(RuntimeError, match="call optimizer.step"):
+    with pytest.raises(RuntimeError, match=r"call optimizer\.step"):
         optimizer.step()

@@ -359,7 +359,7 @@ def test_clone_and_absorb():
 # -- errors ------------------------------------------------------------------------------------------------------------
 def test_a_closure_that_returns_nothing():
     params = make_params()
-    optimizer = tz.Modular(params, tz.m.LR(0.1))
+    optimizer = tz.Modular(params, tz.m.SPSA(), tz.m.LR(0.1))
     with pytest.raises(TypeError, match="The closure returned None; it must return the loss"):
         optimizer.step(lambda backward=True: None)
 

@@ -9,7 +9,7 @@ import torch
 
 import torchzero_core
 from torchzero_core.distributed import Reductions
-from torchzero_core.engine import Segment
+from torchzero_core.engine import Segment, Transaction
 from torchzero_core.engine.params import Params
 from torchzero_core.engine.plan import make_plan
 from torchzero_core.lang import Dims, Kind, Place, Slot, Trace
@@ -70,6 +70,7 @@ class Home:
 
     def __init__(self, compile):
         self.compile, self.distributed, self.warnings = compile, Reductions(), []
+        self.transaction = Transaction()
 
     def group_number(self, param):
         return 0

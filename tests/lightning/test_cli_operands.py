@@ -30,8 +30,8 @@ def test_inputs(name):
 
 @pytest.mark.parametrize("name", ["WeightedSum", "WeightedMean"])
 def test_inputs_with_weights(name):
-    module = module_of(name, inputs=[SIGN, 0.5, CHAIN], weights=[1, 2, 3.5])
-    assert repr(module) == repr(getattr(m, name)(m.Sign(), 0.5, [m.Sqrt(), m.Mul(2.0)], weights=[1, 2, 3.5]))
+    module = module_of(name, inputs=[SIGN, 0.5, CHAIN], weights=[1.0, 2.0, 3.5])
+    assert repr(module) == repr(getattr(m, name)(m.Sign(), 0.5, [m.Sqrt(), m.Mul(2.0)], weights=[1.0, 2.0, 3.5]))
 
 
 @pytest.mark.parametrize("name", ["Alternate", "Switch"])

@@ -8,7 +8,6 @@ from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from torch import nn
 from torchmetrics import MeanMetric
 
-import torchzero_core as tz
 from tests.lightning.problems import Log, Model, batches, m, mse, network, plain, same, trainer
 from tz_lightning import ClosureModule, ClosureOptimization, closure_step, is_reevaluation
 
@@ -263,11 +262,6 @@ class Wrong(Model):
         return 3.0
 
 
-class Deterministic(Model):
-    def configure_optimizers(self):
-        return tz.Modular(self.parameters(), *search(), deterministic=True)
-
-
 def test_several_processes_without_reductions_are_refused(monkeypatch):
     """Each would see another loss, and the parameters of the ranks would drift apart."""
     model = Model(search)
@@ -281,7 +275,6 @@ def test_several_processes_without_reductions_are_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (Deterministic, {}, "deterministic=True, which leaves out the evaluation"),
         (Model, dict(gradient_clip_val=1.0), "Remove it and put ClipNorm or ClipValue into the chain"),
         (Wrong, {}, "`training_step` must return a Tensor, a dict, or None"),
     ],

@@ -324,7 +324,7 @@ def test_operands_that_are_none_are_refused():
             make()
     (p,) = make_params([(3,)])
     for value in ("x", None):
-        with pytest.raises(ValueError, match=rf"Maximum: other={value!r} must be a number"):
+        with pytest.raises(ValueError, match=rf"other={value!r} must be a number"):
             tz.Modular([{"params": [p], "Maximum.other": value}], m.Maximum(1))
     with pytest.raises(ValueError, match="2 inputs and weights="):
         m.WeightedSum(m.Sign(), m.Sqrt(), weights=[1.0])

@@ -154,7 +154,7 @@ def test_negative_curvature_still_goes_downhill(method, seed):
     params = parameters(torch.randn(7, dtype=F64, generator=generator))
     optimizer = tz.Modular(params, tz.m.NewtonCG(hvp_method=method), tz.m.StrongWolfe())
     losses = [float(optimizer.step(closure_of(params, saddle))) for _ in range(40)]
-    assert all(b <= a for a, b in pairwise(losses))
+    assert all(b <= a + 1e-15 * abs(a) for a, b in pairwise(losses))  # a search allows for the rounding of the loss
     g, h = dense(saddle, flat(params))
     assert g.norm() < 1e-3 and torch.linalg.eigvalsh(h)[0] > -1e-6
 

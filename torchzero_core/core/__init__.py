@@ -2,7 +2,8 @@
 
 from ..distributed import Reductions
 from ..engine.params import Params
-from ..lang import Context, Slot
+from ..lang import Context, Slot, Value
+from .advice import Advice
 from .declare import (
     Beta,
     Check,
@@ -26,6 +27,7 @@ from .transform import Target, Transform
 from .var import Var
 
 __all__ = [
+    "Advice",
     "Beta",
     "Chain",
     "Check",
@@ -52,6 +54,7 @@ __all__ = [
     "StepInfo",
     "Target",
     "Transform",
+    "Value",
     "Var",
     "per_group",
 ]

@@ -1,7 +1,7 @@
 """A step that makes the state and nothing else.
 
-``torch.distributed.checkpoint`` wants all state before there was a step, to load into it, and has torch's optimizers make
-it by a step without closure, with gradients and learning rates of zero.
+``torch.distributed.checkpoint`` wants all state before there was a step, to load into it, and has torch's optimizers
+make it by a step without closure, with gradients and learning rates of zero.
 """
 
 from __future__ import annotations

@@ -2,19 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from ..engine.params import Params
+from ..lang import Slot
+from .groups import check_new_group
+from .module import Module
+from .state import GLOBAL
 from .transform import Transform
+from .validate import settled, validate
 
 
 def signature(optimizer: Any) -> str:
     """The modules of a chain by path, as text."""
     return " > ".join(m.path for m in optimizer.unrolled_modules)
+
+
+def settings_of(optimizer: Any) -> dict[str, dict[str, Any]]:
+    """What the constructors of the modules were given, by path; only what any file can hold."""
+    out = {}
+    for module in optimizer.unrolled_modules:
+        values = {name: _savable(value) for name, value in module.defaults.items()}
+        out[module.path] = {name: value for name, value in values.items() if value is not _NOT_SAVED}
+    return out
+
+
+_NOT_SAVED: Any = object()
+
+
+def _savable(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    if isinstance(value, (tuple, list)) and all(isinstance(v, (bool, int, float, str)) for v in value):
+        return tuple(value)
+    return _NOT_SAVED
+
+
+def _differing(optimizer: Any, saved: Mapping[str, Mapping[str, Any]]) -> list[tuple[Module, dict[str, Any]]]:
+    """The settings of a file that are others than those of the code, by module.
+
+    Raises:
+        ValueError: a value that its module does not take.
+    """
+    out = []
+    for module in optimizer.unrolled_modules:
+        here = {name: _savable(value) for name, value in module.defaults.items()}
+        new = {k: v for k, v in saved.get(module.path, {}).items() if here.get(k, _NOT_SAVED) not in (v, _NOT_SAVED)}
+        if new:
+            validate(module, new, "the settings of the file: ")
+            out.append((module, settled(type(module), new)))
+    return out
+
+
+def _take_settings(optimizer: Any, differing: list[tuple[Module, dict[str, Any]]]) -> None:
+    """Let the modules have the settings of a file, and say which are others than those of the code."""
+    if not differing:
+        return
+    words = [f"{m.path}.{k}={v!r} (code: {m.defaults[k]!r})" for m, new in differing for k, v in new.items()]
+    for module, new in differing:
+        module.defaults.update(new)
+    optimizer.invalidate()
+    warnings.warn(
+        f"load_state_dict has taken settings from the file that are others in the code: {', '.join(words)}. To change "
+        "one of them, set its key in param_groups after loading.",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
@@ -37,7 +98,11 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
                 f"group {i} has {len(loaded['params'])} parameters, here {len(group['params'])}."
             )
     saved_chain = groups[0].pop("chain", None) if groups else None
+    settings = groups[0].pop("settings", {}) if groups else {}
     _check_chain(optimizer, saved_chain, state_dict["state"])
+    for group in groups:
+        check_new_group(group, optimizer.unrolled_modules)
+    differing = _differing(optimizer, settings)
     params = list(chain.from_iterable(g["params"] for g in own))
     index = dict(zip(chain.from_iterable(g["params"] for g in groups), params, strict=True))
     _check_shapes(optimizer, index, state_dict["state"])
@@ -49,6 +114,30 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
             state[key] = values
             continue
         state[param] = {name: _move(value, param, name) for name, value in values.items()}
+    before = dict(optimizer.state)
+    optimizer.state.clear()
+    optimizer.state.update(state)
+    optimizer.drop_params()
+    try:
+        _check_inside(optimizer.chain, optimizer.all_params, set(map(id, optimizer.all_params)))
+    except ValueError:
+        optimizer.state.clear()
+        optimizer.state.update(before)
+        optimizer.drop_params()
+        raise
+    _take_groups(own, groups)
+    _take_settings(optimizer, differing)
+    first = optimizer.state.get(optimizer.all_params[0], {}) if optimizer.all_params else {}
+    optimizer.current_step = int(first.get("Modular.step", 0))
+    for module in optimizer.unrolled_modules:
+        module.generators.clear()
+    optimizer.drop_params()
+    for post in optimizer._optimizer_load_state_dict_post_hooks.values():
+        post(optimizer)
+
+
+def _take_groups(own: Sequence[dict[str, Any]], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Let the groups have what was saved of them."""
     for loaded, group in zip(groups, own, strict=True):
         names = group.get("param_names")
         values = {k: v for k, v in loaded.items() if k not in ("params", "param_names")}
@@ -57,15 +146,6 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
         group.update(values)
         if names is not None:
             group["param_names"] = names
-    optimizer.state.clear()
-    optimizer.state.update(state)
-    first = optimizer.state.get(optimizer.all_params[0], {}) if optimizer.all_params else {}
-    optimizer.current_step = int(first.get("Modular.step", 0))
-    for module in optimizer.unrolled_modules:
-        module.generators.clear()
-    optimizer.drop_params()
-    for post in optimizer._optimizer_load_state_dict_post_hooks.values():
-        post(optimizer)
 
 
 def _check_chain(optimizer: Any, saved: str | None, state: Mapping[Any, Any]) -> None:
@@ -97,27 +177,82 @@ def _check_chain(optimizer: Any, saved: str | None, state: Mapping[Any, Any]) ->
 
 
 def _check_shapes(optimizer: Any, index: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
-    """Declared state has a shape that is known; compiled code would read a shorter one out of bounds."""
-    slots = {
-        module.prefix + name: slot
-        for module in optimizer.unrolled_modules
-        if isinstance(module, Transform)
-        for name, slot in module.slots.items()
-    }
+    """Declared state is as declared; compiled code would read a shorter one out of bounds."""
+    rules = [module for module in optimizer.unrolled_modules if isinstance(module, Transform)]
+    slots = {rule.prefix + name: slot for rule in rules for name, slot in rule.slots.items()}
+    shared = {f"{rule.prefix}{GLOBAL}{name}" for rule in rules for name in rule.slots}
+    prefixes = ["Modular.", *(module.prefix for module in optimizer.unrolled_modules)]
+    counts = {f"{p}{scope}{n}" for p in prefixes for scope in ("", GLOBAL) for n in ("step", "epoch", "members")}
     for key, values in state.items():
         param = index.get(key)
-        if param is None:
+        if param is None or is_lazy(param):  # then the first step looks
             continue
         for name, value in values.items():
-            slot = slots.get(name)
-            if slot is None or is_lazy(param):  # the first step looks
-                continue
-            places = len(value) if slot.history is not None and isinstance(value, Tensor) and value.ndim else 0
-            if not isinstance(value, Tensor) or tuple(value.shape) != slot.shape_for(param, places):
-                raise ValueError(
-                    f"The state {name!r} has shape {tuple(getattr(value, 'shape', ()))}, its parameter here "
-                    f"{tuple(param.shape)}: the state dict belongs to another model."
-                )
+            here = name.rsplit("/", 1)[-1]  # that of a stand-in is looked at again when its shape is known
+            if here in counts and here not in slots:
+                if not (isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)):
+                    raise ValueError(f"The state {name!r} is a count and not {value!r}: the state dict is damaged.")
+            elif here in shared:
+                if not isinstance(value, Tensor) or value.numel() != 1:
+                    raise ValueError(f"The state {name!r} is no tensor with one element: the state dict is damaged.")
+            elif here in slots:
+                _check_state(
+                    name, slots[here], value, None if here != name or is_lazy(param) else param
+                )  # the first step looks
+
+
+def _check_state(name: str, slot: Slot, value: Any, param: Tensor | None) -> None:
+    """Refuse a state that is not as declared.
+
+    Args:
+        name: of the state.
+        slot: its declaration.
+        value: what was loaded.
+        param: its parameter; None where that is not known yet.
+
+    Raises:
+        ValueError: naming the state.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"The state {name!r} is no tensor but {value!r}: the state dict is damaged.")
+    if param is None:
+        return
+    if value.is_complex() and not param.is_complex():
+        raise ValueError(f"The state {name!r} is complex and its parameter is not: the state dict is damaged.")
+    places = len(value) if slot.history is not None and value.ndim else 0
+    if tuple(value.shape) != slot.shape_for(param, places):
+        raise ValueError(
+            f"The state {name!r} has shape {tuple(value.shape)}, its parameter here {tuple(param.shape)}: the state "
+            "dict belongs to another model."
+        )
+
+
+def _check_inside(module: Module, params: Params, real: set[int]) -> None:
+    """Refuse declared state of stand-ins that is not as declared.
+
+    Args:
+        module: the module; what is inside it is looked at too.
+        params: what it works on.
+        real: the parameters of the optimizer, which have been looked at.
+
+    Raises:
+        ValueError: naming the state.
+    """
+    if isinstance(module, Transform):
+        for param in params:
+            if id(param) not in real:
+                store, prefix = module.locate(param)
+                for name, slot in module.slots.items():
+                    if prefix + name in store:
+                        _check_state(prefix + name, slot, store[prefix + name], param)
+    if any(map(is_lazy, params)):
+        return
+    try:
+        inner = module.inner_params(params)
+    except Exception as error:
+        raise ValueError(f"The state of {module.path} cannot be used ({error}): the state dict is damaged.") from error
+    for child in module.children.values():
+        _check_inside(child, inner, real)
 
 
 def _move(value: Any, param: Tensor, name: str) -> Any:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
+import operator
+import types
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,16 +19,60 @@ from .replaced_grads import replace_grads, return_grads
 
 Closure = Callable[..., Any]
 
+_NO_LOSS = "The closure returned None; it must return the loss."
 
-def detached(loss: Any) -> Any:
-    """A loss without its graph, as a tensor.
+
+def as_number(loss: Any) -> Tensor | None:
+    """What a closure has returned as a tensor without dimensions; it keeps its graph.
+
+    Python's and numpy's numbers and counts become double precision, so that nothing of them is lost. None stays None.
 
     Raises:
-        TypeError: None.
+        TypeError: it is no number: a tuple of the loss and something else, for example.
+        ValueError: a tensor with more than one element, or with none.
     """
     if loss is None:
-        raise TypeError("The closure returned None; it must return the loss.")
-    return loss.detach() if isinstance(loss, Tensor) else torch.as_tensor(loss)
+        return None
+    if not isinstance(loss, Tensor):
+        loss = _number(loss)
+    elif loss.numel() != 1:
+        raise ValueError(
+            f"The closure returned a tensor of shape {tuple(loss.shape)}; the loss must be one number, such as "
+            "loss.mean() or loss.sum()."
+        )
+    if loss.is_complex():
+        raise TypeError(f"The closure returned a complex number ({loss.dtype}); the loss must be a real one.")
+    if not loss.is_floating_point():
+        loss = loss.to(torch.float32 if loss.device.type == "mps" else torch.float64)
+    return loss.reshape(()) if loss.ndim else loss
+
+
+def _number(loss: Any) -> Tensor:
+    """A number that is no tensor, in double precision."""
+    item = getattr(loss, "item", None)  # of arrays, with whatever number of dimensions
+    try:
+        value = loss if isinstance(loss, (str, bytes, complex)) else item() if callable(item) else loss
+        if hasattr(value, "__float__"):
+            return torch.tensor(float(value), dtype=torch.float64)
+    except (TypeError, ValueError):
+        pass
+    what = f"a {type(loss).__name__}" + (f" of {len(loss)}" if isinstance(loss, (tuple, list, dict)) else "")
+    raise TypeError(
+        f"The closure returned {what}; it must return the loss, one number, and nothing else. Keep what else you need "
+        "in a variable outside of the closure."
+    )
+
+
+def detached(loss: Any) -> Tensor:
+    """A loss without its graph, as a tensor that is nobody else's.
+
+    Raises:
+        TypeError: None, or no number.
+    """
+    number = as_number(loss)
+    if number is None:
+        raise TypeError(_NO_LOSS)
+    return number.detach().clone()
 
 
 class Evaluations:
@@ -36,11 +84,11 @@ class Evaluations:
     def __init__(self) -> None:
         self._kept: list[tuple[list[Tensor], Tensor, list[Tensor | None]]] = []
 
-    def note(self, params: Sequence[Tensor], loss: Any) -> None:
+    def note(self, params: Sequence[Tensor], loss: Tensor) -> None:
         """Remember loss and gradients at the present point."""
         grads = [None if p.grad is None else p.grad.detach().clone() for p in params]
         self._kept = [*sorted(self._kept, key=lambda kept: float(kept[1]))[:1]]
-        self._kept.append(([p.detach().clone() for p in params], detached(loss).clone(), grads))
+        self._kept.append(([p.detach().clone() for p in params], loss.clone(), grads))
 
     def recall(self, params: Sequence[Tensor]) -> Tensor | None:
         """The loss at the present point, with the gradients in ``p.grad``; None where it was not evaluated."""
@@ -54,6 +102,9 @@ class Evaluations:
 class CountedClosure:
     """The user's closure as modules call it: ``closure(backward=True)``, counted, with gradients on.
 
+    It returns the loss as a tensor without dimensions that is nobody else's: with its graph where no gradients were
+    asked for, without it else. Where gradients were asked for, the closure may return None.
+
     A closure without a ``backward`` argument is evaluated with its backward pass either way; the gradients are put
     back when none were asked for. A warning says so once. A deterministic closure is not evaluated with gradients
     where that has just been done.
@@ -63,14 +114,27 @@ class CountedClosure:
         home: the optimizer.
         info: where evaluations are counted.
         known: what a deterministic closure has been; None for others.
+        habits: looks for gradients that are not computed, or not cleared.
+
+    Attributes:
+        gave_none: the closure has returned None where gradients were asked for.
     """
 
-    def __init__(self, closure: Closure, home: Home, info: StepInfo, known: Evaluations | None) -> None:
+    def __init__(
+        self, closure: Closure, home: Home, info: StepInfo, known: Evaluations | None, habits: Habits | None = None
+    ) -> None:
         self._closure, self._home, self._info, self._known = closure, home, info, known
+        self._habits = habits
         self._takes_backward = accepts_backward(closure)
+        self.gave_none = False
 
-    def __call__(self, backward: bool = True) -> Any:
-        """Evaluate."""
+    def __call__(self, backward: bool = True) -> Tensor | None:
+        """Evaluate.
+
+        Raises:
+            TypeError: the closure returned what is no number.
+            ValueError: it returned more than one number.
+        """
         known = self._known
         # Ranks that share the parameters out would not agree on whether a point is known.
         if known is None or not backward or type(self._home.distributed) is not Reductions:
@@ -80,52 +144,226 @@ class CountedClosure:
         if loss is None:
             return_grads(params)
             loss = self._evaluate(backward)
-            known.note(params, loss)
+            if loss is not None:
+                known.note(params, loss)
         return loss
 
-    def _evaluate(self, backward: bool) -> Any:
+    def close(self) -> None:
+        """Let go of the user's closure, with its batch: the step has ended."""
+        self._closure, self._takes_backward = _ended, "keyword"
+
+    def _evaluate(self, backward: bool) -> Tensor | None:
         self._info.evaluations += 1
         self._info.backward_evaluations += bool(backward)
+        if not backward:
+            return self._evaluate_loss()
+        habits = self._habits
         with torch.enable_grad():
-            if self._takes_backward:
-                return (
-                    self._closure(backward)
-                    if self._takes_backward == "positional"
-                    else self._closure(backward=backward)
-                )
-            if backward:
-                return self._closure()
-            self._home.warn_once(
-                "backward",
-                "The closure takes no `backward` argument, so evaluations that need only the loss also compute "
-                "gradients, which costs about three times as much. Define it as closure(backward=True) and call "
-                "loss.backward() only if backward is true. (In Lightning, derive the model from "
-                "tz_lightning.ClosureModule.)",
-            )
-            params = self._home.all_params
-            kept = [p.grad for p in params]
-            for p in params:
-                p.grad = None
-            try:
+            if habits is None or not habits.watching:
+                number = as_number(self._call(True))
+            else:
+                with habits.watch(self._home, self._closure) as watch:
+                    number = as_number(self._call(True))
+                    watch.skipped = number is None
+        if number is None:
+            self.gave_none = True
+            return None
+        return number.detach().clone()
+
+    def _evaluate_loss(self) -> Tensor:
+        if self._takes_backward:
+            with torch.enable_grad():
+                number = as_number(self._call(False))
+                if number is None:
+                    raise TypeError(_NO_LOSS)
+                return number.clone()  # with its graph
+        self._home.warn_once(
+            "backward",
+            "The closure takes no `backward` argument, so evaluations that need only the loss also compute "
+            "gradients, which costs about three times as much. Define it as closure(backward=True) and call "
+            "loss.backward() only if backward is true. (In Lightning, derive the model from "
+            "tz_lightning.ClosureModule.)",
+        )
+        params = self._home.all_params
+        kept = [p.grad for p in params]
+        for p in params:
+            p.grad = None
+        try:
+            with torch.enable_grad():
                 return detached(self._closure())
-            finally:
-                for p, g in zip(params, kept, strict=True):
-                    p.grad = g
+        finally:
+            for p, g in zip(params, kept, strict=True):
+                p.grad = g
+
+    def _call(self, backward: bool) -> Any:
+        way = self._takes_backward
+        if not way:
+            return self._closure()
+        if way == "positional":
+            return self._closure(backward)
+        if way == "keyword":
+            return self._closure(backward=backward)
+        try:
+            return self._closure(backward=backward)
+        except TypeError as error:  # what takes any argument hands it on to what does not
+            if "'backward'" not in str(error) or "argument" not in str(error):
+                raise
+        self._takes_backward = ""
+        if backward:
+            return self._closure()
+        return self._evaluate_loss()
+
+
+def _ended(backward: bool) -> Any:
+    raise RuntimeError("A closure can be evaluated only within the step that it was given to.")
+
+
+class WrappedClosure:
+    """A closure that a module has put around another one: it is run with gradients on, as the user's own is.
+
+    Args:
+        closure: the module's.
+    """
+
+    __slots__ = ("_closure",)
+
+    def __init__(self, closure: Closure) -> None:
+        self._closure = closure
+
+    def __call__(self, backward: bool = True) -> Any:
+        """Evaluate."""
+        with torch.enable_grad():
+            return as_number(self._closure(backward))
 
 
 def accepts_backward(closure: Closure) -> str:
-    """How a closure takes ``backward``: "positional", "keyword", or "" when it does not."""
+    """How a closure takes ``backward``.
+
+    Returns:
+        "positional", "keyword", "any" where it takes keywords of any name, or "" where it does not.
+    """
+    if type(closure) is types.FunctionType and not hasattr(closure, "__wrapped__"):
+        code = closure.__code__
+        if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) == 0 and not code.co_posonlyargcount:
+            names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+            if "backward" in names:
+                return "keyword"
+            if not names:
+                return ""
     try:
         parameters = inspect.signature(closure).parameters.values()
     except (TypeError, ValueError):
         return ""
     kinds = inspect.Parameter
     for p in parameters:
-        if p.name == "backward" or p.kind is kinds.VAR_KEYWORD:
-            return "keyword" if p.kind is not kinds.POSITIONAL_ONLY else "positional"
-    if any(
-        p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD) and p.default is not kinds.empty
-        for p in parameters
-    ):
+        if p.kind is kinds.KEYWORD_ONLY and p.name == "backward":
+            return "keyword"
+        if p.kind <= kinds.POSITIONAL_OR_KEYWORD and "backward" in p.name:
+            return "keyword" if p.name == "backward" and p.kind is not kinds.POSITIONAL_ONLY else "positional"
+    required = [p for p in parameters if p.default is kinds.empty and p.kind <= kinds.POSITIONAL_OR_KEYWORD]
+    if len(required) == 1:  # whatever it is called, it cannot be anything else
         return "positional"
-    return ""
+    return "any" if any(p.kind is kinds.VAR_KEYWORD for p in parameters) else ""
+
+
+#: How often a tensor has been changed in place.
+_changes = operator.attrgetter("_version")
+
+
+class Habits:
+    """Notices closures that forget something, at the first evaluations of an optimizer: it costs nothing later on.
+
+    A closure that never calls ``backward`` leaves all parameters without gradients. One that does not clear gradients
+    adds to those of the evaluation before: where nobody else has touched these, and what comes out is the old gradient
+    and the new one, it has forgotten it.
+    """
+
+    #: How many evaluations with gradients are looked at.
+    EVALUATIONS = 4
+
+    def __init__(self) -> None:
+        self.watching = self.EVALUATIONS
+        self._left: tuple[weakref.ref[Tensor], weakref.ref[Tensor], int] | None = None
+
+    def watch(self, home: Home, closure: Closure) -> _Watch:
+        """Look at one evaluation.
+
+        Args:
+            home: the optimizer.
+            closure: the user's.
+        """
+        return _Watch(self, home, closure)
+
+    def leave(self, params: Sequence[Tensor]) -> None:
+        """Remember the gradients that an evaluation leaves behind."""
+        small = min((p for p in params if p.grad is not None and p.numel()), key=Tensor.numel, default=None)
+        grad = None if small is None else small.grad
+        self._left = None
+        if small is not None and grad is not None:
+            self._left = weakref.ref(small), weakref.ref(grad), _changes(grad)
+
+    def stale(self) -> Tensor | None:
+        """A parameter whose gradient is that of the last evaluation, untouched."""
+        if self._left is None:
+            return None
+        param, grad, version = self._left[0](), self._left[1](), self._left[2]
+        if param is None or grad is None or param.grad is not grad or _changes(grad) != version:
+            return None
+        return param
+
+
+class _Watch:
+    """One evaluation that is looked at.
+
+    Attributes:
+        skipped: the closure has returned None: there was nothing to compute.
+    """
+
+    def __init__(self, habits: Habits, home: Home, closure: Closure) -> None:
+        self._habits, self._home, self._closure = habits, home, closure
+        self._param = habits.stale()
+        self._old: Tensor | None = None
+        self._new: list[Tensor] = []
+        self.skipped = False
+
+    def __enter__(self) -> _Watch:
+        p = self._param
+        self._hook: Any = None
+        if p is not None and p.grad is not None and p.requires_grad and type(p.grad) is Tensor:
+            self._old = p.grad.detach().clone()
+            new = self._new
+            self._hook = p.register_hook(lambda g: new.append(g.detach().clone()))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        if kind is not None:
+            return
+        self._habits.watching -= 1
+        params, name = self._home.all_params, getattr(self._closure, "__qualname__", type(self._closure).__name__)
+        if not self.skipped and all(p.grad is None for p in params):
+            self._home.warn_once(
+                "closure:backward",
+                f"No parameter has a gradient after the closure {name} was called to compute them, so nothing moves. "
+                "It has to call loss.backward(), on a loss that was computed from the parameters without detach() or "
+                "torch.no_grad().",
+            )
+        if self._adds_up():
+            self._home.warn_once(
+                "closure:clear",
+                f"The closure {name} adds its gradients to those of the evaluation before. Clear them in it: call "
+                "optimizer.zero_grad() before loss.backward().",
+            )
+        self._habits.leave(params)
+
+    def _adds_up(self) -> bool:
+        p, old, new = self._param, self._old, self._new
+        if p is None or old is None or p.grad is None or not new or new[0].shape != old.shape:
+            return False
+        total = sum(new[1:], new[0])
+        size = float(old.abs().max())
+        if not (size > 0 and math.isfinite(size) and bool(total.isfinite().all())):
+            return False
+        found = p.grad.detach()
+        return torch.allclose(found, old + total, rtol=1e-3) and not torch.allclose(found, total, rtol=1e-3)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, Typ
 
 from ..lang import Slot
 from .docstrings import inherit_args
+from .mistakes import check_first, unknown_option
 
 
 class Range(NamedTuple):
@@ -166,6 +167,11 @@ def declare(cls: Any, root: type) -> None:
                 f"another default, as in `{name}: {getattr(inherited.hint, '__name__', inherited.hint)} = ...`."
             )
     slots = {name: value for name, value in vars(cls).items() if isinstance(value, Slot)}
+    if slots and not hasattr(cls, "rule"):
+        raise TypeError(
+            f"{cls.__name__}.{next(iter(slots))} is a Slot, which only a rule can use: derive from Transform, or keep "
+            f"the state of a step in self.state[p][{next(iter(slots))!r}]."
+        )
     if slots:
         cls.slots = {**getattr(cls, "slots", {}), **slots}
     if "__init__" in vars(cls):
@@ -176,7 +182,7 @@ def declare(cls: Any, root: type) -> None:
         inherit_args(cls, _visible(fields_of(cls)))
         return
     for field in own.values():
-        _check_name(cls, field.name)
+        _check_field(cls, field)
     for field in own.values():
         if field.role is None:
             setattr(cls, field.name, field)
@@ -285,6 +291,37 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
+#: Attributes that every module has, and keys that every parameter group has.
+_TAKEN = {
+    "params": "the key of the parameters in every group",
+    "param_names": "a key of groups",
+    "children": "where a module keeps the modules inside it",
+    "path": "where a module keeps its name in the chain",
+    "defaults": "where a module keeps its settings",
+    "overrides": "where a module keeps the settings of its own groups",
+    "generators": "where a module keeps its random generators",
+    "state": "where a module finds its state",
+    "settings": "where a module finds its settings",
+    "target": "what a rule is applied to; declare it as target: Target",
+}
+
+
+def _check_field(cls: type, field: Field) -> None:
+    """Refuse a declaration that means nothing."""
+    name, default = field.name, field.default
+    if name in _TAKEN and field.role is None:
+        raise TypeError(f"{cls.__name__}.{name} cannot be a setting: {name!r} is {_TAKEN[name]}. Take another name.")
+    if isinstance(default, Slot) or field.hint is Slot:
+        raise TypeError(f"{cls.__name__}.{name} is a state: declare it without an annotation, {name} = Slot().")
+    if hasattr(default, "set_child") and field.role is None:
+        kind = type(default).__name__
+        raise TypeError(
+            f"{cls.__name__}.{name} has a module as its default, {kind}, which all instances would share: declare "
+            f"`{name}: Child | None = None` and make the module where it is None."
+        )
+    _check_name(cls, name)
+
+
 def _check_name(cls: type, name: str) -> None:
     """Refuse a field whose name is that of something else."""
     for base in cls.__mro__[1:]:
@@ -319,16 +356,20 @@ def _constructor(cls: type, base: Any, fields: dict[str, Field]) -> Callable[...
             )
         optional = not required
     signature = inspect.Signature([f.parameter() for f in visible], return_annotation=None)
+    first = visible[0].name if visible else None
     hidden = {f.name: f.default for f in fields.values() if not f.in_signature}
     settings = [f.name for f in fields.values() if f.role is None]
     children = {f.name: f.default for f in fields.values() if f.role is Role.CHILD}
     passed = [f.name for f in fields.values() if f.role in (Role.PASSED, Role.PASSED_LAST)]
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if args:
+            check_first(type(self).__name__, first, args[0])
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{cls.__name__}(): {error}") from None
+            way = unknown_option(type(self).__name__, kwargs, signature.parameters)
+            raise TypeError(f"{cls.__name__}(): {error}. {way}") from None
         bound.apply_defaults()
         values = {**bound.arguments, **hidden}
         base.__init__(self, defaults={n: values[n] for n in settings}, **{n: values[n] for n in passed})

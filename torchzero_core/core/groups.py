@@ -29,9 +29,23 @@ class GroupValues:
     ) -> None:
         known = before.groups if before is not None and len(before.groups) == len(groups) else [{} for _ in groups]
         for group, old in zip(groups, known, strict=True):
+            check_keys(group.keys() - old.keys(), modules)
             check_group(group, modules, old)
         self.groups: list[dict[str, Any]] = [dict(group) for group in groups]
         self._tensors = any(isinstance(v, Tensor) for group in groups for k, v in group.items() if k != "params")
+
+    def differ(self, before: GroupValues) -> bool:
+        """Whether more than learning rates have changed."""
+        if self._tensors or len(self.groups) != len(before.groups):
+            return True
+
+        def rest(group: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: v for k, v in group.items() if k not in ("lr", "params")}
+
+        try:
+            return [rest(g) for g in self.groups] != [rest(g) for g in before.groups]
+        except (RuntimeError, ValueError):
+            return True
 
     def same(self, groups: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the groups have these values. Those of tensors may have been changed in place, so they never have."""
@@ -43,22 +57,36 @@ class GroupValues:
             return False
 
 
-def check_new_group(group: Mapping[str, Any], modules: Sequence[Module]) -> None:
-    """Refuse keys that no module knows and values out of range.
+def check_keys(keys: Iterable[Any], modules: Sequence[Module]) -> None:
+    """Refuse keys that no module knows.
+
+    Args:
+        keys: of a parameter group.
+        modules: of the chain.
 
     Raises:
         ValueError: naming the key.
     """
-    unknown = unknown_keys(group, modules)
-    if unknown:
-        names = sorted({name for m in modules for name in m.defaults} | {"lr"})
-        near = difflib.get_close_matches(unknown[0].rsplit(".", 1)[-1], names, 1)
-        raise ValueError(
-            f"A parameter group has the key {unknown[0]!r}, which no module of this chain knows. "
-            + (f"Did you mean {near[0]!r}? " if near else "")
-            + f"Known settings: {', '.join(names)}; address one module with its path, as in "
-            f"'{modules[0].path}.{next(iter(modules[0].defaults), 'setting')}'."
-        )
+    unknown = unknown_keys(keys, modules)
+    if not unknown:
+        return
+    names = sorted({name for m in modules for name in m.defaults} | {"lr"})
+    near = difflib.get_close_matches(str(unknown[0]).rsplit(".", 1)[-1], names, 1)
+    raise ValueError(
+        f"A parameter group has the key {unknown[0]!r}, which no module of this chain knows. "
+        + (f"Did you mean {near[0]!r}? " if near else "")
+        + f"Known settings: {', '.join(names)}; address one module with its path, as in "
+        f"'{modules[0].path}.{next(iter(modules[0].defaults), 'setting')}'."
+    )
+
+
+def check_new_group(group: Mapping[str, Any], modules: Sequence[Module]) -> None:
+    """Refuse what is no group, keys that no module knows and values out of range.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    check_keys(group, modules)
     check_group(group, modules)
 
 

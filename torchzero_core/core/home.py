@@ -69,9 +69,6 @@ class Home(EngineHome, Protocol):
     def segment(self, rule: Any) -> Segment:
         """What runs a rule alone."""
 
-    def guard_params(self, params: list[Tensor]) -> None:
-        """Copy parameters that are about to be moved in the middle of a step."""
-
     def replace_grads(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
         """Put other gradients into ``p.grad``, until the closure is called again or the step ends."""
 

@@ -14,10 +14,12 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 from ..distributed import Reductions
 from ..engine.params import Params
 from . import checkpoint, show
+from .advice import advise, order
 from .blank import asks_for_state, blank_closure
-from .closure import Closure, CountedClosure, Evaluations
+from .closure import Closure, CountedClosure, Evaluations, Habits
 from .groups import check_new_group, checked_params, default_values
 from .home import StepInfo
+from .mistakes import check_closure, check_params, explained
 from .module import Chain, Module, Modules, as_module
 from .module_home import ModuleHome
 from .naming import adopt, check_free, release
@@ -43,6 +45,7 @@ class Modular(ModuleHome, Optimizer):
         deterministic: the closure is the same function of the parameters at every step (all of the data, no dropout),
             so loss and gradients at the point where a step ended serve as the start of the next one. It saves a line
             search one evaluation a step, and keeps two copies of parameters and gradients.
+        advice: warn of an order of modules that makes one of them useless, and of a chain without a learning rate.
 
     Attributes:
         model: the model, where one was given.
@@ -67,23 +70,27 @@ class Modular(ModuleHome, Optimizer):
     #: Called with the optimizer and the closure where the chain evaluates the loss itself; they may refuse the closure.
     closure_guards: ClassVar[list[Callable[[Modular, Closure], None]]] = []
 
+    @explained
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]] | nn.Module,
         *modules: Modules,
         compile: bool = False,
         deterministic: bool = False,
+        advice: bool = True,
     ) -> None:
+        check_params(params)
         if not modules:
             raise ValueError(
                 "Modular needs at least one module, for example tz.Modular(params, tz.m.Adam(), tz.m.LR(1e-3))."
             )
         self.model: nn.Module | None = params if isinstance(params, nn.Module) else None
-        self.compile, self.deterministic = compile, deterministic
+        self.compile, self.deterministic, self.advice = compile, deterministic, advice
         self.last_step = StepInfo()
         self.distributed = Reductions()
         self.modules: tuple[Module, ...] = tuple(as_module(m, "Modular") for m in modules)
         self._evaluations = Evaluations() if deterministic else None
+        self._habits = Habits()
         self.begin()
         check_free(self.modules)
         self.chain = Chain(*self.modules)
@@ -91,16 +98,19 @@ class Modular(ModuleHome, Optimizer):
         try:
             adopt(self, self.chain)
             defaults, self.lr_scales_update = default_values(self.unrolled_modules)
-            if isinstance(params, Tensor):
-                raise TypeError("params must be an iterable of tensors or groups, not one tensor; put it in a list.")
             given: list[Any] = list(params.named_parameters() if isinstance(params, nn.Module) else params)
             if not given:
-                raise ValueError("Modular got an empty list of parameters.")
+                raise ValueError(
+                    "Modular got an empty list of parameters (a generator, such as model.parameters(), can be used "
+                    "only once)."
+                )
             super().__init__(given, defaults)
         except BaseException:
             release(self.chain)  # a failed construction must not keep the modules
             raise
         self.current_step = 0
+        if advice:
+            advise(order(self.modules))
 
     # -- structure ---------------------------------------------------------------------------------------------------
     @property
@@ -152,20 +162,22 @@ class Modular(ModuleHome, Optimizer):
 
     def _step(self, closure: Callable[..., Any] | None = None) -> Any:
         grad_mode = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)  # the public class of this name costs more than all of this method
         try:
+            torch._C._set_grad_enabled(False)  # the public class of this name costs more than all of this method
             return self._step_without_grad(closure)
         except BaseException:
-            for module in self.unrolled_modules:
-                module.rewind_generators()
-            self.restore_params()
+            try:
+                self.undo()
+            except KeyboardInterrupt:  # another one, before it could be held back
+                self.undo()
             raise
         finally:
-            self._guarded.clear()
             if self._grads_replaced:
                 self.return_grads()
                 self._grads_replaced = False
             torch._C._set_grad_enabled(grad_mode)
+            if self.transaction.open:
+                self.transaction.end()
 
     def _step_without_grad(self, closure: Closure | None) -> Any:
         whole = self.refresh()
@@ -177,16 +189,32 @@ class Modular(ModuleHome, Optimizer):
             if whole.needy is None:
                 var.take_grads()
         else:
+            check_closure(closure)
             for guard in self.closure_guards if whole.needy is not None else ():
                 guard(self, closure)
             params = params.part([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
-            var.closure = CountedClosure(closure, self, var.info, self._evaluations)
-        self.last_step = whole.run(var, self).info
+            var.closure = counted = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
+        if whole.foreign or self._proven is not self._params or (whole.evaluates and closure is not None):
+            self.transaction.begin(self.state, thorough=whole.thorough)
+        if closure is None:
+            self.last_step = whole.run(var, self, None).info
+        else:
+            try:
+                self.last_step = whole.run(var, self, counted).info
+            finally:
+                var.let_go()
+                counted.close()
+        self._proven = self._params
         self.current_step += 1
         if params:
             self.first_state()["Modular.step"] = self.current_step
         return None if closure is None else self.last_step.loss
+
+    def forget_evaluations(self) -> None:
+        """Let the next step evaluate a deterministic closure anew, although nothing has changed since."""
+        if self.deterministic:
+            self._evaluations = Evaluations()
 
     def _blank_step(self) -> None:
         """Make the state of a chain that needs a closure without one: a step where loss and gradients are zero."""
@@ -207,11 +235,14 @@ class Modular(ModuleHome, Optimizer):
         has put into ``optimizer.state`` is there as it is, as in torch's optimizers.
         """
         out = super().state_dict()
-        out["param_groups"][0]["chain"] = checkpoint.signature(self)
+        out["param_groups"][0].update(chain=checkpoint.signature(self), settings=checkpoint.settings_of(self))
         return out
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a state. Parameters are left alone; each state tensor keeps its dtype and moves to its parameter.
+
+        All settings come from the state, those of the groups and what the modules were constructed with, as in torch;
+        a warning says which of the latter are others here.
 
         Raises:
             ValueError: the state of another chain or of other groups; the message shows the difference.
@@ -234,6 +265,7 @@ class Modular(ModuleHome, Optimizer):
             "model": self.model,
             "compile": self.compile,
             "deterministic": self.deterministic,
+            "advice": self.advice,
             "modules": self.modules,
             "chain": self.chain,
             "lr_scales_update": self.lr_scales_update,
@@ -251,6 +283,7 @@ class Modular(ModuleHome, Optimizer):
                 self.chain = copy.deepcopy(self.chain, shared)
                 self.modules = tuple(self.chain.children.values())
             self._evaluations = Evaluations() if self.deterministic else None
+            self._habits = Habits()
             self.begin()
             adopt(self, self.chain)
         self.drop_params()

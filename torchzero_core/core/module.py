@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeAlias
@@ -10,13 +11,16 @@ import torch
 from torch import Tensor
 from typing_extensions import dataclass_transform
 
-from .declare import Check, Field, Role, declare, per_group
+from ..engine import Transaction
+from ..engine.params import Params
+from .declare import Check, Field, Range, Role, declare, per_group
 from .home import Home
+from .mistakes import no_module, shown
 from .overrides import Overrides
 from .route import Routes, only_rules, run_stages
 from .settings import Settings
 from .state import GLOBAL, ScopedState, StateOf
-from .validate import validate
+from .validate import settled, validate
 from .var import Var
 
 
@@ -64,6 +68,13 @@ class Module:
     has_scale: ClassVar[bool] = True
     #: Whether the engine can trace it.
     is_rule: ClassVar[bool] = False
+    #: Whether it is a list of modules.
+    is_chain: ClassVar[bool] = False
+    #: What it does to the size of the update, which advice about the order of modules goes by: "factor" multiplies it
+    #: by a number, "adds" adds to it, "unit" makes it about 1 in every element, "own" makes it another one that does
+    #: not depend on the size before, "limit" only limits it, "keeps" leaves it about as it is, "same" leaves the update
+    #: as it is, "search" finds the size of the step. "": something else.
+    size_effect: ClassVar[str] = ""
     #: The ranges of settings as (low, high, brackets); those of declared settings come from their types.
     ranges: ClassVar[Mapping[str, tuple[float, float, str]]] = {}
     #: What else their types say.
@@ -86,6 +97,7 @@ class Module:
         self.state = StateOf(self)
         self.settings = Settings(self)
         validate(self, self.defaults, f"{type(self).__name__}(")
+        self.defaults = settled(type(self), self.defaults)
 
     # -- what a module does ------------------------------------------------------------------------------------------
     def step(self, var: Var) -> Var:
@@ -129,6 +141,14 @@ class Module:
         else:
             home.adopt(child, self, name)
 
+    def inner_params(self, params: Params) -> Params:
+        """The tensors that the modules inside this one work on: its own unless overridden.
+
+        Args:
+            params: those that this module works on.
+        """
+        return params
+
     def set_param_groups(self, groups: Iterable[Mapping[str, Any]]) -> None:
         """Override settings of this module for some parameters; stronger than the optimizer's own groups.
 
@@ -136,10 +156,15 @@ class Module:
             groups: dicts with ``"params"`` and settings of this module.
 
         Raises:
-            ValueError: a group has a setting that this module does not have, or a value out of range.
+            ValueError: a group without parameters, a setting that this module does not have, a value out of range.
         """
         overrides = []
         for group in groups:
+            if not isinstance(group, Mapping) or "params" not in group:
+                raise ValueError(
+                    f"A group of {self.path}.set_param_groups is a dict with 'params' and settings of this module, "
+                    f"not {group!r}."
+                )
             values = {k: v for k, v in group.items() if k != "params"}
             unknown = [k for k in values if k not in self.defaults]
             if unknown:
@@ -147,7 +172,7 @@ class Module:
                 raise ValueError(f"{self.path} has no setting {unknown[0]!r}; it has {known}.")
             validate(self, values, f"a parameter group of {self.path}: ")
             params = group["params"]
-            overrides.append(([params] if isinstance(params, Tensor) else list(params), values))
+            overrides.append(([params] if isinstance(params, Tensor) else list(params), settled(type(self), values)))
         self.overrides = Overrides(overrides)
         self.settings.forget()
         home = self.home
@@ -189,7 +214,18 @@ class Module:
         """What the module remembers as a whole; it sits with the first parameter."""
         home = self.home
         store = self._detached.setdefault(None, {}) if home is None else home.first_state()
-        return ScopedState(store, f"{self.prefix}{GLOBAL}")
+        return ScopedState(store, f"{self.prefix}{GLOBAL}", self.transaction)
+
+    @property
+    def transaction(self) -> Transaction | None:
+        """Where changes of the state are noted down while a step is tried; None else."""
+        home = self.home
+        return home.transaction if home is not None and home.transaction.active else None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is somebody else's code, which may raise anything at any time."""
+        return not type(self).__module__.startswith("torchzero_core.")
 
     def get_state(
         self, params: Sequence[Tensor], name: str, init: Callable[[Tensor], Tensor] = torch.zeros_like
@@ -283,6 +319,7 @@ class Chain(Module):
 
     slots: ClassVar[dict[str, Any]] = {}
     kernel_needs: ClassVar[dict[str, Any]] = {}
+    is_chain = True
 
     def __init__(self, *modules: Module) -> None:
         super().__init__()
@@ -334,15 +371,20 @@ def as_module(module: Modules, where: str = "", allowed: str = "a module or a li
         TypeError: something that is neither, with the place where it stands.
     """
     if isinstance(module, Module):
+        if "children" not in vars(module):
+            name = type(module).__name__
+            raise TypeError(
+                f"{name}.__init__ does not call super().__init__(...), which a constructor written by hand has to do "
+                "first, with the settings: super().__init__(dict(beta=beta))."
+            )
         return module
     if isinstance(module, (list, tuple)) and module and all(isinstance(m, Module) for m in module):
         return module[0] if len(module) == 1 else Chain(*module)
-    hint = f" Did you mean {module.__name__}()?" if isinstance(module, type) and issubclass(module, Module) else ""
-    raise TypeError(f"{where or 'A chain'} takes {allowed}, not {module!r}.{hint}")
+    raise TypeError(f"{where or 'A chain'} takes {allowed}, not {shown(module)}.{no_module(module)}")
 
 
 Modules: TypeAlias = Module | Sequence[Module]
 #: ``inner: Child | None = None`` declares a child that may be absent, ``modules: Child`` one that must be given.
 Child: TypeAlias = Annotated[Modules, Role.CHILD]
 #: ``other: Input`` declares an operand: a number, which is a setting, or a module, which is a child.
-Input: TypeAlias = Annotated[Modules | float, Role.PASSED]
+Input: TypeAlias = Annotated[Modules | float, Range(-math.inf, math.inf, "()"), Role.PASSED]

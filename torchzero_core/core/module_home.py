@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..distributed import Reductions
-from ..engine import Segment
+from ..engine import Segment, Transaction
+from .advice import advise, missing_lr
 from .all_params import AllParams
 from .groups import GroupValues
 from .module import Chain, Module
@@ -33,17 +33,20 @@ class ModuleHome:
         chain: the modules.
         modules: those of the chain itself.
         compile: whether rules run as generated kernels.
+        advice: whether to say where modules are hardly in the order that was meant.
         distributed: the reductions over ranks.
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
         watchers: functions that look at the update after each module.
         model: the model that the optimizer was given.
         settings_version: counts the changes of settings.
+        transaction: what has to be undone where a step fails.
     """
 
     _params: AllParams | None = None
     chain: Module
     modules: tuple[Module, ...]
     compile: bool
+    advice: bool = True
     distributed: Reductions
     lr_scales_update: bool
     param_groups: list[dict[str, Any]]
@@ -55,11 +58,19 @@ class ModuleHome:
         self.settings_version = 0
         self.watchers: Watchers = {}
         self._warned: set[str] = set()
-        self._guarded: list[tuple[list[Tensor], list[Tensor]]] = []
+        self.transaction = Transaction()
+        # A chain that has made a step with these parameters and settings makes the next one too: then nothing in it is
+        # noted down to be undone, unless somebody else's code runs in it.
+        self._proven: AllParams | None = None
         self._grads_replaced = False
         self._watched = False
         self._values: GroupValues | None = None
         self.invalidate()
+
+    def __del__(self) -> None:
+        transaction: Transaction | None = getattr(self, "transaction", None)
+        if transaction is not None:
+            transaction.retire()
 
     # -- modules -----------------------------------------------------------------------------------------------------
     @property
@@ -159,17 +170,21 @@ class ModuleHome:
         """Notice what has changed since the last step; what the chain runs now."""
         groups, watched = self.param_groups, bool(self.watchers)
         if self._values is None or not self._values.same(groups):
-            self._values = GroupValues(groups, self.unrolled_modules, self._values)
+            before, self._values = self._values, GroupValues(groups, self.unrolled_modules, self._values)
             self.settings_version += 1
+            if len(groups) > 1 and (before is None or self._values.differ(before)):
+                self._proven = None  # modules that take one value for all parameters may refuse them
         # A chain that is watched runs by other segments, and each counts steps in its buckets.
         if self._params is not None and (watched != self._watched or not self._params.unchanged(groups, self.state)):
             self.drop_params()
         self._watched = watched
         whole = self._whole.get(watched)
         if whole is None:
-            whole = self._whole[watched] = WholeChain(self.stages(self.chain), self.unrolled_modules)
+            whole = self._whole[watched] = WholeChain(self.stages(self.chain), self.unrolled_modules, watched=watched)
             if self.compile:
                 self._warn_uncompiled(whole.stages)
+            if self.advice and self.lr_scales_update and all(group["lr"] == 1 for group in groups):
+                advise(missing_lr(self.modules))
         return whole
 
     def _warn_uncompiled(self, stages: Sequence[Any]) -> None:
@@ -182,14 +197,12 @@ class ModuleHome:
                 "are, also those inside other modules.",
             )
 
-    def guard_params(self, params: list[Tensor]) -> None:
-        """Copy parameters that are about to be moved in the middle of a step: an exception later on puts them back."""
-        self._guarded.append((params, [p.detach().clone() for p in params]))
-
-    def restore_params(self) -> None:
-        """Put back the parameters that were copied."""
-        for params, values in reversed(self._guarded):
-            torch._foreach_copy_(params, values)
+    def undo(self) -> None:
+        """Make it as if the step had not been tried."""
+        self.transaction.roll_back()
+        for module in self.unrolled_modules:
+            module.rewind_generators()
+        self.invalidate()  # some of it may be half made
 
     def replace_grads(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
         """Put other gradients into ``p.grad``, until the closure is called again or the step ends.

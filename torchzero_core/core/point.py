@@ -29,6 +29,8 @@ class StepPoint:
             f"{path} needs a loss that can be differentiated, but closure(backward=False) returned one without a graph "
             f"(the closure of a gradient approximation has none either); use {instead}."
         )
+        if var.modular is not None:
+            var.modular.transaction.keep(var.params)  # products move them
         reductions = reductions_of(var)
         self.total, self.mean = reductions.sum_scalar, reductions.mean_grads
 

@@ -6,6 +6,8 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from ..engine import Segment
 from .home import Home
 from .var import Var
@@ -109,11 +111,38 @@ def run_stages(stages: Sequence[Stage], var: Var) -> Var:
             break
         if stage.needs_gradient and var.update is None:
             var.get_grad()
-        var = stage.step(var)
+        var = _stepped(stage, var)
         if watchers and not var.nested:
             for fn in tuple(watchers.values()):
                 fn(stage.path, list(var.peek_update()))
     return var
+
+
+def _stepped(stage: Stage, var: Var) -> Var:
+    """The context after a stage; what users' modules do wrong is said."""
+    after = stage.step(var)
+    if not isinstance(after, Var):
+        raise TypeError(f"The step of {stage.path} returned {after!r}; it must return the var that it was given.")
+    update = after.update
+    if update is None or type(stage).__module__.startswith(_OURS):
+        return after
+    if not isinstance(update, list) or len(update) != len(after.params):
+        what = f"a list of {len(update)}" if isinstance(update, list) else repr(update)
+        raise TypeError(
+            f"The step of {stage.path} left {what} as var.update; it must be a list with one tensor for each of the "
+            f"{len(after.params)} parameters in var.params."
+        )
+    for u, p in zip(update, after.params, strict=True):
+        if not isinstance(u, Tensor) or u.shape != p.shape:
+            what = f"a tensor of shape {tuple(u.shape)}" if isinstance(u, Tensor) else repr(u)
+            raise ValueError(
+                f"The step of {stage.path} left {what} in var.update for a parameter of shape {tuple(p.shape)}."
+            )
+    return after
+
+
+#: Where our own modules are, whose steps are tested.
+_OURS = "torchzero_core."
 
 
 def only_rules(module: Any) -> bool:

@@ -42,3 +42,14 @@ def _places(module: Module, params: Sequence[Tensor]) -> list[tuple[dict[str, An
         if isinstance(params, Params):
             params.derived[module, "epoch"] = known
     return known
+
+
+def last_params(module: Module, params: Sequence[Tensor]) -> list[Tensor]:
+    """Those of some parameters that a module's last call was for.
+
+    Args:
+        module: a module that calls :func:`same_params`.
+        params: the parameters.
+    """
+    epoch = module.global_state.get("epoch")
+    return [] if epoch is None else [p for p in params if module.state[p].get("epoch") == epoch]

@@ -10,7 +10,7 @@ from torch import Tensor
 from .home import Home
 from .overrides import Overrides
 from .stand_ins import real_param
-from .validate import LR_RANGE, Checked, check_range, validate
+from .validate import LR_RANGE, Checked, check_kind, check_range, plain, settled, validate
 
 
 class Configured(Checked, Protocol):
@@ -96,13 +96,14 @@ class Settings:
     def _resolve(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         module = self._module
         values = dict(module.defaults)
-        values.update(given(group, module))
+        if found := given(group, module):
+            values.update(settled(type(module), found))
         return values | module.overrides.values(param)
 
 
 def given(group: Mapping[str, Any], module: Configured) -> dict[str, Any]:
     """The settings of a module that a parameter group gives a value to."""
-    paths, betas = "." in "".join(group), "betas" in group
+    paths, betas = "." in "".join(map(str, group)), "betas" in group
     names = [n for n in module.defaults if paths or n in group or (betas and n in BETAS)]
     return {n: value for n in names if (value := find(group, module, n)) is not MISSING}
 
@@ -115,8 +116,8 @@ def check_group(
     Args:
         group: the group.
         modules: of the chain.
-        before: the group when it was last checked; then only what has changed is looked at, and no tensor is, since
-            its value may have to be waited for.
+        before: the group when it was last checked; then only what has changed is looked at, and no tensor of an
+            accelerator is, since its value may have to be waited for.
 
     Raises:
         ValueError: naming the setting, its value and what it may be.
@@ -124,13 +125,13 @@ def check_group(
     new = group
     if before is not None:
         known = before if before.keys() <= group.keys() else {}  # what is gone may uncover a value
-        new = {
-            k: v
-            for k, v in group.items()
-            if known.get(k, MISSING) is not v and k != "params" and not isinstance(v, Tensor)
-        }
+        new = {k: v for k, v in group.items() if k != "params" and _is_new(v, known.get(k, MISSING))}
     if "lr" in new:
-        check_range("lr", new["lr"], LR_RANGE, WHERE)
+        value = plain(new["lr"])
+        check_kind("lr", value, float, WHERE)
+        check_range("lr", value, LR_RANGE, WHERE)
+    if "betas" in new:
+        _check_betas(new["betas"])
     names = {key.rsplit(".", 1)[-1] for key in new}
     if "betas" in names:
         names |= BETAS.keys()
@@ -141,17 +142,36 @@ def check_group(
             validate(module, found, WHERE, found if new is group else given(group, module))
 
 
+def _is_new(value: Any, old: Any) -> bool:
+    """Whether a value has to be looked at: a tensor may have been written to, and only one here can be read at once."""
+    return value.device.type == "cpu" if isinstance(value, Tensor) else value is not old
+
+
+def _check_betas(value: Any) -> None:
+    """Refuse what is no pair of numbers; their ranges are those of the modules."""
+    if not isinstance(value, (tuple, list)) or not value:
+        raise ValueError(f"{WHERE}betas={value!r} must be a pair of numbers, as in betas=(0.9, 0.999).")
+    for number in value:
+        if not isinstance(number, Tensor):
+            check_kind("betas", plain(number), float, WHERE)
+
+
 #: The beginning of the sentence about a bad value of a group.
 WHERE = "a parameter group: "
 
 
-def unknown_keys(group: Mapping[str, Any], modules: Iterable[Configured]) -> list[str]:
-    """The keys of a group that no module of the chain knows."""
+def unknown_keys(keys: Iterable[Any], modules: Iterable[Configured]) -> list[Any]:
+    """Those keys of a group that no module of the chain knows."""
+    keys = list(keys)
+    if not keys:
+        return []
     modules = list(modules)
     names = {name for m in modules for name in m.defaults} | FOREIGN_KEYS
     paths = [f".{m.path}.{name}" for m in modules for name in m.defaults]
     return [
         key
-        for key in group
-        if key not in names and not ("." in key and any(path.endswith(f".{key}") for path in paths))
+        for key in keys
+        if key not in names
+        and str(key).removeprefix("initial_") not in names  # where a schedule keeps what a setting was at first
+        and not ("." in str(key) and any(path.endswith(f".{key}") for path in paths))
     ]

@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
+
+from ..engine import Transaction
 
 #: What sets the names of module-wide state apart from those of the first parameter's own state.
 GLOBAL = "global."
 
 
 class ScopedState(MutableMapping[str, Any]):
-    """One module's part of the state of one parameter: a view of ``optimizer.state[p]`` under a prefix."""
+    """One module's part of the state of one parameter: a view of ``optimizer.state[p]`` under a prefix.
 
-    __slots__ = ("_prefix", "_store")
+    Args:
+        store: the dict.
+        prefix: what the names start with.
+        transaction: where a value is noted down before somebody gets it who may write to it.
+    """
 
-    def __init__(self, store: dict[str, Any], prefix: str) -> None:
-        self._store, self._prefix = store, prefix
+    __slots__ = ("_prefix", "_store", "_transaction")
+
+    def __init__(self, store: dict[str, Any], prefix: str, transaction: Transaction | None = None) -> None:
+        self._store, self._prefix, self._transaction = store, prefix, transaction
 
     def __getitem__(self, key: str) -> Any:
+        value = self._store[self._prefix + key]
+        if self._transaction is not None:
+            self._transaction.keep_value(value)
+        return value
+
+    def peek(self, key: str) -> Any:
+        """A value for reading, or for whoever tells :meth:`keep_rows` what is written to it."""
         return self._store[self._prefix + key]
+
+    def keep_rows(self, index: Tensor, *rows: tuple[Tensor, int]) -> None:
+        """Single rows of large tensors are about to be written.
+
+        Args:
+            index: which one, as a tensor with one number.
+            rows: tensors, got by :meth:`peek`, and the dimension along which the row lies.
+        """
+        if self._transaction is None:
+            return
+        index = index.clone()
+        for tensor, dim in rows:
+            old = tensor.index_select(dim, index)
+            self._transaction.undo(partial(tensor.index_copy_, dim, index, old))
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._store[self._prefix + key] = value
@@ -48,6 +78,10 @@ class Stateful(Protocol):
     def locate(self, param: Tensor) -> tuple[dict[str, Any], str]:
         """The dict that holds the state of ``param`` and the prefix of its own part of it."""
 
+    @property
+    def transaction(self) -> Transaction | None:
+        """Where changes of the state are noted down."""
+
 
 class StateOf:
     """``module.state``: maps a parameter to the module's state for it."""
@@ -59,4 +93,4 @@ class StateOf:
 
     def __getitem__(self, param: Tensor) -> ScopedState:
         store, prefix = self._module.locate(param)
-        return ScopedState(store, prefix)
+        return ScopedState(store, prefix, self._module.transaction)

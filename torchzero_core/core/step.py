@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .closure import CountedClosure
 from .home import Home
 from .module import Module
 from .route import run_stages
@@ -19,43 +20,62 @@ class WholeChain:
     Args:
         stages: what runs in turn.
         modules: every module in it, depth first.
+        watched: whether somebody looks at the update after each module.
+
+    Attributes:
+        needy: a module that needs a closure.
+        foreign: whether somebody else's code runs in it, a module or a watcher.
+        thorough: whether one of them runs after the parameters have moved.
+        evaluates: whether a closure is evaluated after something has been written.
     """
 
-    def __init__(self, stages: Sequence[Any], modules: Sequence[Module]) -> None:
+    def __init__(self, stages: Sequence[Any], modules: Sequence[Module], *, watched: bool) -> None:
         self.stages, self.modules = stages, modules
         self.needy = next((m for m in modules if m.requires_closure), None)
+        self.foreign = watched or any(m.foreign for m in modules)
+        self.thorough = any(m.foreign and type(m).post_step is not Module.post_step for m in modules)
+        self.evaluates = self.needy is not None or not stages or not stages[0].needs_gradient
         # Rules only read the loss.
         self.evaluates_again = any(m.requires_closure and not m.is_rule for m in modules)
         self.finishers = [m for m in modules if type(m).post_step is not Module.post_step]
 
-    def run(self, var: Var, home: Home) -> Var:
+    def run(self, var: Var, home: Home, counted: CountedClosure | None) -> Var:
         """Make a step.
 
         Args:
             var: its context.
             home: the optimizer.
+            counted: the user's closure.
 
         Raises:
             RuntimeError: a module needs a closure, and there is none.
         """
-        if self.needy is not None and var.closure is None:
+        if self.needy is not None and counted is None:
             raise RuntimeError(
                 f"{self.needy.path} has to evaluate the loss: call optimizer.step(closure) with closure(backward=True)."
             )
         var.copies_grads = self.evaluates_again
-        first, var = var, run_stages(self.stages, var)
+        transaction = home.transaction
+        if not transaction.active:
+            if counted is not None:
+                var.get_grad()
+            transaction.seal()
+        var = run_stages(self.stages, var)
         if not var.skip_update:
-            if var.closure is not None and var.loss is None and var.loss_approx is None:
+            if var.loss_approx is None and counted is not None and not counted.gave_none:
                 var.get_loss()  # nobody has needed it, but step returns it
+            if transaction.active:
+                transaction.keep(var.params) if transaction.thorough else transaction.seal()
             if not var.settled:
                 move(var, home)
         for module in self.finishers:
             module.post_step(var)
+        if transaction.active:
+            transaction.seal()
         for module in self.modules:
             if module.generators:
                 module.save_generators()
-        var.info.loss = var.loss if var.loss is not None else var.loss_approx
-        first.closure = var.closure = None  # which may hold the context in turn, and the batch
+        var.info.loss = var.loss if var.loss is not None or counted is None else var.loss_approx
         return var
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from ..distributed import copy_all
 from ..engine import Segment
-from ..lang import Context, Operand, Slot, Value
-from .declare import Role
+from ..lang import Context, Operand, Slot, Value, near
+from .declare import Role, fields_of
 from .module import Module
 from .var import Var
 
@@ -63,7 +64,7 @@ class Transform(Module):
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, target: Target = "update") -> None:
         if target not in TARGETS:
-            raise ValueError(f"target={target!r} is not one of {', '.join(map(repr, TARGETS))}.")
+            raise ValueError(f"{type(self).__name__}: target={target!r} is not one of {', '.join(map(repr, TARGETS))}.")
         self.target: Target = target
         super().__init__(defaults)
 
@@ -93,6 +94,23 @@ class Transform(Module):
             params: the parameters.
         """
 
+    def check_child(self, name: str) -> None:
+        """Refuse a name that no child of the module can have.
+
+        Where the constructor is written by hand it may leave children out, so only what looks misspelt is refused.
+
+        Args:
+            name: of a child that is not there.
+
+        Raises:
+            AttributeError: naming the child that may have been meant.
+        """
+        fields = fields_of(type(self))
+        known = [*self.children, *(n for n, field in fields.items() if field.role in (Role.CHILD, Role.PASSED))]
+        made_here = fields or type(self).__init__ is Transform.__init__  # so all that it can have are known
+        if name not in known and (made_here or difflib.get_close_matches(name, known, 1)):
+            raise AttributeError(f"{type(self).__name__} has no child {name!r}{near(name, known)}")
+
     def apply_rule(self, var: Var, tensors: list[Tensor], *, writable: bool = False) -> list[Tensor]:
         """Run the rule alone on given tensors.
 
@@ -116,8 +134,8 @@ class Transform(Module):
             var.grad = self.apply_rule(var, var.get_grad())
         elif target == "params_direct":
             new = self.apply_rule(var, [p.detach() for p in var.params])
-            if var.closure is not None and var.modular is not None:
-                var.modular.guard_params(var.params)  # a later evaluation may fail
+            if var.modular is not None:
+                var.modular.transaction.keep(var.params)  # what comes later may fail
             copy_all(var.params, new)
         elif target == "params_difference":
             new = self.apply_rule(var, [p.detach() for p in var.params])
@@ -137,6 +155,7 @@ class Transform(Module):
         home = var.modular
         assert inner is not None and home is not None
 
+        @torch.no_grad()
         def closure(backward: bool = True) -> Any:
             home.return_grads()
             loss = inner(backward)
@@ -147,7 +166,7 @@ class Transform(Module):
                 home.replace_grads(seen.params, self.apply_rule(seen, grads))
             return loss
 
-        var.closure = closure
+        var.wrap_closure(closure)
 
     def __repr__(self) -> str:
         text = super().__repr__()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..distributed import copy_all
 from ..engine.params import Params
-from .closure import Closure, detached
+from .closure import Closure, CountedClosure, WrappedClosure, detached
 from .home import Home, StepInfo
 
 
@@ -19,13 +19,14 @@ class Var:
 
     Attributes:
         params: the parameters that take part. Those without a gradient leave the list when gradients are asked for.
-        closure: ``closure(backward=True)``, or None. A module may wrap it for the modules after it.
+        closure: ``closure(backward=True)``, or None. A module may wrap it for the modules after it; what it puts in its
+            place is run with gradients on.
         model: the model the optimizer was given, or None.
         current_step: number of the step, 0 at the first.
         modular: the optimizer.
         info: the outcome so far; see :class:`StepInfo`.
         loss: the loss at the start of the step, where it was evaluated.
-        loss_approx: an estimate of it, where only that is known.
+        loss_approx: an estimate of it where only that is known, else the loss.
         writable: whether the update may be overwritten.
         stop: a module sets it to end the chain here.
         skip_update: a module sets it when it has moved the parameters itself.
@@ -33,6 +34,10 @@ class Var:
         copies_grads: whether gradients are copied when they are taken, because a module may call the closure again:
             closures may write the next gradients into the same memory.
     """
+
+    _family: list[Var] | None = None  # the other contexts of the same step
+    _loss_approx: Any = None
+    _evaluated = False  # whether the gradients are those that the closure has computed
 
     def __init__(
         self,
@@ -46,10 +51,9 @@ class Var:
         self.model = model
         self.current_step = current_step
         self.modular = modular
-        self.closure = closure
+        self._closure = closure
         self.info = StepInfo()
         self.loss: Tensor | None = None
-        self.loss_approx: Tensor | None = None
         self._grad: list[Tensor] | None = None
         self._update: list[Tensor] | None = None
         self.writable = False
@@ -60,6 +64,47 @@ class Var:
 
     # -- gradient and loss -------------------------------------------------------------------------------------------
     @property
+    def closure(self) -> Closure | None:
+        """``closure(backward=True)``, or None; what a module puts in its place is run with gradients on."""
+        return self._closure
+
+    @closure.setter
+    def closure(self, value: Closure | None) -> None:
+        if value is None or value is self._closure or isinstance(value, (CountedClosure, WrappedClosure)):
+            self._closure = value
+            return
+        self._closure = WrappedClosure(value)
+        if self._evaluated and self._update is None:  # by the other one, and nobody has used it yet
+            self.loss = self._grad = None
+
+    def wrap_closure(self, closure: Closure) -> None:
+        """Replace the closure for the modules after this one; what has been evaluated stays as it is.
+
+        Args:
+            closure: the new one; it is run as it is.
+        """
+        self._closure = closure
+
+    @property
+    def loss_approx(self) -> Any:
+        """An estimate of the loss where only that is known, else the loss."""
+        return self.loss if self._loss_approx is None else self._loss_approx
+
+    @loss_approx.setter
+    def loss_approx(self, value: Any) -> None:
+        self._loss_approx = value
+
+    def let_go(self) -> None:
+        """Let go of the closure, which may hold contexts and the batch in turn: nothing of it outlives the step."""
+        for var in (self, *(self._family or ())):
+            var.drop_closure()
+        self._family = None
+
+    def drop_closure(self) -> None:
+        """Let go of the closure in this context."""
+        self._closure = None
+
+    @property
     def grad(self) -> list[Tensor] | None:
         """The gradients if they were evaluated; setting them replaces what later modules see."""
         return self._grad
@@ -67,6 +112,7 @@ class Var:
     @grad.setter
     def grad(self, value: Sequence[Tensor] | None) -> None:
         self._grad = None if value is None else list(value)
+        self._evaluated = False
 
     def get_loss(self, backward: bool = False) -> Tensor:
         """The loss at the start of the step.
@@ -76,16 +122,22 @@ class Var:
 
         Raises:
             RuntimeError: the step was given no closure.
+            TypeError: the closure returned no number.
         """
         if self.loss is None or (backward and self._grad is None):
-            if self.closure is None:
-                raise RuntimeError("This chain needs the loss, so step(closure) needs a closure that evaluates it.")
-            loss = self.closure(backward)
+            loss = self._evaluate(backward)
             if self.loss is None:
                 self.loss = detached(loss)
-            if backward:
-                self.take_grads()
         return self.loss
+
+    def _evaluate(self, backward: bool) -> Any:
+        if self._closure is None:
+            raise RuntimeError("This chain needs the loss, so step(closure) needs a closure that evaluates it.")
+        loss = self._closure(backward)
+        if backward:
+            self.take_grads()
+            self._evaluated = True
+        return loss
 
     def get_grad(self, retain_graph: bool | None = None, create_graph: bool = False) -> list[Tensor]:
         """The gradients of ``params``; read them only.
@@ -115,10 +167,12 @@ class Var:
             if self.loss is None:
                 self.loss = detached(loss)
         elif self._grad is None:
-            if self.closure is None:
+            if self._closure is None:
                 self.take_grads()
             else:
-                self.get_loss(backward=True)
+                loss = self._evaluate(True)
+                if self.loss is None and loss is not None:  # who needs the loss asks for it
+                    self.loss = detached(loss)
         return self._grad  # type: ignore[return-value]
 
     def take_grads(self) -> None:
@@ -228,28 +282,36 @@ class Var:
             grad: its gradients, if they are known.
             writable: whether it may overwrite the update.
         """
-        other = Var(params, self.closure, self.model, self.current_step, self.modular)
+        other = Var(params, self._closure, self.model, self.current_step, self.modular)
         self.tell(other)
         other._update, other._grad, other.writable = update, grad, writable and update is not None
         return other
 
     def tell(self, other: Var) -> None:
         """Make another context that of a child: with what is known of the loss and with the same outcome."""
-        other.info, other.loss, other.loss_approx, other.nested = self.info, self.loss, self.loss_approx, True
+        other.info, other.loss, other._loss_approx, other.nested = self.info, self.loss, self._loss_approx, True
         other.copies_grads = self.copies_grads
+        if self._closure is not None:
+            if self._family is None:
+                self._family = []
+            other._family = self._family
+            other._family.append(other)
 
-    def clone(self, update: Sequence[Tensor] | None = None, *, params: Params | None = None) -> Var:
+    def clone(
+        self, update: Sequence[Tensor] | None = None, *, clone_update: bool = True, params: Params | None = None
+    ) -> Var:
         """A context for a child: shares everything but the update.
 
         Args:
             update: what the child starts from; it becomes the child's to overwrite. None: a copy of the own update.
+            clone_update: False: without an ``update``, the child gets the own one itself and not a copy.
             params: the child's parameters when they are others.
         """
-        if update is not None:
-            own: list[Tensor] | None = list(update)
-        else:
-            own = None if self._update is None else [t.clone() for t in self._update]
-        other = self.fork(self.params if params is None else params, own, self._grad, writable=True)
+        own = self._update if update is None else list(update)
+        if own is not None and update is None:
+            own = [t.clone() for t in own] if clone_update else list(own)
+        mine = update is not None or clone_update or self.writable
+        other = self.fork(self.params if params is None else params, own, self._grad, writable=mine)
         other.stop, other.skip_update = self.stop, self.skip_update
         return other
 
@@ -276,8 +338,8 @@ class Var:
         """
         if self.loss is None:
             self.loss = child.loss
-        if self.loss_approx is None:
-            self.loss_approx = child.loss_approx
+        if self._loss_approx is None:
+            self._loss_approx = child._loss_approx
         if places is None:
             if self._grad is None and child._grad is not None and len(child.params) == len(self.params):
                 self._grad = child._grad

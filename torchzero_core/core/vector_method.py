@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from ..distributed import Reductions
 from .evaluate import uniform_settings
 from .module import Module, Modules
 from .same_params import same_params
+from .state import ScopedState
 from .var import Var
 
 #: A vector of so many elements may be made on the way: that is faster than to go by its pieces.
@@ -61,7 +62,7 @@ class Unit:
     places: Sequence[int]
     params: Sequence[Tensor]
     settings: Mapping[str, Any]
-    state: MutableMapping[str, Any]
+    state: ScopedState
     reductions: Reductions
     concat: bool = True
     gathers: bool = False

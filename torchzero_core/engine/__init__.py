@@ -2,5 +2,6 @@
 
 from .segment import Segment
 from .surroundings import Home, Step
+from .transaction import Transaction
 
-__all__ = ["Home", "Segment", "Step"]
+__all__ = ["Home", "Segment", "Step", "Transaction"]

@@ -124,7 +124,7 @@ def _throw(parts: Parts, rule: Rule) -> None:
         numbers = [float(r.argument(a)) if isinstance(a, Number) else float(a) for a in node.args]
         like, shards = r.bucket.data[j], r.bucket.shards
         if kind is not Kind.ELEMENT:
-            out = torch.empty((), device=like.device)
+            out = torch.empty((), dtype=torch.float32, device=like.device)  # whatever the default is
         elif shards is None:
             out = torch.empty_like(like)
         else:  # all of it on every rank: the values are those of one process, and the generators stay in step

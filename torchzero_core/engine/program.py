@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..lang.graph import GRAD, LOSS_WITH_GRADIENTS, PARAM, Graph, Kind, Place, Storage, Value
 from ..lang.number import Guard, host_function
-from ..lang.ops import CALL, LOAD, WRITTEN
+from ..lang.ops import CALL, CHILD, LOAD, WRITTEN
 from .plan import Plan, make_plan
 
 
@@ -61,6 +61,8 @@ class Program:
         self.calls = [any(n.op is CALL for n in p.opaque) for p in passes]
         self.calls_kernels = any(n.op is CALL and n.attr.rule < 0 for p in passes for n in p.opaque)
         self.meets = [bool(p.totals) or any(n.op is not CALL for n in p.opaque) for p in passes]
+        #: Whether functions or modules run between the passes, which may fail.
+        self.foreign = any(n.op is CHILD or (n.op is CALL and n.attr.rule >= 0) for p in passes for n in p.opaque)
         moved = graph.stores.get(PARAM)
         self.moves = moved is not None and moved.op is not WRITTEN
         self.slices = any(p.slices or any(n.kind is Kind.SLICE for n in p.reductions) for p in passes)

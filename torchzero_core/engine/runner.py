@@ -19,6 +19,10 @@ class Unsupported(Exception):
     """A plan or its tensors have something that a backend cannot do; the message names it."""
 
 
+class Unavailable(Unsupported):
+    """There is nothing to compile with, or nowhere to keep what is compiled, whatever the plan is."""
+
+
 #: What one step gives to a bucket: what the rules start from, the gradients if they are read, and where the result
 #: goes if not over the update.
 Given: TypeAlias = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -119,6 +123,23 @@ class Runner:
         if bucket.shards is None and self._states:
             places = sum((bucket.places(rule, name) for _, rule, name in self._states), Places([], []))
             self._held = Found(places, places.read())
+
+    def written(self) -> list[Tensor]:
+        """What the step is about to write, after :meth:`begin`: states, and the parameters where it moves them."""
+        bucket, stores = self.bucket, self.program.graph.stores
+        out: list[Tensor] = []
+        for storage, i in self.plan.storages.items():
+            if storage in stores and storage.place in (Place.STATE, Place.PARAM):
+                out += self.lists[i]
+        for storage, _ in self.plan.number_stores:
+            if storage.place is Place.GLOBAL:
+                out.append(bucket.global_state(storage.rule, storage.name))
+            else:
+                out += bucket.states(storage.rule, storage.name)
+        for calls in self._calls:
+            for node, _, names in calls:
+                out += (t for name in names for t in bucket.whole_states(node.attr.rule, name))
+        return out
 
     def conform(self) -> None:
         """Copy what others gave where it does not lie in memory as compiled code wants it."""

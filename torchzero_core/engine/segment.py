@@ -24,6 +24,7 @@ from .params import Params
 from .program import Mode, Program
 from .runner import Runner
 from .surroundings import Home, Step
+from .transaction import Transaction
 
 #: Elements from which on memory is slower than arithmetic.
 RECOMPUTE_FROM = 1 << 21
@@ -55,6 +56,19 @@ class Binding:
         self.ways = (False, False)
 
 
+def _run_rule(module: Any, u: Value, ctx: Context) -> Any:
+    """The result of a rule; what it raises says whose it is."""
+    try:
+        return module.rule(u, ctx)
+    except (TypeError, AttributeError, RuntimeError, ValueError) as error:
+        text = str(error)
+        if type(error).__module__ == "builtins" and len(error.args) == 1 and not text.startswith("The rule of"):
+            foreign = any(word in text for word in ("'Value'", "'Number'", "Value.", "Number.", "type Value"))
+            hint = " A rule computes with symbols and numbers only: u.sqrt(), mask.where(a, b)." if foreign else ""
+            error.args = (f"The rule of {module.path}: {text}{hint}",)
+        raise
+
+
 class Segment:
     """A run of rules.
 
@@ -70,6 +84,7 @@ class Segment:
 
     def __init__(self, modules: Sequence[Rule], home: Home | None, *, inner: bool = False) -> None:
         self.modules, self.home = list(modules), home
+        self._transaction = Transaction() if home is None else home.transaction
         self.scratch_key = f"@{self.modules[0].path}" if inner else ""
         self.path = self.modules[-1].path
         self.names = ", ".join(m.path for m in self.modules)
@@ -141,7 +156,7 @@ class Segment:
         ctx = Context(trace, self, rule)
         value = kernels.adam_value(u, ctx) if self._kernels else None
         if value is None:
-            value = module.rule(u, ctx)
+            value = _run_rule(module, u, ctx)
             if not isinstance(value, Symbol) and not is_number(value):
                 raise TypeError(
                     f"The rule of {module.path} returned {value!r}; it must return the new update, computed from u "
@@ -197,12 +212,14 @@ class Segment:
             bucket.kernels &= not bucket.compilable
             bucket.recompute = bucket.compilable and sum(p.numel() for p in bucket.data) >= RECOMPUTE_FROM
             if refusal is not None:
-                self._warn_uncompiled(refusal)
+                self._warn_uncompiled(refusal, once=True)
 
-    def _warn_uncompiled(self, why: str) -> None:
+    def _warn_uncompiled(self, why: str, *, once: bool) -> None:
+        """Say why rules run uncompiled; once for all of them where it has nothing to do with the rules."""
         assert self.home is not None
         self.home.warn_once(
-            f"compile:{self.names}:{why}", f"compile=True has no effect on {self.names}: {why}. It runs uncompiled."
+            f"compile:{why}" if once else f"compile:{self.names}:{why}",
+            f"compile=True has no effect on {self.names}: {why}. It runs uncompiled.",
         )
 
     def _bound(self, params: Params) -> Binding:
@@ -344,6 +361,8 @@ class Segment:
             # What an inner segment returns may be kept while it runs again, so it gets memory of its own.
             out = [torch.empty_like(p) for p in params] if self.scratch_key else params.scratch("update")
         runners = [self._begin(step, params, bucket, binding, tensors, out) for bucket in binding.buckets]
+        if self._transaction.active:
+            self._enter(runners, moves=moves)
         if len(runners) == 1:
             runner = runners[0]
             program = runner.program
@@ -359,6 +378,15 @@ class Segment:
             self._run_together(step, runners)
         self._commit(binding, runners)
         return out
+
+    def _enter(self, runners: Sequence[Runner], *, moves: bool) -> None:
+        """Note down what is about to be written, unless it is the last of the step and nothing in it may fail."""
+        transaction = self._transaction
+        if moves and not transaction.thorough and not any(r.program.foreign for r in runners):
+            transaction.seal()
+            return
+        for runner in runners:
+            transaction.keep(runner.written())
 
     def _run_together(self, step: Step, runners: Sequence[Runner]) -> None:
         """Pass by pass."""
@@ -404,7 +432,7 @@ class Segment:
             try:
                 return backends.compiled(bucket, program, scratch)
             except backends.Unsupported as error:
-                self._warn_uncompiled(str(error))
+                self._warn_uncompiled(str(error), once=isinstance(error, backends.Unavailable))
         return backends.ForeachRunner(bucket, program, scratch)
 
     def _commit(self, binding: Binding, runners: Sequence[Runner]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..distributed import Reductions
 from .params import Params
+from .transaction import Transaction
 
 
 class Home(Protocol):
@@ -17,11 +18,13 @@ class Home(Protocol):
         compile: whether rules run as generated kernels.
         settings_version: counts the changes of settings.
         distributed: what other ranks know.
+        transaction: what has to be undone where the step fails.
     """
 
     compile: bool
     settings_version: int
     distributed: Reductions
+    transaction: Transaction
 
     def group_number(self, param: Tensor) -> int:
         """What sets apart parameters that the final scale may treat differently."""

@@ -7,6 +7,7 @@ the rule. Nothing here touches data, and nothing changes once it is made.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from . import ops
 from .number import Guard, Number, host_function
-from .ops import OPERATIONS, Operation, Symbol, is_number
+from .ops import NO_TENSOR, OPERATIONS, Operation, Symbol, is_number
 
 WHERE = OPERATIONS["where"]
 
@@ -151,8 +152,16 @@ class Value(Symbol):
     def build(self, op: Operation, *args: Any) -> Any:
         """The result of a pointwise operation; NotImplemented for operands that are no values or numbers."""
         if not all(isinstance(a, Symbol) or is_number(a) for a in args):
+            if any(hasattr(a, "__array__") and not isinstance(a, Symbol) for a in args):
+                raise TypeError(NO_TENSOR)
             return NotImplemented
         takes_mask = [op.logical or (op is WHERE and i == 0) for i in range(len(args))]
+        if any(mask and isinstance(a, Value) and not a.mask for a, mask in zip(args, takes_mask, strict=True)):
+            raise TypeError(
+                "where is a method of a mask: (u > 0).where(a, b)."
+                if op is WHERE
+                else f"{op.name} is for masks, as in {_LOGICAL[op.name]}."
+            )
         args = tuple(_operand(a, mask=mask) for a, mask in zip(args, takes_mask, strict=True))
         if op.commutative and _size(args[1]) > _size(args[0]):
             args = args[::-1]
@@ -188,6 +197,34 @@ class Value(Symbol):
         raise TypeError(
             "A rule cannot branch on the value of a tensor: it is traced before the step and must not wait for the "
             "device. Use mask.where(a, b)."
+        )
+
+    def _no_number(self, *_: Any) -> Any:
+        raise TypeError(
+            "a value of a rule stands for tensors that are not there yet, so it has no number, length or elements, and "
+            "functions of math and numpy cannot take it. Write u.sqrt() for math.sqrt(u), u.sum() for a sum over "
+            "each tensor; a function of lists of tensors goes through ctx.call(fn, u)."
+        )
+
+    __float__ = __int__ = __index__ = __complex__ = __len__ = __iter__ = __getitem__ = __setitem__ = _no_number
+    __array__ = __contains__ = __matmul__ = __rmatmul__ = _no_number
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        plain = name.rstrip("_")
+        if name.endswith("_") and hasattr(type(self), plain):
+            raise AttributeError(f"a value of a rule does not change: write u = u.{plain}(...) for u.{name}(...).")
+        if name in ("shape", "size", "dim", "ndim", "dtype", "device"):
+            raise AttributeError(
+                f"a value of a rule stands for tensors of every shape and has no {name!r}; a number that depends on "
+                "the shape is ctx.of_shape(fn)."
+            )
+        near = difflib.get_close_matches(name, [n for n in dir(type(self)) if n[0] != "_"], 1)
+        raise AttributeError(
+            f"a value of a rule has no {name!r}. "
+            + (f"Did you mean {near[0]!r}? " if near else "")
+            + "A function of lists of tensors goes through ctx.call(fn, u)."
         )
 
     def float(self) -> Value:
@@ -271,6 +308,9 @@ class Value(Symbol):
 
     def __repr__(self) -> str:
         return f"{self.kind.name.lower()} {self.op}"
+
+
+_LOGICAL = {"logical_and": "(u > 0) & (v > 0)", "logical_or": "(u > 0) | (v > 0)", "logical_not": "~(u > 0)"}
 
 
 def _operand(x: Any, *, mask: bool) -> Any:

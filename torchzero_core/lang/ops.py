@@ -150,6 +150,12 @@ def is_number(x: Any) -> bool:
     return isinstance(x, Real)
 
 
+NO_TENSOR = (
+    "a tensor or an array cannot stand in a formula. Use a number or a setting; what differs between elements is a "
+    "state, name = Slot(); and a function of tensors goes through ctx.call(fn, u)."
+)
+
+
 def is_function(name: str) -> bool:
     """Whether the language has a function of one value under this name."""
     op = OPERATIONS.get(name)
@@ -165,6 +171,29 @@ class Symbol:
     def build(self, op: Operation, *args: Any) -> Any:
         """The result of an operation; NotImplemented for operands that are neither symbols nor numbers."""
         raise NotImplementedError
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Refuse a function of torch, and say what stands for it in a rule."""
+        name = getattr(func, "__name__", str(func)).strip("_")
+        if not any(issubclass(t, Symbol) for t in types) or any(not issubclass(t, Symbol) for t in types):
+            raise TypeError(NO_TENSOR)
+        raise TypeError(f"torch.{name} takes tensors, and a rule has symbols: {cls.way_out(name)}")
+
+    @classmethod
+    def way_out(cls, name: str) -> str:
+        """What to write for an operation of another library.
+
+        Args:
+            name: of the operation.
+        """
+        if name == "where":
+            return "write mask.where(a, b), as in (u > 0).where(u, 0.0)."
+        if name == "clamp":
+            return "write u.clamp(low, high)."
+        if hasattr(cls, name):
+            return f"write u.{name}(...)."
+        return f"there is no such operation; a function of lists of tensors goes through ctx.call({name}, u)."
 
     # -- arithmetic --------------------------------------------------------------------------------------------------
     @operation(infix="+", cheap=True, commutative=True)
@@ -411,8 +440,9 @@ class Symbol:
         """The square."""
         return self.mul(self)
 
-    def clamp(self, low: Any = None, high: Any = None) -> Self:
-        """Limited to [low, high]; a bound of None is no bound."""
+    def clamp(self, low: Any = None, high: Any = None, *, min: Any = None, max: Any = None) -> Self:
+        """Limited to [low, high]; a bound of None is no bound. They may be called min and max too, as in torch."""
+        low, high = min if low is None else low, max if high is None else high
         out = self if low is None else self.maximum(low)
         return out if high is None else out.minimum(high)
 
@@ -454,6 +484,17 @@ class Symbol:
     def __rtruediv__(self, other: Any) -> Any:
         return self.build(OPERATIONS["div"], other, self)
 
+    def __floordiv__(self, other: Any) -> Any:
+        return self.div(other).floor()
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self.build(OPERATIONS["div"], other, self).floor()
+
+    def __xor__(self, other: Any) -> Any:
+        raise TypeError("^ is no power; write u**2. Of masks, one of the two is a != b.")
+
+    __rxor__ = __xor__
+
     def __mod__(self, other: Any) -> Any:
         return self.remainder(other)
 
@@ -489,6 +530,21 @@ class Symbol:
 
     def __neg__(self) -> Self:
         return self.neg()
+
+    def __pos__(self) -> Self:
+        return self
+
+    def __round__(self) -> Self:
+        return self.round()
+
+    def __floor__(self) -> Self:
+        return self.floor()
+
+    def __ceil__(self) -> Self:
+        return self.ceil()
+
+    def __trunc__(self) -> Self:
+        return self.trunc()
 
     def __abs__(self) -> Self:
         return self.abs()

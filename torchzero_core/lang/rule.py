@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -122,6 +123,9 @@ class Rule(Protocol):
     def check(self, params: list[Tensor]) -> None:
         """Called with the parameters before the rule first runs on them."""
 
+    def check_child(self, name: str) -> None:
+        """Refuse a name that no child of it can have."""
+
     def rule(self, u: Value, ctx: Context) -> Operand:
         """The new update."""
 
@@ -140,6 +144,19 @@ class Tracer(Protocol):
         """Put one module into the graph."""
 
 
+def near(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not known: what may have been meant, and what there is.
+
+    Args:
+        name: the name.
+        known: the names that are known.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
+    listed = f"; it has {', '.join(known)}." if known else "."
+    return f". Did you mean {close[0]!r}?" if close else listed
+
+
 class SettingsView:
     """``ctx.settings``: numbers as symbols, everything else as it is."""
 
@@ -153,7 +170,9 @@ class SettingsView:
         try:
             index = ctx.tracer.setting_index(ctx.rule, name)
         except KeyError:
-            raise AttributeError(f"{type(ctx.module).__name__} has no setting {name!r}.") from None
+            raise AttributeError(
+                f"{type(ctx.module).__name__} has no setting {name!r}{near(name, ctx.module.defaults)}"
+            ) from None
         value = ctx.trace.settings[index]
         if self._whole:
             ctx.trace.uniform.add((ctx.rule, name))
@@ -322,11 +341,18 @@ class Context:
         self.global_state = StateView(self, Place.GLOBAL)
         self.whole = Whole(self)
 
+    def __getattr__(self, name: str) -> Any:
+        known = [n for n in (*vars(self), *dir(type(self))) if n[0] != "_"]
+        raise AttributeError(f"ctx has no {name!r}{near(name, known)}")
+
     def slot(self, name: str) -> Slot:
         """The declaration of a state."""
         slot = self.module.slots.get(name)
         if slot is None:
-            raise AttributeError(f"{type(self.module).__name__} declares no state {name!r}; add it as {name} = Slot().")
+            raise AttributeError(
+                f"{type(self.module).__name__} declares no state {name!r}; add it as {name} = Slot()"
+                + (near(name, self.module.slots) if self.module.slots else ".")
+            )
         return slot
 
     @property
@@ -389,6 +415,7 @@ class Context:
         value = self.full(u)
         module = self.module.children.get(name)
         if module is None:
+            self.module.check_child(name)
             return value
         value = self.tracer.trace_module(self.trace, module, value)
         self.trace.rule = self.rule
@@ -449,7 +476,14 @@ class Context:
             *numbers: those of the distribution.
             per: one for each element, for each tensor, or one for all.
         """
-        kind = {"element": Kind.ELEMENT, "tensor": Kind.TENSOR, "all": Kind.GLOBAL}[per]
+        kinds = {"element": Kind.ELEMENT, "tensor": Kind.TENSOR, "all": Kind.GLOBAL}
+        for what, given, words in (
+            ("distribution", distribution, ("bernoulli", "normal", "uniform")),
+            ("per", per, tuple(kinds)),
+        ):
+            if given not in words:
+                raise ValueError(f"ctx.random: {what}={given!r} must be one of {', '.join(map(repr, words))}.")
+        kind = kinds[per]
         if kind is Kind.GLOBAL and any(isinstance(n, Number) and not n.whole for n in numbers):
             raise TypeError(
                 "One random number for all parameters must not depend on settings of one group; use ctx.whole."
@@ -473,4 +507,4 @@ class Context:
         return normal * (normal.numel().sqrt() / normal.norm()) if distribution == "sphere" else normal
 
 
-__all__ = ["WHERE", "Call", "Context", "Dims", "Distribution", "Ring", "Rule", "Slot", "Tracer", "Whole"]
+__all__ = ["WHERE", "Call", "Context", "Dims", "Distribution", "Ring", "Rule", "Slot", "Tracer", "Whole", "near"]

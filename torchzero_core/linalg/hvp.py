@@ -164,15 +164,15 @@ def _gradients_at(
     gradient: Gradient, params: Sequence[Tensor], vector: Sequence[Tensor], multiples: Sequence[float]
 ) -> list[list[Tensor]]:
     """The gradient at x + t·v for each t."""
-    params = list(params)
-    start = [p.detach().clone() for p in params]
+    data = [p.detach() for p in params]  # to be written whether gradients are on or off
+    start = [p.clone() for p in data]
     out = []
     try:
         for t in multiples:
-            torch._foreach_copy_(params, list(vector))
-            torch._foreach_mul_(params, t)
-            torch._foreach_add_(params, start)
+            torch._foreach_copy_(data, list(vector))
+            torch._foreach_mul_(data, t)
+            torch._foreach_add_(data, start)
             out.append(list(gradient()))
     finally:
-        torch._foreach_copy_(params, start)
+        torch._foreach_copy_(data, start)
     return out

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..bucket import Bucket
 from ..program import Program
-from ..runner import Runner, Scratch, Unsupported
+from ..runner import Runner, Scratch, Unavailable, Unsupported
 from . import c, triton
 from .foreach import ForeachRunner
 
@@ -40,4 +40,4 @@ def compiled(bucket: Bucket, program: Program, scratch: Scratch) -> Runner:
     return COMPILING[bucket.data[0].device.type].runner(bucket, program, scratch)
 
 
-__all__ = ["ForeachRunner", "Unsupported", "compiled", "refusal"]
+__all__ = ["ForeachRunner", "Unavailable", "Unsupported", "compiled", "refusal"]

@@ -29,6 +29,7 @@ class ClipNorm(Transform):
                 [-0.3000, -0.4000]])
     """
 
+    size_effect = "limit"
     max_norm: Positive
     ord: Order = 2
     dim: Dim = None

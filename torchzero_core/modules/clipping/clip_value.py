@@ -22,6 +22,7 @@ class ClipValue(Transform):
         tensor([-1.0000,  0.5000,  1.0000])
     """
 
+    size_effect = "limit"
     value: NonNegative
     target: Target = "update"
 

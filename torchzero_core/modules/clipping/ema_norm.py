@@ -74,7 +74,8 @@ class NormalizeByEMA(_ByEMA):
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         n, norm = self.norms(u, ctx)
-        return u * (n / norm.maximum(ctx.settings.eps))
+        ratio = n / norm.maximum(ctx.settings.eps)
+        return u * ratio.isfinite().where(ratio, 0.0)  # squares may overflow
 
 
 class ClipNormByEMA(_ByEMA):
@@ -103,7 +104,7 @@ class ClipNormByEMA(_ByEMA):
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         n, norm = self.norms(u, ctx)
-        return u * (n / norm.maximum(ctx.settings.eps)).minimum(1.0)
+        return u * (n < norm).where(n / norm, 1.0)
 
 
 class ClipValueByEMA(Transform):

@@ -111,4 +111,4 @@ class ClipNormGrowth(Transform):
             if not ctx.whole.first:
                 size, kept = _limited(norm, s.prev_total_norm, h)
             s.prev_total_norm = kept
-        return u * (norm > 0).where(size / norm, 1.0)  # exactly 1 within the limit
+        return u * (size < norm).where(size / norm, 1.0)

@@ -28,6 +28,7 @@ class Normalize(Transform):
         tensor([-6., -8.])
     """
 
+    size_effect = "own"
     norm_value: NonNegative = 1
     ord: Order = 2
     dim: Dim = None

@@ -48,7 +48,7 @@ class FletcherReeves(_Method):
         ...         p.grad = None
         ...         loss.backward()
         ...     return loss
-        >>> optimizer = tz.Modular([p], tz.m.FletcherReeves(), tz.m.StrongWolfe(c2=0.1))
+        >>> optimizer = tz.Modular([p], tz.m.FletcherReeves(), tz.m.StrongWolfe())
         >>> for _ in range(60):
         ...     _ = optimizer.step(closure)
         >>> closure(False).item() < 1e-6
@@ -75,7 +75,7 @@ class HestenesStiefel(_Method):
         ...         p.grad = None
         ...         loss.backward()
         ...     return loss
-        >>> optimizer = tz.Modular([p], tz.m.HestenesStiefel(), tz.m.StrongWolfe(c2=0.1))
+        >>> optimizer = tz.Modular([p], tz.m.HestenesStiefel(), tz.m.StrongWolfe())
         >>> for _ in range(60):
         ...     _ = optimizer.step(closure)
         >>> closure(False).item() < 1e-6
@@ -103,7 +103,7 @@ class DaiYuan(_Method):
         ...         p.grad = None
         ...         loss.backward()
         ...     return loss
-        >>> optimizer = tz.Modular([p], tz.m.DaiYuan(), tz.m.StrongWolfe(c2=0.1))
+        >>> optimizer = tz.Modular([p], tz.m.DaiYuan(reset_interval="auto"), tz.m.StrongWolfe())
         >>> for _ in range(60):
         ...     _ = optimizer.step(closure)
         >>> closure(False).item() < 1e-6
@@ -128,7 +128,7 @@ class HybridHS_DY(_Method):
         ...         p.grad = None
         ...         loss.backward()
         ...     return loss
-        >>> optimizer = tz.Modular([p], tz.m.HybridHS_DY(), tz.m.StrongWolfe(c2=0.1))
+        >>> optimizer = tz.Modular([p], tz.m.HybridHS_DY(), tz.m.StrongWolfe())
         >>> for _ in range(60):
         ...     _ = optimizer.step(closure)
         >>> closure(False).item() < 1e-6
@@ -155,7 +155,7 @@ class LiuStorey(_Method):
         ...         p.grad = None
         ...         loss.backward()
         ...     return loss
-        >>> optimizer = tz.Modular([p], tz.m.LiuStorey(), tz.m.StrongWolfe(c2=0.1))
+        >>> optimizer = tz.Modular([p], tz.m.LiuStorey(), tz.m.StrongWolfe())
         >>> for _ in range(60):
         ...     _ = optimizer.step(closure)
         >>> closure(False).item() < 1e-6
@@ -182,7 +182,7 @@ class HagerZhang(_Method):
         ...         p.grad = None
         ...         loss.backward()
         ...     return loss
-        >>> optimizer = tz.Modular([p], tz.m.HagerZhang(), tz.m.StrongWolfe(c2=0.1))
+        >>> optimizer = tz.Modular([p], tz.m.HagerZhang(), tz.m.StrongWolfe())
         >>> for _ in range(60):
         ...     _ = optimizer.step(closure)
         >>> closure(False).item() < 1e-6
@@ -209,7 +209,7 @@ class ConjugateDescent(ConjugateGradientBase, _InnerFirst):
         ...         p.grad = None
         ...         loss.backward()
         ...     return loss
-        >>> optimizer = tz.Modular([p], tz.m.ConjugateDescent(), tz.m.StrongWolfe(c2=0.1))
+        >>> optimizer = tz.Modular([p], tz.m.ConjugateDescent(reset_interval="auto"), tz.m.StrongWolfe())
         >>> for _ in range(60):
         ...     _ = optimizer.step(closure)
         >>> closure(False).item() < 1e-6

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from ...core import Module, Passed, Var
@@ -48,10 +49,12 @@ class GradApproximator(Module):
 
     requires_closure = True
     needs_gradient = False
+    #: Whether it keeps a copy of the parameters, and says so to the step's transaction; else that makes one.
+    lends_params: ClassVar[bool] = False
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, target: ApproximationTarget = "closure") -> None:
         if target not in ("closure", "grad", "update"):
-            raise ValueError(f"target={target!r} is not one of 'closure', 'grad', 'update'.")
+            raise ValueError(f"{type(self).__name__}: target={target!r} is not one of 'closure', 'grad', 'update'.")
         super().__init__(defaults)
         self.target: ApproximationTarget = target
 
@@ -89,9 +92,12 @@ class GradApproximator(Module):
         params = var.params
         if not params:
             return var
+        if not self.lends_params and var.modular is not None:
+            var.modular.transaction.keep(params)
         self.pre_step(var)
         if self.target == "closure":
 
+            @torch.no_grad()
             def closure(backward: bool = True) -> Any:
                 loss = exact(False)
                 if isinstance(loss, Tensor):
@@ -102,7 +108,7 @@ class GradApproximator(Module):
                         p.grad = g
                 return loss
 
-            var.closure = closure
+            var.wrap_closure(closure)
             return var
         grads, loss, estimate = self.approximate(exact, params, var.loss, var)
         if var.loss is None:

@@ -51,8 +51,9 @@ class FDM(GradApproximator):
         grads = [torch.zeros_like(p, requires_grad=False) for p in params]
         center: Tensor | None = None
         seen: list[Tensor] = []
-        for p, g in zip(params, grads, strict=True):
-            h, points = self.settings[p]["h"], formula(self.settings[p]["formula"])
+        data = [p.detach() for p in params]  # to be written whether gradients are on or off
+        for p, g, param in zip(data, grads, params, strict=True):
+            h, points = self.settings[param]["h"], formula(self.settings[param]["formula"])
             for at in np.ndindex(*p.shape):
                 start, difference = p[at].clone(), torch.zeros((), dtype=torch.float64, device=p.device)
                 try:

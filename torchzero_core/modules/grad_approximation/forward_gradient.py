@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...core import Beta, Count, Positive, Var
+from ...core import Beta, Count, Positive, Seed, Var
 from ...core.evaluate import gradient
 from ...linalg import total_dot
 from .base import ApproximationTarget
@@ -59,7 +59,7 @@ class ForwardGradient(RandomDirections):
     jvp_method: Literal["autograd", "forward", "central"] = "autograd"
     h: Positive = 1e-3
     target: ApproximationTarget = "closure"
-    seed: int | None = None
+    seed: Seed | None = None
     uniform = ("n_samples", "jvp_method", "h", "pre_generate", "seed")
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core import Beta, Count, Positive, Var
+from ...core import Beta, Count, Positive, Seed, Var
 from ...core.evaluate import uniform_settings
 from .base import ApproximationTarget, GradApproximator
 from .directions import Directions, Distribution, Kept, Seeded, draw_
@@ -18,6 +18,7 @@ from .formulas import Formula, formula
 class RandomDirections(GradApproximator):
     """Base of approximations along random directions, with what their settings have in common."""
 
+    lends_params = True
     #: Whether directions are drawn again from their seeds instead of being held.
     regenerates: ClassVar[bool] = False
     #: The settings that are the same for all parameters.
@@ -127,7 +128,7 @@ class RandomizedFDM(RandomDirections):
     beta: Beta = 0
     pre_generate: bool = True
     target: ApproximationTarget = "closure"
-    seed: int | None = None
+    seed: Seed | None = None
     uniform = ("n_samples", "formula", "pre_generate", "seed")
 
     @torch.no_grad()
@@ -200,6 +201,10 @@ def differences_along(
     differences: list[Any] = []
     seen: list[Tensor] = []
     center: Tensor | None = None
+    data = [p.detach() for p in params]  # to be written whether gradients are on or off
+    transaction = None if var.modular is None else var.modular.transaction
+    if transaction is not None:
+        transaction.lend(data, start)
     try:
         for i in range(len(directions)):
             difference: Any = 0.0
@@ -210,13 +215,15 @@ def differences_along(
                         center = number_of(loss, var)
                     f = center
                 else:
-                    directions.write(i, params)
-                    torch._foreach_mul_(params, [offset * h for h in lengths])
-                    torch._foreach_add_(params, start)
+                    directions.write(i, data)
+                    torch._foreach_mul_(data, [offset * h for h in lengths])
+                    torch._foreach_add_(data, start)
                     f = number_of(closure(False), var)
                     seen.append(f)
                 difference = difference + weight * f
             differences.append(difference)
     finally:
-        torch._foreach_copy_(params, start)
+        torch._foreach_copy_(data, start)
+    if transaction is not None:
+        transaction.taken_back(start)
     return differences, seen, loss

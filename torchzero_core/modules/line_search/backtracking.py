@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from ...core import Beta, OpenFraction, Positive, Range, Var
+from ...core import Beta, Natural, NonNegative, OpenFraction, Positive, Range, Var
 from .base import LineSearch
 from .scalar import NO_MOVE, backtrack
 
@@ -51,8 +51,8 @@ class Backtracking(LineSearch):
     init: Positive = 1.0
     beta: OpenFraction = 0.5
     c: Beta = 1e-4
-    maxiter: int = 10
-    min_alpha: float | None = None
+    maxiter: Natural = 10
+    min_alpha: NonNegative | None = None
     adaptive: bool = True
     try_negative: bool = False
 
@@ -121,9 +121,9 @@ class AdaptiveBacktracking(LineSearch):
     init: Positive = 1.0
     beta: OpenFraction = 0.5
     c: Beta = 1e-4
-    maxiter: int = 20
-    min_alpha: float | None = None
-    target_iters: int = 1
+    maxiter: Natural = 20
+    min_alpha: NonNegative | None = None
+    target_iters: Natural = 1
     nplus: Annotated[float, Range(1, math.inf, "[)")] = 2.0
     scale_beta: Beta = 0.0
     try_negative: bool = False

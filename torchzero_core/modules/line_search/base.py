@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core import Chain, Module, Var
+from ...core.closure import detached
 from ...core.evaluate import kept_grads, uniform_settings
 from ...linalg import total_dot
 from .scalar import NO_GRADIENT, NOT_FINITE, Point
@@ -40,6 +41,7 @@ class LineFunction:
         self.points: dict[float, Point] = {}
         self.evaluations = 0
         self._start: list[Tensor] | None = None
+        self._data: list[Tensor] = []
         self._workspace = workspace
         self._eps = max(torch.finfo(p.dtype).eps for p in self.params)  # until a loss has a dtype
 
@@ -121,11 +123,15 @@ class LineFunction:
         if self._start is None:
             self._start = var.scratch(self._workspace)
             torch._foreach_copy_(self._start, params)
+            self._data = [p.detach() for p in params]  # to be written whether gradients are on or off
+            if var.modular is not None:
+                var.modular.transaction.lend(self._data, self._start)
+        data = self._data
         try:
             # p₀ − α·u by way of −(α·u) + p₀: the same two roundings, without a temporary
-            torch._foreach_copy_(params, self.update)
-            torch._foreach_mul_(params, -alpha)
-            torch._foreach_add_(params, self._start)
+            torch._foreach_copy_(data, self.update)
+            torch._foreach_mul_(data, -alpha)
+            torch._foreach_add_(data, self._start)
             if not backward:
                 return Point(alpha, self._number(var.closure(False)))
             with kept_grads(params):
@@ -133,7 +139,7 @@ class LineFunction:
                 slope = self._slope([p.grad for p in params])
             return Point(alpha, loss, slope if math.isfinite(slope) else math.inf)
         finally:
-            torch._foreach_copy_(params, self._start)
+            torch._foreach_copy_(data, self._start)
 
     def _slope(self, grads: list[Tensor] | list[Tensor | None]) -> float:
         pairs = [(g, u) for g, u in zip(grads, self.update, strict=True) if g is not None]
@@ -141,12 +147,10 @@ class LineFunction:
         return float(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value))
 
     def _number(self, loss: Any) -> float:
-        if isinstance(loss, Tensor):
-            loss = loss.detach()
-            if loss.is_floating_point():
-                self._eps = torch.finfo(loss.dtype).eps
-            if self.var.modular is not None:
-                loss = self.var.modular.distributed.mean_loss(loss)
+        loss = detached(loss)
+        self._eps = torch.finfo(loss.dtype).eps
+        if self.var.modular is not None:
+            loss = self.var.modular.distributed.mean_loss(loss)
         value = float(loss)
         return value if math.isfinite(value) else math.inf
 
@@ -188,6 +192,7 @@ class LineSearch(Module):
         (15.0, 3.75, 0.25)
     """
 
+    size_effect = "search"
     requires_closure = True
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, maxiter: int | None = None) -> None:

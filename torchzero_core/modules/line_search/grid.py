@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...core import Count, Var
+from ...core import Count, Finite, Var
 from .base import LineSearch
 from .scalar import NO_DECREASE
 
@@ -35,8 +35,8 @@ class GridLineSearch(LineSearch):
         0.5
     """
 
-    start: float
-    end: float
+    start: Finite
+    end: Finite
     num: Count
 
     def search(self, update: list[Tensor], var: Var) -> float:

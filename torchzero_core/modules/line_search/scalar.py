@@ -133,45 +133,59 @@ def strong_wolfe(
         return Found(0.0, NOT_FINITE)
     if start.slope >= 0:
         return Found(0.0, ASCENT if start.slope > 0 else ZERO_SLOPE)
-
-    def decreased(point: Point) -> bool:
-        if not point.finite:
-            return False
-        lost = abs(point.loss - start.loss) <= rounding and point.slope <= (2 * c1 - 1) * start.slope
-        return lost or point.loss <= start.loss + c1 * point.alpha * start.slope
-
-    def done(point: Point) -> bool:
-        return decreased(point) and abs(point.slope) <= -c2 * start.slope
-
+    wolfe = _Wolfe(start, c1, c2, rounding)
     low, alpha = start, init
     for i in range(maxiter):
         point = Point(alpha, *phi(alpha))
-        if done(point):
+        if wolfe.done(point):
             return Found(point.alpha)
-        if not decreased(point) or (i > 0 and point.loss >= low.loss + rounding):
-            high = point
-            break
+        if not wolfe.decreased(point) or (i > 0 and point.loss >= low.loss + rounding):
+            return _zoom(phi, wolfe, low, point, maxzoom)
         if point.slope >= 0:
-            low, high = point, low
-            break
+            return _zoom(phi, wolfe, point, low, maxzoom)
         low, alpha = point, alpha * expand
-    else:
-        return Found(low.alpha, NO_CURVATURE)
+    return Found(low.alpha, NO_CURVATURE)
 
-    # `low` always has the decrease (or is the start) and the lowest loss so far, and its slope points towards `high`
+
+class _Wolfe(NamedTuple):
+    """The strong Wolfe conditions, with the rounding of the loss allowed for."""
+
+    start: Point
+    c1: float
+    c2: float
+    rounding: float
+
+    def decreased(self, point: Point) -> bool:
+        """Whether the first holds."""
+        if not point.finite:
+            return False
+        start, c1 = self.start, self.c1
+        lost = abs(point.loss - start.loss) <= self.rounding and point.slope <= (2 * c1 - 1) * start.slope
+        return lost or point.loss <= start.loss + c1 * point.alpha * start.slope
+
+    def done(self, point: Point) -> bool:
+        """Whether both hold."""
+        return self.decreased(point) and abs(point.slope) <= -self.c2 * self.start.slope
+
+
+def _zoom(phi: Callable[[float], tuple[float, float]], wolfe: _Wolfe, low: Point, high: Point, maxzoom: int) -> Found:
+    """Narrow an interval that holds a step size with both conditions.
+
+    ``low`` always has the decrease (or is the start) and the lowest loss so far, and its slope points towards ``high``.
+    """
     widths = [math.inf, math.inf]
     for _ in range(maxzoom):
         width = abs(high.alpha - low.alpha)
         if width <= 1e-15 * max(abs(low.alpha), abs(high.alpha)):
             break
         # from the start on the first step size may be far off, and on a parabola the cubic is exact
-        margin = FAR if low is start else NEAR
+        margin = FAR if low is wolfe.start else NEAR
         alpha = _inside(low, high, margin) if width <= 0.7 * widths[-2] else 0.5 * (low.alpha + high.alpha)
         widths.append(width)
         point = Point(alpha, *phi(alpha))
-        if done(point):
+        if wolfe.done(point):
             return Found(point.alpha)
-        if not decreased(point) or point.loss >= low.loss + rounding:
+        if not wolfe.decreased(point) or point.loss >= low.loss + wolfe.rounding:
             high = point
             continue
         if point.slope * (high.alpha - low.alpha) >= 0:

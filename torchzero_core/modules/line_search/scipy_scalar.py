@@ -55,6 +55,14 @@ class ScipyMinimizeScalar(LineSearch):
     def __post_init__(self) -> None:
         _scipy()
 
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        super().check_settings(settings)
+        for name, sizes in (("bracket", (2, 3)), ("bounds", (2,))):
+            value = settings[name]
+            if value is not None and (len(value) not in sizes or list(value) != sorted(set(value))):
+                count = " or ".join(map(str, sizes))
+                raise ValueError(f"ScipyMinimizeScalar({name}={value!r}) must be {count} numbers in ascending order.")
+
     def search(self, update: list[Tensor], var: Var) -> float:
         """The best step size that scipy has seen; 0 where none is better than staying."""
         optimize = _scipy()

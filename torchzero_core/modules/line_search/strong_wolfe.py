@@ -8,9 +8,12 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from ...core import OpenFraction, Positive, Range, Var
+from ...core import Natural, OpenFraction, Positive, Range, Var
 from .base import LineFunction, LineSearch
 from .scalar import NO_MOVE, Found, Point, backtrack, strong_wolfe
+
+#: The share of the slope that may be left along a direction of conjugate gradients.
+EXACT = 0.1
 
 
 class StrongWolfe(LineSearch):
@@ -23,7 +26,8 @@ class StrongWolfe(LineSearch):
 
     A direction of conjugate gradients has no length of its own. Behind one the first step size to try is the one that
     promises the decrease of the last step, α₀·d₀/d with the last step size α₀ and the last slope d₀, and in the first
-    step init/max(1, ‖u‖₁).
+    step init/max(1, ‖u‖₁). Such directions also need a better minimum along the line than others: not more than a tenth
+    of the slope may be left, whatever c2 allows.
 
     Near a minimum, where the decrease is lost in the rounding of the loss, the slope decides alone.
 
@@ -64,8 +68,8 @@ class StrongWolfe(LineSearch):
     init: Positive = 1.0
     c1: OpenFraction = 1e-4
     c2: OpenFraction = 0.9
-    maxiter: int = 25
-    maxzoom: int = 10
+    maxiter: Natural = 25
+    maxzoom: Natural = 10
     expand: Annotated[float, Range(1, math.inf, "()")] = 2.0
     adaptive: bool = True
     fallback: bool = False
@@ -97,7 +101,7 @@ class StrongWolfe(LineSearch):
             start,
             init=scale * (h["init"] if scaled else self._first(phi, start, h["init"])),
             c1=h["c1"],
-            c2=h["c2"],
+            c2=h["c2"] if scaled or h["c1"] >= EXACT else min(h["c2"], EXACT),
             maxiter=h["maxiter"],
             maxzoom=h["maxzoom"],
             expand=h["expand"],

@@ -38,6 +38,7 @@ class Averaging(Transform):
         -7.0
     """
 
+    size_effect = "keeps"
     history_size: Count
     target: Target = "update"
     history = Slot(history="history_size")
@@ -119,6 +120,7 @@ class MedianAveraging(Transform):
         -6.0
     """
 
+    size_effect = "keeps"
     history_size: Count
     target: Target = "update"
     history = Slot(history="history_size")

@@ -20,8 +20,9 @@ def _cautious(u: Value, g: Value, h: Any) -> Value:
 
 
 def _cosine(u: Value, g: Value, ctx: Context) -> Value:
-    """The cosine of the angle between two updates of all parameters."""
-    return u.global_dot(g) / (u.global_norm() * g.global_norm()).maximum(ctx.settings.eps)
+    """The cosine of the angle between two updates of all parameters; 0 where their squares overflow."""
+    cosine = u.global_dot(g) / (u.global_norm() * g.global_norm()).maximum(ctx.settings.eps)
+    return cosine.isfinite().where(cosine, 0.0)
 
 
 class Cautious(Transform):
@@ -51,6 +52,7 @@ class Cautious(Transform):
         tensor([-1.0000, -2.9000])
     """
 
+    size_effect = "keeps"
     normalize: bool = False
     eps: NonNegative = 1e-6
     mode: Literal["zero", "grad", "backtrack"] = "zero"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ...core import Context, Fraction, Slot, Target, Transform
+from dataclasses import KW_ONLY
+
+from ...core import Context, Fraction, Seed, Slot, Target, Transform
 from ...lang import Value
 
 
@@ -24,11 +26,11 @@ class CoordinateMomentum(Transform):
         True
     """
 
+    p: Fraction = 0.1
+    target: Target = "update"
+    _: KW_ONLY
+    seed: Seed | None = None
     velocity = Slot()
-    bounds = {"p": (0, 1, "[]"), "seed": (-(2**63), 2**64, "[)")}
-
-    def __init__(self, p: Fraction = 0.1, target: Target = "update", *, seed: int | None = None) -> None:
-        super().__init__(dict(p=p, seed=seed), target=target)
 
     def rule(self, u: Value, ctx: Context) -> Value:
         renewed = ctx.random("bernoulli", ctx.settings.p) > 0

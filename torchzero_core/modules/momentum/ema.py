@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from ...core import Context, Finite, Fraction, Slot, Target, Transform
 from ...lang import Value
@@ -32,6 +33,7 @@ class EMA(Transform):
         -1.25
     """
 
+    size_effect = "keeps"
     momentum: Fraction = 0.9
     dampening: Finite = 0
     debiased: bool = False
@@ -39,6 +41,11 @@ class EMA(Transform):
     ema_init: Literal["zeros", "update"] = "zeros"
     target: Target = "update"
     exp_avg = Slot()
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        if settings["momentum"] == 1 and settings["debiased"]:
+            name = type(self).__name__
+            raise ValueError(f"{name}(momentum=1, debiased=True): an average that never moves cannot be corrected.")
 
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings

@@ -32,6 +32,7 @@ class NAG(Transform):
         -1.5
     """
 
+    size_effect = "keeps"
     momentum: Fraction = 0.9
     dampening: Finite = 0
     lerp: bool = False

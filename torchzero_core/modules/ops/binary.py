@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
 
-from ...core import Context, Input
+from ...core import Context, Finite, Input, Modules, Passed, Range
 from ...lang import Operand, Value
 from .base import BinaryOperation
+
+#: Operands that bound; an infinite one does nothing.
+LowerBound: TypeAlias = Passed[Annotated[Modules | float, Range(-math.inf, math.inf, "[)")]]
+UpperBound: TypeAlias = Passed[Annotated[Modules | float, Range(-math.inf, math.inf, "(]")]]
 
 
 class Add(BinaryOperation):
@@ -26,7 +32,7 @@ class Add(BinaryOperation):
     """
 
     other: Input
-    alpha: float = 1
+    alpha: Finite = 1
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         alpha = ctx.settings.alpha
@@ -50,7 +56,7 @@ class Sub(BinaryOperation):
     """
 
     other: Input
-    alpha: float = 1
+    alpha: Finite = 1
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         alpha = ctx.settings.alpha
@@ -94,6 +100,10 @@ class Div(BinaryOperation):
     """
 
     other: Input
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        if settings.get("other") == 0:
+            raise ValueError("Div(other=0): a division by zero.")
 
     def transform(self, ctx: Context, update: Value, other: Any) -> Operand:  # type: ignore[override]
         return update / other
@@ -241,8 +251,8 @@ class Clip(BinaryOperation):
         tensor([-2.,  1.])
     """
 
-    min: Input | None = None
-    max: Input | None = None
+    min: LowerBound | None = None
+    max: UpperBound | None = None
 
     def transform(self, ctx: Context, update: Value, min: Any, max: Any) -> Operand:  # type: ignore[override]
         return update.clamp(min, max)
@@ -267,8 +277,8 @@ class MirroredClip(BinaryOperation):
         tensor([-0.7500,  0.0000])
     """
 
-    min: Input | None = None
-    max: Input | None = None
+    min: LowerBound | None = None
+    max: UpperBound | None = None
 
     def transform(self, ctx: Context, update: Value, min: Any, max: Any) -> Operand:  # type: ignore[override]
         once = update if min is None else update.maximum(2 * min - update)
@@ -398,4 +408,5 @@ class Where(BinaryOperation):
     other: Input = 0
 
     def transform(self, ctx: Context, update: Value, condition: Any, input: Any, other: Any) -> Operand:  # type: ignore[override]
-        return condition.where(update if input is None else input, other)
+        mask = condition != 0
+        return mask.where(update if input is None else input, other)

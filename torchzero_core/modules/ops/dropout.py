@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...core import Beta, Context, Module, Target, Transform, Var
+from ...core import Beta, Context, Finite, Module, Target, Transform, Var
 from ...core.evaluate import uniform_settings
 from ...lang import Operand, Value
 
@@ -20,8 +20,8 @@ class Dropout(Transform):
     Args:
         p: with which probability an element becomes 0, in [0, 1).
         graft: give what is left the norm of the whole, tensor by tensor, instead of dividing by 1 − p.
-        target: what elements are dropped of.
         seed: for the random numbers; None draws one from torch's generator.
+        target: what elements are dropped of.
 
     Reference:
         Lin et al., "Learning Rate Dropout", 2019, arXiv:1912.00144.
@@ -37,8 +37,8 @@ class Dropout(Transform):
 
     p: Beta = 0.5
     graft: bool = False
-    target: Target = "update"
     seed: int | None = None
+    target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings
@@ -67,7 +67,7 @@ class NoiseSign(Transform):
     """
 
     distribution: Literal["normal", "gaussian", "uniform", "rademacher"] = "normal"
-    alpha: float = 1
+    alpha: Finite = 1
     seed: int | None = None
 
     def rule(self, u: Value, ctx: Context) -> Operand:
@@ -131,6 +131,8 @@ class WeightDropout(Module):
             if not factors:
                 factors.extend(map(self._factors, params))
             start = [p.detach().clone() for p in params]
+            if var.modular is not None:
+                var.modular.transaction.lend(params, start)
             try:
                 for p, factor in zip(params, factors, strict=True):
                     norm = p.norm()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Context, NonNegative, Slot, Target, Transform
+from ...core import Context, NonNegative, Order, Slot, Target, Transform
 from ...lang import Operand, Value
 
 
@@ -87,7 +87,7 @@ class GraftToGrad(_Graft):
     """
 
     tensorwise: bool = False
-    ord: float = 2
+    ord: Order = 2
     eps: NonNegative = 1e-6
     target: Target = "update"
 
@@ -119,7 +119,7 @@ class GraftGradToUpdate(_Graft):
     """
 
     tensorwise: bool = False
-    ord: float = 2
+    ord: Order = 2
     eps: NonNegative = 1e-6
     target: Target = "update"
 
@@ -153,7 +153,7 @@ class GraftToParams(_Graft):
     """
 
     tensorwise: bool = False
-    ord: float = 2
+    ord: Order = 2
     eps: NonNegative = 1e-4
     target: Target = "update"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY
 
-from ...core import Context, Input, Modules, NonNegative, Passed
+from ...core import Context, Finite, Input, Modules, NonNegative, Order, Passed
 from ...lang import Number, Operand, Value
 from .base import BinaryOperation, MultiOperation
 
@@ -53,9 +53,9 @@ class GraftModules(MultiOperation):
     direction: Passed[Modules]
     magnitude: Passed[Modules]
     tensorwise: bool = True
-    ord: float = 2
+    ord: Order = 2
     eps: NonNegative = 1e-6
-    strength: float = 1
+    strength: Finite = 1
 
     def transform(self, ctx: Context, direction: Value, magnitude: Value) -> Operand:  # type: ignore[override]
         return grafted(ctx, direction, magnitude, ctx.settings.strength)
@@ -86,7 +86,7 @@ class Graft(BinaryOperation):
 
     magnitude: Passed[Modules]
     tensorwise: bool = True
-    ord: float = 2
+    ord: Order = 2
     eps: NonNegative = 1e-6
 
     def transform(self, ctx: Context, update: Value, magnitude: Value) -> Operand:  # type: ignore[override]
@@ -118,7 +118,7 @@ class RGraft(BinaryOperation):
 
     direction: Passed[Modules]
     tensorwise: bool = True
-    ord: float = 2
+    ord: Order = 2
     eps: NonNegative = 1e-6
 
     def transform(self, ctx: Context, update: Value, direction: Value) -> Operand:  # type: ignore[override]

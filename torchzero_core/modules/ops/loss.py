@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Context, Module, NonNegative, Transform, Var
+from ...core import Context, Finite, Module, NonNegative, Transform, Var
 from ...core.evaluate import uniform_settings
 from ...lang import Operand, Value
 
@@ -44,7 +44,7 @@ class FillLoss(_WithLoss):
         (9.0, -1.5)
     """
 
-    alpha: float = 1
+    alpha: Finite = 1
     backward: bool = True
 
     def rule(self, u: Value, ctx: Context) -> Operand:
@@ -73,7 +73,7 @@ class MulByLoss(_WithLoss):
         (9.0, -6.0)
     """
 
-    alpha: float = 1
+    alpha: Finite = 1
     min_value: NonNegative | None = 1e-8
     backward: bool = True
 
@@ -103,7 +103,7 @@ class DivByLoss(_WithLoss):
         (9.0, 2.7778)
     """
 
-    alpha: float = 1
+    alpha: Finite = 1
     min_value: NonNegative | None = 1e-8
     backward: bool = True
 
@@ -157,12 +157,15 @@ class NegateOnLossIncrease(Module):
         """The loss at p − u; the parameters are exactly what they were afterwards."""
         assert var.closure is not None
         start = var.scratch(f"{self.path}.start")
-        torch._foreach_copy_(start, var.params)
+        data = [p.detach() for p in var.params]  # to be written whether gradients are on or off
+        torch._foreach_copy_(start, data)
+        if var.modular is not None:
+            var.modular.transaction.lend(data, start)
         try:
-            torch._foreach_sub_(var.params, update)
+            torch._foreach_sub_(data, update)
             return self._number(var.closure(False), var)
         finally:
-            torch._foreach_copy_(var.params, start)
+            torch._foreach_copy_(data, start)
 
     def _number(self, loss: Any, var: Var) -> float:
         if isinstance(loss, Tensor) and var.modular is not None:

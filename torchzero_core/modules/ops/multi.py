@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from ...core import Context, Input
+from ...core import Context, Finite, Input
 from ...lang import Operand
 from .base import MultiOperation
 
@@ -27,6 +28,10 @@ class DivModules(MultiOperation):
 
     input: Input
     other: Input
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        if settings.get("other") == 0:
+            raise ValueError("DivModules(other=0): a division by zero.")
 
     def transform(self, ctx: Context, input: Any, other: Any) -> Operand:  # type: ignore[override]
         return input / other
@@ -51,7 +56,7 @@ class SubModules(MultiOperation):
 
     input: Input
     other: Input
-    alpha: float = 1
+    alpha: Finite = 1
 
     def transform(self, ctx: Context, input: Any, other: Any) -> Operand:  # type: ignore[override]
         alpha = ctx.settings.alpha

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY
 
-from ...core import Context, Transform
+from ...core import Context, Finite, Transform
 from ...lang import Distribution, Operand, Value
 
 
@@ -48,7 +48,7 @@ class RandomSample(Transform):
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
 
-    eps: float = 1
+    eps: Finite = 1
     distribution: Distribution = "normal"
     _: KW_ONLY
     seed: int | None = None
@@ -74,8 +74,8 @@ class Uniform(Transform):
         (True, True)
     """
 
-    low: float
-    high: float
+    low: Finite
+    high: Finite
     _: KW_ONLY
     seed: int | None = None
 

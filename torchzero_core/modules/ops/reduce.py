@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from numbers import Real
 from operator import add, mul
 from typing import Any
 
@@ -157,8 +159,8 @@ class WeightedSum(ReduceOperation):
 
     Args:
         *operands: modules, lists of modules, or numbers.
-        inputs: the same as a list, for configuration files.
         weights: one for each input.
+        inputs: the operands as a list, for configuration files.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -170,11 +172,13 @@ class WeightedSum(ReduceOperation):
     """
 
     def __init__(self, *operands: Input, weights: Sequence[float], inputs: Sequence[Input] = ()) -> None:
-        super().__init__(dict(weights=tuple(map(float, weights))), *operands, *inputs)
+        super().__init__(dict(weights=weights), *operands, *inputs)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         super().check_settings(settings)
         weights = settings["weights"]
+        if not isinstance(weights, (list, tuple)) or not all(isinstance(w, Real) and math.isfinite(w) for w in weights):
+            raise ValueError(f"{type(self).__name__}(weights={weights!r}): the weights must be a list of numbers.")
         if len(weights) != len(self.operands):
             raise ValueError(
                 f"{type(self).__name__} has {len(self.operands)} inputs and weights={weights!r}; give one for each."
@@ -189,8 +193,8 @@ class WeightedMean(WeightedSum):
 
     Args:
         *operands: modules, lists of modules, or numbers.
-        inputs: the same as a list, for configuration files.
         weights: one for each input; their sum must not be 0.
+        inputs: the operands as a list, for configuration files.
 
     Example:
         >>> import torch, torchzero_core as tz

@@ -57,7 +57,7 @@ class Split(Module):
 
     def __init__(
         self,
-        filter: Callable[[Tensor], bool] | Literal["hidden_matrices"],
+        filter: Literal["hidden_matrices"] | Callable[[Tensor], bool],
         true: Modules | None = None,
         false: Modules | None = None,
         names: Mapping[str, bool] | None = None,
@@ -132,9 +132,14 @@ class Split(Module):
 
     def _param_names(self) -> dict[int, str]:
         """The names of the optimizer's parameters that have one, by the parameters' ids."""
-        groups = [] if self.home is None else self.home.param_groups
-        pairs = [pair for g in groups for pair in zip(g["params"], g.get("param_names", ()), strict=False)]
-        return {id(p): name for p, name in pairs}
+        home = self.home
+        if home is None:
+            return {}
+        names = {} if home.model is None else {id(p): name for name, p in home.model.named_parameters()}
+        for g in home.param_groups:
+            names.update((id(p), name) for p, name in zip(g["params"], g.get("param_names", ()), strict=False))
+        ours = set(map(id, home.all_params))
+        return {key: name for key, name in names.items() if key in ours}
 
     def step(self, var: Var) -> Var:
         """Run each child on its parameters."""

@@ -63,7 +63,8 @@ class _Walk(Module):
             loss = known.recall(params)
             if loss is None:
                 loss = exact(True)
-                known.note(params, loss)
+                if loss is not None:
+                    known.note(params, loss)
             return loss
 
         return closure
@@ -82,6 +83,8 @@ class _Way:
         self.var, self.closure, self.params = var, closure, var.params
         self.start, self.before, self.here = (var.scratch(f"{path}.{name}") for name in ("start", "before", "here"))
         torch._foreach_copy_(self.start, self.params)
+        if var.modular is not None:
+            var.modular.transaction.lend(self.params, self.start)
         self.first_grads: dict[int, Tensor] = {}
         self.moved: set[int] = set()
 
@@ -134,10 +137,11 @@ class _Way:
         if not places:
             var.update, var.stop, var.skip_update = None, True, True
             return
-        grads = [self.first_grads.get(id(self.params[i])) for i in places]
+        known = [self.first_grads.get(id(self.params[i])) for i in places]
+        grads = [g for g in known if g is not None]
         start = [self.start[i] for i in places]
         var.params = var.part(places)
-        var.grad = None if None in grads else grads
+        var.grad = grads if len(grads) == len(known) else None
         var.update = list(torch._foreach_sub(start, var.params))
 
     def restore(self) -> None:
@@ -146,7 +150,11 @@ class _Way:
 
 
 def _finite(var: Var) -> bool:
-    return all(bool(torch.as_tensor(loss).isfinite()) for loss in (var.loss, var.loss_approx) if loss is not None)
+    """Whether what is known of the loss is finite, on all ranks."""
+    known = [torch.as_tensor(loss) for loss in (var.loss, var.loss_approx) if loss is not None]
+    if var.modular is not None:
+        known = [var.modular.distributed.mean_loss(loss) for loss in known]
+    return all(bool(loss.isfinite()) for loss in known)
 
 
 class Multistep(_Walk):
@@ -231,7 +239,7 @@ class Sequential(_Walk):
     """
 
     requires_closure = True
-    bounds = {"steps": (1, math.inf, "[)")}
+    ranges = {"steps": (1, math.inf, "[)")}
 
     def __init__(self, modules: Module | Iterable[Modules], steps: int = 1) -> None:
         super().__init__(dict(steps=steps))

@@ -42,6 +42,7 @@ class Sign(Transform):
         1.0
     """
 
+    size_effect = "own"
     target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:

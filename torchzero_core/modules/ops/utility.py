@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...core import Context, Module, Transform, Var
+from ...core import Context, Finite, Module, Transform, Var
 from ...lang import Operand, Value
 
 
@@ -19,6 +19,8 @@ class Clone(Transform):
         >>> p.item()
         -9.0
     """
+
+    size_effect = "same"
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,6 +47,8 @@ class Identity(Transform):
         >>> p.item()
         -9.0
     """
+
+    size_effect = "same"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -109,7 +113,7 @@ class Fill(Transform):
         -2.0
     """
 
-    value: float
+    value: Finite
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         return ctx.settings.value

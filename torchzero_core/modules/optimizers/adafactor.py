@@ -58,9 +58,9 @@ class Adafactor(Transform):
     def rule(self, u: Value, ctx: Context) -> Operand:
         s, h, t, p = ctx.state, ctx.settings, ctx.step, ctx.params
         square, new = u * u, t**h.beta2_decay
-        s.row_var = row = s.row_var.lerp(square.mean(-1), new)
-        s.col_var = col = s.col_var.lerp(square.mean(-2), new)  # of each element, where there are no columns
-        s.mean_var = mean = s.mean_var.lerp(square.mean((-2, -1)), new)
+        s.row_var = row = (1 - new) * s.row_var + new * square.mean(-1)
+        s.col_var = col = (1 - new) * s.col_var + new * square.mean(-2)  # of each element, where there are no columns
+        s.mean_var = mean = (1 - new) * s.mean_var + new * square.mean((-2, -1))
         var = (ctx.of_shape(len) >= 2).where(row * col / mean.maximum(h.eps1), col)
         step = u / var.maximum(h.eps1 * h.eps1).sqrt()
         size = u.numel().maximum(1.0).sqrt()

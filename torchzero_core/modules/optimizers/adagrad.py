@@ -38,6 +38,7 @@ class Adagrad(Transform):
         tensor([-1.,  1.])
     """
 
+    size_effect = "unit"
     lr_decay: NonNegative = 0
     initial_accumulator_value: NonNegative = 0
     eps: NonNegative = 1e-10

@@ -37,6 +37,8 @@ class Adam(Transform):
         tensor([0.9000, 1.1000])
     """
 
+    size_effect = "unit"
+
     beta1: Beta = 0.9
     beta2: Beta = 0.999
     eps: NonNegative = 1e-8

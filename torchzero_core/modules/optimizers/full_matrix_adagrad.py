@@ -64,6 +64,7 @@ class FullMatrixAdagrad(Preconditioner):
     stagger: bool = False
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
+        super().check_settings(settings)
         averaging_weights("FullMatrixAdagrad", settings)
 
     def sizes(self, shape: Sequence[int], settings: Mapping[str, Any]) -> list[int]:

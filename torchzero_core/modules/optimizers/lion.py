@@ -27,6 +27,8 @@ class Lion(Transform):
         tensor([-0.5000,  0.5000])
     """
 
+    size_effect = "unit"
+
     beta1: Beta = 0.9
     beta2: Beta = 0.99
     ema = Slot()

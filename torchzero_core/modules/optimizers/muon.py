@@ -52,6 +52,7 @@ class Muon(OrthogonalFactor, LookAhead):
                 [-0.1000,  0.0000]])
     """
 
+    size_effect = "own"
     exp_avg = Slot()
 
     @staticmethod

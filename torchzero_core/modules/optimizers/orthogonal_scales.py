@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ...core import Context, Target, Transform
+from ...core import Context, Finite, Target, Transform
 from ...lang import Operand, Value
 
 
@@ -90,7 +90,7 @@ class MuonAdjustLR(Transform):
         tensor(-1.)
     """
 
-    alpha: float = 1.0
+    alpha: Finite = 1.0
     target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Value:

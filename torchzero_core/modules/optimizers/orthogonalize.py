@@ -127,5 +127,7 @@ class Orthogonalize(OrthogonalFactor):
                 [-1.,  0.]])
     """
 
+    size_effect = "own"
+
     def rule(self, u: Value, ctx: Context) -> Value:
         return self.factor(u, ctx)

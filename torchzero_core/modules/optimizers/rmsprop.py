@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from ...core import Child, Context, Fraction, NonNegative, Positive, Slot, Transform
 from ...lang import Value
@@ -40,6 +41,7 @@ class RMSprop(Transform):
         tensor([-0.5000,  0.5000])
     """
 
+    size_effect = "unit"
     smoothing: Fraction = 0.99
     eps: NonNegative = 1e-8
     centered: bool = False
@@ -51,6 +53,10 @@ class RMSprop(Transform):
     exp_avg_sq = Slot()
     exp_avg = Slot()
     max_exp_avg_sq = Slot()
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        if settings["smoothing"] == 1 and settings["debiased"]:
+            raise ValueError("RMSprop(smoothing=1, debiased=True): an average that never moves cannot be corrected.")
 
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from ...core import Context, NonNegative, OpenFraction, Positive, Range, Slot, Transform
 from ...lang import Value
@@ -44,6 +45,7 @@ class Rprop(Transform):
         tensor([-2.2000,  0.0000])
     """
 
+    size_effect = "own"
     nplus: Annotated[float, Range(1, math.inf, "[)")] = 1.2
     nminus: OpenFraction = 0.5
     lb: NonNegative = 1e-6
@@ -53,6 +55,10 @@ class Rprop(Transform):
     prev = Slot()
     allowed = Slot(init=1.0, mask=True)
     magnitudes = Slot(init="alpha")
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        if settings["lb"] > settings["ub"]:
+            raise ValueError(f"Rprop(lb={settings['lb']}, ub={settings['ub']}): lb must not be larger than ub.")
 
     def rule(self, u: Value, ctx: Context) -> Value:
         s, h = ctx.state, ctx.settings

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Beta, Count, NonNegative
+from ...core import Beta, Count, Finite, NonNegative
 from ...core.preconditioner import State
 from ...linalg import eigenbasis, multiply_along, refresh_eigenbasis
 from .kronecker import Kronecker, layout, multiply, stacked
@@ -74,7 +74,7 @@ class SOAP(Kronecker):
     precondition_1d: bool = True
     eps: NonNegative = 1e-8
     decay: NonNegative | None = None
-    alpha: float = 1.0
+    alpha: Finite = 1.0
     bias_correction: bool = True
     _: KW_ONLY
     stagger: bool = False

@@ -12,7 +12,7 @@ from ...core import Chain, Module, Params, Var
 from ...core.evaluate import uniform_settings
 from ...core.module import Modules
 from ...core.naming import unrolled
-from ...core.same_params import same_params
+from ...core.same_params import last_params, same_params
 from ...core.stand_ins import stand_for
 
 Current: TypeAlias = Literal["params", "grads", "update"]
@@ -61,10 +61,15 @@ class ProjectedVar(Var):
     def fork(self, params: Params, update: list[Tensor] | None, grad: list[Tensor] | None, *, writable: bool) -> Var:
         """A context for a child, in the same space."""
         other = ProjectedVar(self, params, self.own_closure, self.make_grad)
-        other.closure, other.grad = self.closure, grad
+        other.closure, other.grad = self.closure, grad  # the same, or it counts as another one
         if update is not None:
             other.set_update(update, writable=writable)
         return other
+
+    def drop_closure(self) -> None:
+        """Let go of the closure in this context."""
+        super().drop_closure()
+        self.own_closure, self.make_grad = None, list
 
     def select(self, places: Sequence[int]) -> Var:
         """A context for some of the stand-ins."""
@@ -121,7 +126,10 @@ class Projection(Module):
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         if not (project_update or project_params or project_grad):
-            raise ValueError(f"{type(self).__name__} has to project something: update, parameters or gradient.")
+            raise ValueError(
+                f"{type(self).__name__} has to project something: one of project_update, project_params and "
+                "project_grad must be True."
+            )
         super().__init__(defaults)
         self.project_update, self.project_params, self.project_grad = project_update, project_params, project_grad
         self.set_child("modules", modules)
@@ -233,6 +241,18 @@ class Projection(Module):
         projected = self.project(list(tensors), var, current)
         return [t.clone() if t.untyped_storage().data_ptr() in foreign else t for t in projected]
 
+    def inner_params(self, params: Params) -> Params:
+        """The stand-ins of the parameters that there is state of."""
+        if self.joins:
+            known = last_params(self, params)
+        else:
+            located = [(p, *self.locate(p)) for p in params]
+            known = [p for p, store, prefix in located if any(name.startswith(prefix) for name in store)]
+        if not known or self.home is None:
+            return Params()
+        home: Any = self.home
+        return self._stand_ins(Var(params.part(known), None, home.model, 0, home))
+
     def keeper(self, index: int, var: Var, default: Tensor) -> Tensor:
         """The parameter with which the state of a stand-in is kept, and whose group it is in.
 
@@ -267,18 +287,21 @@ class Projection(Module):
         exact = var.closure
         if exact is None:
             raise RuntimeError(f"{self.path} has project_params=True, so step(closure) needs a closure.")
-        params = var.params
+        owners = var.params
+        params = [p.detach() for p in owners]  # to be written whether gradients are on or off
         start: list[Tensor] = []
 
         @torch.no_grad()
         def closure(backward: bool = True) -> Any:
             if not start:
-                start.extend(p.detach().clone() for p in params)
+                start.extend(p.clone() for p in params)
+                if var.modular is not None:
+                    var.modular.transaction.lend(params, start)
             try:
                 torch._foreach_copy_(params, self.unproject([f.detach() for f in fakes], var, "params"))
                 loss = exact(backward)
                 if backward:
-                    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+                    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
                     for f, g in zip(fakes, self._project(grads, var, "grads"), strict=True):
                         f.grad = g
                 return loss

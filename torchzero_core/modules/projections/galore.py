@@ -58,9 +58,8 @@ class GaLore(Projection):
                 continue
             state, h = self.state[p], self.settings[p]
             t = state["step"] = state.get("step", 0) + 1
-            shape = p.shape[0 if self._left(p) else 1], min(h["rank"], *p.shape)
-            known = state.get("basis")
-            fits = known is not None and tuple(known.shape) == shape
+            shape, known = self._shape(p), state.get("basis")
+            fits = isinstance(known, Tensor) and tuple(known.shape) == shape
             if (t - 1) % h["update_freq"] == 0 or not fits:
                 basis = self._basis(u, p, shape[1])
                 if basis is not None:
@@ -76,7 +75,7 @@ class GaLore(Projection):
         out = []
         for t, p in zip(tensors, var.params, strict=True):
             if p.dim() == 2 and p.numel():
-                basis, x = self.state[p]["basis"], at_least_float32(t)
+                basis, x = self._known(p), at_least_float32(t)
                 t = (basis.mT @ x if self._left(p) else x @ basis).to(t.dtype)
             out.append(t)
         return out
@@ -86,7 +85,7 @@ class GaLore(Projection):
         out = []
         for r, p in zip(tensors, var.params, strict=True):
             if p.dim() == 2 and p.numel():
-                basis, x = self.state[p]["basis"], at_least_float32(r)
+                basis, x = self._known(p), at_least_float32(r)
                 x = basis @ x if self._left(p) else x @ basis.mT
                 r = x.mul_(self.settings[p]["scale"]).to(p.dtype)
             out.append(r)
@@ -95,6 +94,17 @@ class GaLore(Projection):
     def keeper(self, index: int, var: Var, default: Tensor) -> Tensor:
         """Each tensor's own parameter."""
         return var.params[index]
+
+    def _shape(self, param: Tensor) -> tuple[int, int]:
+        """That of the singular vectors."""
+        return param.shape[0 if self._left(param) else 1], min(self.settings[param]["rank"], *param.shape)
+
+    def _known(self, param: Tensor) -> Tensor:
+        basis = self.state[param]["basis"]
+        if not isinstance(basis, Tensor) or tuple(basis.shape) != self._shape(param):
+            shape = tuple(basis.shape) if isinstance(basis, Tensor) else basis
+            raise ValueError(f"the singular vectors of a parameter of shape {tuple(param.shape)} are {shape}")
+        return basis
 
     def _left(self, param: Tensor) -> bool:
         side = self.settings[param]["side"]

@@ -74,7 +74,7 @@ class OnlineLBFGS(TwoLoop):
                     f"{self.path} with sample_grads='after' evaluates the gradient where the step has led to, which it "
                     "is not told inside a projection; use sample_grads='before'."
                 )
-            var.modular.guard_params(var.params)  # the evaluation after the step may fail
+            var.modular.transaction.keep(var.params)  # the evaluation after the step may fail
         return var
 
     def learn(self, unit: Unit, u: Tensor) -> Tensor:

@@ -168,16 +168,19 @@ class HigherOrderNewton(VectorMethod):
 
 def _loss_after(var: Var, update: list[Tensor]) -> float:
     """The loss where an update leads, infinite where it is not finite; the parameters are put back."""
-    start = [p.detach().clone() for p in var.params]
+    data = [p.detach() for p in var.params]  # to be written whether gradients are on or off
+    start = [p.clone() for p in data]
+    if var.modular is not None:
+        var.modular.transaction.lend(data, start)
     assert var.closure is not None
     try:
-        torch._foreach_sub_(var.params, update)
+        torch._foreach_sub_(data, update)
         loss = var.closure(False)
         number = torch.as_tensor(loss).detach()
         number = number if var.modular is None else var.modular.distributed.mean_loss(number)
         return float(number) if bool(number.isfinite()) else math.inf
     finally:
-        torch._foreach_copy_(var.params, start)
+        torch._foreach_copy_(data, start)
 
 
 def _scipy() -> Any:

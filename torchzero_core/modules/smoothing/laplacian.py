@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ...core import Context, NonNegative, Target, Transform, Var
+from ...core import Context, Natural, NonNegative, Target, Transform, Var
 from ...core.evaluate import uniform_settings
 from ...lang import Value
 from ...linalg.vector import at_least_float32, flatten, unflatten
@@ -43,7 +43,7 @@ class LaplacianSmoothing(Transform):
 
     sigma: NonNegative = 1
     layerwise: bool = True
-    min_numel: int = 4
+    min_numel: Natural = 4
     target: Target = "update"
 
     @property

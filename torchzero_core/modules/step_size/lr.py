@@ -24,6 +24,7 @@ class LR(Transform):
         (-0.5, 0.5)
     """
 
+    size_effect = "factor"
     lr: NonNegative
     kernel = "lr"
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
-from ...core import Context, Transform
+from ...core import Context, Range, Transform
+from ...core.validate import check_kind, check_range
 from ...lang import Operand, Value
 
 
@@ -26,14 +28,17 @@ class StepSize(Transform):
         (-0.5, -3.0)
     """
 
+    size_effect = "factor"
+
     def __init__(self, step_size: float, key: str = "step_size") -> None:
+        if not isinstance(key, str) or not key.isidentifier():
+            raise ValueError(f"StepSize(key={key!r}) must be a name, which parameter groups then have as a key.")
         self.key = key
         super().__init__({key: step_size})
 
-    @property
-    def bounds(self) -> Mapping[str, tuple[float, float, str]]:  # type: ignore[override]
-        """The number is finite, whatever it is called."""
-        return {self.key: (-math.inf, math.inf, "()")}
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        check_kind(self.key, settings[self.key], float, "StepSize: ")
+        check_range(self.key, settings[self.key], Range(-math.inf, math.inf, "()"), "StepSize: ")
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         return getattr(ctx.settings, self.key) * u

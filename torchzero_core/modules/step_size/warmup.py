@@ -27,6 +27,7 @@ class Warmup(Transform):
         -2.5
     """
 
+    size_effect = "factor"
     start_lr: NonNegative = 1e-5
     end_lr: NonNegative = 1
     steps: Count = 100

@@ -41,6 +41,7 @@ class WeightDecay(Transform):
         0.8
     """
 
+    size_effect = "adds"
     weight_decay: NonNegative
     ord: NormOrder = 2
     target: Target = "update"

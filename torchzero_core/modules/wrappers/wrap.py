@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from ...core import Module, Var
+from ...core.validate import check_kind
 
 
 class Wrap(Module):
@@ -47,10 +48,15 @@ class Wrap(Module):
     def __init__(self, opt_fn: Callable[..., Optimizer], *args: Any, **kwargs: Any) -> None:
         self.opt_fn, self.args, self.kwargs = opt_fn, args, kwargs
         probe = _tried(opt_fn, args, kwargs)
-        self.kind = type(probe).__name__
+        self.kind, self._module = type(probe).__name__, type(probe).__module__
         closure = inspect.signature(type(probe).step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
         super().__init__(probe.defaults)
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        for name, default in self.defaults.items():
+            if isinstance(default, (int, float)):
+                check_kind(name, settings[name], type(default) if isinstance(default, bool) else float, "Wrap: ")
 
     @property
     def requires_closure(self) -> bool:  # type: ignore[override]
@@ -67,6 +73,7 @@ class Wrap(Module):
         if inner is None or not inner.serves(var):
             inner = derived[self] = _Inner(self, var)
         start = [p.detach().clone() for p in params]
+        var.modular.transaction.lend(params, start)
         try:
             inner.step(var, update)
         except BaseException:
@@ -86,6 +93,11 @@ class Wrap(Module):
         if modular is None or var.nested or modular.lr_scales_update or modular.watchers:
             return False
         return modular.modules[-1] is self
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the optimizer is somebody else's."""
+        return not self._module.startswith("torch.optim")
 
     def extra_repr(self) -> str:
         shown = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
