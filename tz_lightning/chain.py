@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,7 +19,8 @@ class ModularChain(Modular):
 
     Args:
         params: tensors, (name, tensor) pairs, dicts that define groups, or a model.
-        modules: the chain.
+        modules: the chain. The optimizer gets a copy of it, so that a function which makes optimizers, as Lightning
+            injects it into a model, can be called again.
         compile: run the rules of the chain as generated kernels.
         deterministic: the closure is the same function at every step; see :class:`~torchzero_core.core.Modular`.
         advice: warn of an order of modules that makes one of them useless.
@@ -39,7 +41,7 @@ class ModularChain(Modular):
         deterministic: bool = False,
         advice: bool = True,
     ) -> None:
-        chain = [modules] if isinstance(modules, Module) else modules
+        chain = copy.deepcopy([modules] if isinstance(modules, Module) else modules)
         super().__init__(params, *chain, compile=compile, deterministic=deterministic, advice=advice)
 
 
