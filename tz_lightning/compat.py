@@ -49,7 +49,7 @@ def step_optimizer(trainer: Trainer, optimizer: Optimizer, closure: Callable[...
         with without_autocast(trainer):
             result = wrapper.optimizer.step(closure)
     except BaseException:
-        trainer.profiler.stop("optimizer_step")
+        trainer.profiler.stop("optimizer_step")  # type: ignore[attr-defined]
         raise
     wrapper._on_after_step()
     return result
@@ -69,8 +69,6 @@ def without_autocast(trainer: Trainer) -> Iterator[None]:
 def forward_context(trainer: Trainer) -> Any:
     """The precision that training steps are run in."""
     return trainer.precision_plugin.train_step_context()
-
-
 
 
 def backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer, *, hooks: bool) -> None:

@@ -29,7 +29,9 @@ class Batch:
         data: the batch, which the evaluation may change.
     """
 
-    def __init__(self, module: LightningModule, evaluate: Callable[[], Tensor | None], keeper: Keeper, data: Any):
+    def __init__(
+        self, module: LightningModule, evaluate: Callable[[], Tensor | None], keeper: Keeper, data: Any
+    ) -> None:
         self.module, self._evaluate, self._keeper, self.data = module, evaluate, keeper, data
         self.start: Snapshot | None = None
         self.loss: Tensor | None = None

@@ -1,8 +1,8 @@
 """Lightning's loop of automatic optimization, for chains that evaluate the loss themselves.
 
-Automatic optimization hands the optimizer a closure that evaluates the batch, logs, and calls the hooks. Here that closure
-is the first evaluation of the step, and only between Lightning and the optimizer, within ``optimizer.step``, there is
-another one that evaluates the same batches again. So the rest of Lightning sees what it sees with any optimizer.
+Automatic optimization hands the optimizer a closure that evaluates the batch, logs, and calls the hooks. Here that
+closure is the first evaluation of the step, and only between Lightning and the optimizer, within ``optimizer.step``,
+there is another one that evaluates the same batches again. So the rest of Lightning sees what it sees with any optimizer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class FirstEvaluation(Closure):
         zero_grad_fn: Callable[[], None] | None,
     ) -> None:
         super().__init__(lambda: batch.watched(step_fn), backward_fn, zero_grad_fn)
-        self.batch, self.backward, self.loss = batch, True, None
+        self.batch, self.backward = batch, True
+        self.loss: Tensor | None = None
 
     @torch.enable_grad()
     def closure(self, *args: Any, **kwargs: Any) -> ClosureResult:
