@@ -2,7 +2,8 @@
 
 Automatic optimization hands the optimizer a closure that evaluates the batch, logs, and calls the hooks. Here that
 closure is the first evaluation of the step, and only between Lightning and the optimizer, within ``optimizer.step``,
-there is another one that evaluates the same batches again. So the rest of Lightning sees what it sees with any optimizer.
+there is another one that evaluates the same batches again. So the rest of Lightning sees what it sees
+with any optimizer.
 """
 
 from __future__ import annotations
