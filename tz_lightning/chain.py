@@ -54,8 +54,8 @@ def _refuse_lightning_s_closure(modular: Modular, closure: Closure) -> None:
     if not module.automatic_optimization:
         raise RuntimeError(
             f"{needy.path} evaluates the loss several times a step, with and without gradients, which optimizer.step "
-            "in manual optimization leaves no way to. Call tz_lightning.closure_step(self, optimizer, fn) instead, where "
-            "fn() returns the loss."
+            "in manual optimization leaves no way to. Call tz_lightning.closure_step(self, optimizer, fn) instead, "
+            "where fn() returns the loss."
         )
     raise RuntimeError(
         f"{needy.path} evaluates the loss several times a step, which Lightning's automatic optimization would "
