@@ -53,9 +53,9 @@ def _refuse_lightning_s_closure(modular: Modular, closure: Closure) -> None:
     needy = next(m for m in modular.unrolled_modules if m.requires_closure)
     if not module.automatic_optimization:
         raise RuntimeError(
-            f"{needy.path} evaluates the loss several times a step, with and without gradients, which optimizer.step in "
-            "manual optimization leaves no way to. Call tz_lightning.closure_step(self, optimizer, fn) instead, where "
-            "fn() returns the loss."
+            f"{needy.path} evaluates the loss several times a step, with and without gradients, which optimizer.step "
+            "in manual optimization leaves no way to. Call tz_lightning.closure_step(self, optimizer, fn) instead, "
+            "where fn() returns the loss."
         )
     raise RuntimeError(
         f"{needy.path} evaluates the loss several times a step, which Lightning's automatic optimization would "

@@ -117,6 +117,17 @@ def current_batch(trainer: Trainer) -> Any:
     return trainer.fit_loop.epoch_loop._results.batch
 
 
+def parts(closure: Any) -> tuple[Any, Any, Any]:
+    """What Lightning's closure of automatic optimization runs: the training step, its backward pass, zero_grad."""
+    return closure._step_fn, closure._backward_fn, closure._zero_grad_fn
+
+
+def give_progress(source: Any, target: Any) -> None:
+    """Let ``target`` go on where ``source`` is."""
+    target.optim_progress, target._skip_backward = source.optim_progress, source._skip_backward
+    target._restarting = source._restarting
+
+
 def logging_step(trainer: Trainer) -> int:
     """The step that Lightning logs the present batch under."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped

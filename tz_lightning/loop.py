@@ -2,7 +2,8 @@
 
 Automatic optimization hands the optimizer a closure that evaluates the batch, logs, and calls the hooks. Here that
 closure is the first evaluation of the step, and only between Lightning and the optimizer, within ``optimizer.step``,
-there is another one that evaluates the same batches again. So the rest of Lightning sees what it sees with any optimizer.
+there is another one that evaluates the same batches again. So the rest of Lightning sees what it sees
+with any optimizer.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 
 from torchzero_core.core import Modular
 
+from . import compat
 from .evaluations import Batch, NoLoss, StepClosure
 from .side_effects import Keeper
 
@@ -66,17 +68,18 @@ class ClosureLoop(_AutomaticOptimization):
 
     def take_over(self, other: _AutomaticOptimization) -> None:
         """Go on where another loop is."""
-        give_progress(other, self)
+        compat.give_progress(other, self)
 
     def _make_closure(self, kwargs: OrderedDict[str, Any], optimizer: Optimizer, batch_idx: int) -> Closure:
         closure = super()._make_closure(kwargs, optimizer, batch_idx)
         if self._skip_backward or not evaluates_the_loss(optimizer):
             return closure
-        if closure._zero_grad_fn is not None:
+        step_fn, backward_fn, zero_grad_fn = compat.parts(closure)
+        if zero_grad_fn is not None:
             self._batches = []
         batch = Batch(module_of(self.trainer), lambda: self._loss(kwargs), self._keeper_of(optimizer), kwargs)
         self._batches.append(batch)
-        return FirstEvaluation(batch, closure._step_fn, closure._backward_fn, closure._zero_grad_fn)
+        return FirstEvaluation(batch, step_fn, backward_fn, zero_grad_fn)
 
     def _loss(self, kwargs: OrderedDict[str, Any]) -> Tensor | None:
         """Evaluate again."""
@@ -119,12 +122,6 @@ class ClosureLoop(_AutomaticOptimization):
             super()._optimizer_step(batch_idx, first)
 
 
-def give_progress(source: _AutomaticOptimization, target: _AutomaticOptimization) -> None:
-    """Let ``target`` go on where ``source`` is."""
-    target.optim_progress, target._skip_backward = source.optim_progress, source._skip_backward
-    target._restarting = source._restarting
-
-
 def evaluates_the_loss(optimizer: Optimizer) -> bool:
     """Whether an optimizer is a chain that needs a closure."""
     return isinstance(optimizer, Modular) and optimizer.requires_closure
@@ -165,7 +162,7 @@ def install(trainer: Trainer, check: Callable[[Optimizer], None]) -> Callable[[]
 
     def release() -> None:
         if epoch_loop.automatic_optimization is loop:
-            give_progress(loop, plain)
+            compat.give_progress(loop, plain)
             epoch_loop.automatic_optimization = plain
 
     return release

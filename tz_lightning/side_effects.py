@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ _WATCHED = 2
 #: Longer lists are put back, but what lies in them is not.
 LONG = 256
 _DEPTH = 8
+_version, _schema = operator.attrgetter("_version"), operator.attrgetter("_schema")
 _ATOMS = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
 _LEFT_ALONE = (Trainer, Callback, LightningDataModule, Logger, Optimizer, Dataset, DataLoader)
 _FOREIGN = ("torch", "lightning", "lightning_fabric", "pytorch_lightning", "numpy", "torchzero_core", "tz_lightning")
@@ -73,7 +75,7 @@ class Shadow:
 def _mark(tensor: Tensor) -> Any:
     if is_lazy(tensor):
         return None
-    version = None if tensor.is_inference() else tensor._version
+    version = None if tensor.is_inference() else _version(tensor)
     return version, _pointer(tensor), tensor.shape
 
 
@@ -281,7 +283,7 @@ class CopyOnWrite(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Look at the arguments that the operation writes to."""
         kwargs = kwargs or {}
-        for i, argument in enumerate(func._schema.arguments):
+        for i, argument in enumerate(_schema(func).arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 written = args[i] if i < len(args) else kwargs.get(argument.name)
                 for tensor in written if isinstance(written, (list, tuple)) else [written]:
