@@ -74,19 +74,6 @@ class GaussNewton(VectorMethod):
             return GramOperator(2**0.5 * J)
         return DenseOperator(reductions.mean_grads([2 * J.mT @ J])[0])
 
-    def learn_from(self, var: Var, *, again: bool = True) -> list[Unit]:
-        """Evaluate the residuals; there is nothing to learn.
-
-        Raises:
-            RuntimeError: a module before this one has asked for a gradient.
-        """
-        if not var.params and var.loss is not None and var.loss.dim():
-            raise RuntimeError(
-                f"{self.path} makes the gradient from the residuals, so no module before it can have one: put it first "
-                "in the chain."
-            )
-        return super().learn_from(var, again=again)
-
     def learn(self, unit: Unit, u: Tensor) -> bool:
         """Nothing is known from earlier steps."""
         return False
