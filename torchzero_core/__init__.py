@@ -3,6 +3,7 @@
 from typing import Any as _Any
 
 from . import modules as m
+from . import optim
 from .core import Advice, Chain, Context, Modular, Module, Reductions, Slot, StepInfo, Transform, Value, Var, stopping
 from .optim import MinimizeResult, minimize
 
@@ -23,6 +24,7 @@ __all__ = [
     "Var",
     "m",
     "minimize",
+    "optim",
     "stopping",
 ]
 

@@ -93,7 +93,8 @@ class Evaluations:
     def recall(self, params: Sequence[Tensor]) -> Tensor | None:
         """The loss at the present point, with the gradients in ``p.grad``; None where it was not evaluated."""
         for values, loss, grads in self._kept:
-            if len(values) == len(params) and all(map(torch.equal, values, params)):
+            same_kind = [v.dtype for v in values] == [p.dtype for p in params]  # anybody may cast them
+            if same_kind and all(map(torch.equal, values, params)):
                 replace_grads(params, [None if g is None else g.clone() for g in grads])
                 return loss.clone()
         return None
@@ -147,6 +148,12 @@ class CountedClosure:
             if loss is not None:
                 known.note(params, loss)
         return loss
+
+    def residuals(self) -> Any:
+        """What the closure returns where no gradients are asked for, as it is: for methods that want residuals."""
+        self._info.evaluations += 1
+        with torch.enable_grad():
+            return self._call(False) if self._takes_backward else self._closure()
 
     def close(self) -> None:
         """Let go of the user's closure, with its batch: the step has ended."""
@@ -234,6 +241,11 @@ class WrappedClosure:
         """Evaluate."""
         with torch.enable_grad():
             return as_number(self._closure(backward))
+
+    def residuals(self) -> Any:
+        """What the closure returns where no gradients are asked for, as it is."""
+        with torch.enable_grad():
+            return self._closure(False)
 
 
 def accepts_backward(closure: Closure) -> str:
@@ -342,7 +354,8 @@ class _Watch:
             return
         self._habits.watching -= 1
         params, name = self._home.all_params, getattr(self._closure, "__qualname__", type(self._closure).__name__)
-        if not self.skipped and all(p.grad is None for p in params):
+        wanted = [p for p in params if p.requires_grad]
+        if not self.skipped and wanted and all(p.grad is None for p in wanted):
             self._home.warn_once(
                 "closure:backward",
                 f"No parameter has a gradient after the closure {name} was called to compute them, so nothing moves. "

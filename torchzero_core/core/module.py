@@ -230,13 +230,27 @@ class Module:
     def get_state(
         self, params: Sequence[Tensor], name: str, init: Callable[[Tensor], Tensor] = torch.zeros_like
     ) -> list[Tensor]:
-        """The state ``name`` of every parameter, made by ``init(param)`` where it is missing."""
+        """The state ``name`` of every parameter, made by ``init(param)`` where it is missing.
+
+        What is like the parameter stays so: it is brought to a dtype or device that has changed since.
+
+        Raises:
+            ValueError: its shape has changed.
+        """
         out = []
         for p in params:
             state = self.state[p]
-            if name not in state:
-                state[name] = init(p.detach())
-            out.append(state[name])
+            value = state.get(name)
+            if value is None:
+                value = state[name] = init(p.detach())
+            elif init is torch.zeros_like and (value.shape, value.dtype, value.device) != (p.shape, p.dtype, p.device):
+                if value.shape != p.shape:
+                    raise ValueError(
+                        f"{self.path} keeps {name!r} of shape {tuple(value.shape)} for a parameter of shape "
+                        f"{tuple(p.shape)}; forget it with the module's reset()."
+                    )
+                value = state[name] = value.to(p.device, p.dtype)
+            out.append(value)
         return out
 
     def get_settings(self, params: Sequence[Tensor], name: str) -> list[Any]:

@@ -357,9 +357,11 @@ class Preconditioner(Module):
             ValueError: its shape has changed.
         """
         state = unit.state
-        if self.accumulator not in state:
+        if self.accumulator not in state or self.factor not in state:
             state.update(self.init(u, unit.settings))
             return
+        if not all(name in state for name in ("failures", *self.more_states)):  # anybody may delete state
+            state.update({k: v for k, v in self.init(u, unit.settings).items() if k not in state})
         matrices = state[self.accumulator]
         if matrices.dtype != u.dtype or matrices.device != u.device:
             for name, value in state.items():

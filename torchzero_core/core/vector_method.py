@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +36,26 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
         return _flatten_dense_tensors(tensors).detach()  # one call for all of them
     except RuntimeError:  # they are on several devices
         return torch.cat([t.detach().reshape(-1).to(tensors[0].device) for t in tensors])
+
+
+class Curvature(Protocol):
+    """A Hessian as a linear operator, such as a ``linalg.SymmetricOperator``."""
+
+    def __matmul__(self, v: Tensor) -> Tensor: ...
+
+    @property
+    def dense(self) -> Tensor:
+        """The matrix."""
+
+    @property
+    def eigen(self) -> tuple[Tensor, Tensor]:
+        """Its eigenvalues, ascending, and eigenvectors."""
+
+    def definite_solve(self, x: Tensor) -> Tensor | None:
+        """The solution d of Bd = x where B is positive definite, else None."""
+
+    def solve(self, x: Tensor, shift: Tensor) -> Tensor:
+        """The solution d of (B + diag(shift)) d = x."""
 
 
 @dataclass(eq=False)
@@ -235,6 +255,8 @@ class VectorMethod(Module):
     gathers: ClassVar[bool] = False
     #: Whether it has to forget everything when another set of parameters has gradients.
     starts_anew: ClassVar[bool] = True
+    #: The names of the state that runs over the vector in its last dimension. Anybody may cast it, or the parameters.
+    vectors: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, inner: Modules | None = None) -> None:
         super().__init__(defaults)
@@ -272,6 +294,20 @@ class VectorMethod(Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no apply(unit, x).")
 
+    def curvature(self, unit: Unit) -> Curvature:
+        """The Hessian, or what the method takes for it, as a linear operator; a trust region asks for it.
+
+        Args:
+            unit: the parameters of one vector, as :meth:`learn_from` returned them.
+
+        Raises:
+            TypeError: the method has none.
+        """
+        raise TypeError(
+            f"{self.path} has no Hessian to hand out; a method that has one, such as BFGS, SR1, LBFGS, Newton or "
+            "NewtonCG, goes there."
+        )
+
     def finish(self, unit: Unit, direction: Tensor) -> Tensor:
         """What becomes of the direction at the end of the step; nothing unless overridden.
 
@@ -282,11 +318,13 @@ class VectorMethod(Module):
         return direction
 
     # -- the step ----------------------------------------------------------------------------------------------------
-    def learn_from(self, var: Var) -> list[Unit]:
+    def learn_from(self, var: Var, *, again: bool = True) -> list[Unit]:
         """Learn from a step and change nothing of it.
 
         Args:
             var: the step.
+            again: False: the parameters are where they were when the method has learnt last, since the step was
+                rejected, so what it knows already is all there is.
 
         Returns:
             The vectors, to be handed to :meth:`apply`; none where no parameter has a gradient.
@@ -297,8 +335,28 @@ class VectorMethod(Module):
         units = units_of(self, var, gathers=self.gathers, starts_anew=self.starts_anew)
         for unit in units:
             unit.given, unit.update = given, unit.vector(unit.pick(update))
-            unit.unsure = self.learn(unit, unit.update)
+            self._fit(unit, unit.update)
+            if again or not unit.state.keys() - set(MEMBERSHIP):
+                unit.unsure = self.learn(unit, unit.update)
         return units
+
+    def _fit(self, unit: Unit, u: Tensor) -> None:
+        """Bring the state of a vector to a dtype or device that has changed since the last step.
+
+        Raises:
+            ValueError: the number of elements has changed.
+        """
+        for name in self.vectors:
+            value = unit.state.get(name)
+            if not isinstance(value, Tensor):
+                continue
+            if value.shape[-1:] != u.shape:
+                raise ValueError(
+                    f"{self.path} keeps {name!r} for {value.shape[-1] if value.ndim else 1} elements, and the "
+                    f"parameters have {u.numel()} now; forget it with the module's reset()."
+                )
+            if value.dtype is not u.dtype or value.device != u.device:
+                unit.state[name] = value.to(u.device, u.dtype)
 
     def step(self, var: Var) -> Var:
         """Learn from the update and replace it by the direction."""

@@ -190,6 +190,7 @@ class _Planner:
         return max((self.done[n] + (n.op.role is OPAQUE) for n in self.users.get(value, ())), default=0)
 
     def _schedule_stores(self) -> None:
+        children = max((self.ready[n] for n in self.nodes if n.op is CHILD), default=0)
         for storage, value in self.stores.items():
             old = self.graph.loads.get(storage)
             last = self._last_use(old) if old is not None and old in self.done else 0
@@ -199,6 +200,8 @@ class _Planner:
                 self.stored[storage] = self.done[value]
             else:
                 self.stored[storage] = max(self.ready[value], last)
+                if storage.place is Place.PARAM:  # modules that are no rules evaluate at the point the step starts from
+                    self.stored[storage] = max(self.stored[storage], children)
 
     def _place(self) -> None:
         """Where values lie anyway."""

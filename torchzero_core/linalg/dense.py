@@ -106,7 +106,7 @@ def _rows(
 
 
 def solve_symmetric(matrix: Tensor, b: Tensor) -> Tensor:
-    """The solution of Ax = b by Cholesky factors, else by LU factors, else by least squares.
+    """The solution of Ax = b by Cholesky factors, else by LU factors, else by least squares; NaN where A is not finite.
 
     Args:
         matrix: A, symmetric.
@@ -126,4 +126,6 @@ def solve_symmetric(matrix: Tensor, b: Tensor) -> Tensor:
     x, info = torch.linalg.solve_ex(matrix, b)
     if int(info) == 0 and bool(x.isfinite().all()):
         return x
+    if not bool(matrix.isfinite().all()):  # LAPACK is not to be asked
+        return torch.full_like(b, torch.nan)
     return torch.linalg.lstsq(matrix, b.unsqueeze(1), driver="gelsd" if b.device.type == "cpu" else None).solution[:, 0]

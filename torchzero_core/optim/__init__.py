@@ -1,5 +1,7 @@
 """Optimizers that are no modules, and whole minimisations."""
 
+from . import wrappers
 from .minimize import MinimizeResult, minimize
+from .split import Split
 
-__all__ = ["MinimizeResult", "minimize"]
+__all__ = ["MinimizeResult", "Split", "minimize", "wrappers"]

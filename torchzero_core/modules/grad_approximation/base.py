@@ -96,16 +96,18 @@ class GradApproximator(Module):
             var.modular.transaction.keep(params)
         self.pre_step(var)
         if self.target == "closure":
+            home = var.modular
+            assert home is not None
 
             @torch.no_grad()
             def closure(backward: bool = True) -> Any:
+                home.return_grads()
                 loss = exact(False)
                 if isinstance(loss, Tensor):
                     loss = loss.detach()  # its graph leads to the exact gradient
                 if backward:
                     grads, _, _ = self.approximate(exact, params, loss, var)
-                    for p, g in zip(params, grads, strict=True):
-                        p.grad = g
+                    home.replace_grads(params, grads)
                 return loss
 
             var.wrap_closure(closure)

@@ -64,8 +64,8 @@ class RandomDirections(GradApproximator):
             fresh = []
             for p, h in zip(params, settings, strict=True):
                 u = draw_(torch.empty_like(p, requires_grad=False), h["distribution"], self.generator(p.device))
-                old = self.state[p].get("perturbations") if h["beta"] else None
-                fresh.append(u if old is None or len(old) <= i else u.lerp_(old[i], h["beta"]))
+                old = self.state[p].get("perturbations", ())[i : i + 1] if h["beta"] else ()
+                fresh.append(u.lerp_(old[0].to(u), h["beta"]) if old and old[0].shape == u.shape else u)
             kept.append(fresh)
         return Kept(kept)
 

@@ -62,6 +62,13 @@ class ScipyMinimizeScalar(LineSearch):
             if value is not None and (len(value) not in sizes or list(value) != sorted(set(value))):
                 count = " or ".join(map(str, sizes))
                 raise ValueError(f"ScipyMinimizeScalar({name}={value!r}) must be {count} numbers in ascending order.")
+        if settings["bounds"] is not None and settings["method"] in ("brent", "golden"):
+            raise ValueError(
+                f"ScipyMinimizeScalar(bounds={settings['bounds']!r}) is for method='bounded'; "
+                f"method={settings['method']!r} goes where it likes."
+            )
+        if settings["bounds"] is None and settings["method"] == "bounded":
+            raise ValueError("ScipyMinimizeScalar(method='bounded') needs bounds=(low, high).")
 
     def search(self, update: list[Tensor], var: Var) -> float:
         """The best step size that scipy has seen; 0 where none is better than staying."""
@@ -71,6 +78,8 @@ class ScipyMinimizeScalar(LineSearch):
         if h["maxiter"] is not None:
             options["maxiter"] = h["maxiter"]
         settings = {name: h[name] for name in ("method", "bracket", "bounds", "tol")}
+        if h["bounds"] is not None and h["tol"] is not None:
+            options["xatol"] = settings.pop("tol")  # what this method makes of it, without a warning
         failed: list[BaseException] = []
 
         def loss(alpha: float) -> float:

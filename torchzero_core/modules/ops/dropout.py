@@ -118,9 +118,10 @@ class WeightDropout(Module):
 
     def step(self, var: Var) -> Var:
         """Wrap the closure."""
-        exact, params = var.closure, var.params
+        exact, params, home = var.closure, var.params, var.modular
         if exact is None:
             raise RuntimeError(f"{self.path} has to evaluate the loss: call optimizer.step(closure).")
+        assert home is not None
         uniform_settings(self, params, ("seed",)) if params else None
         for device in {p.device for p in params}:
             self.generator(device)  # it is state, also where nobody evaluates
@@ -130,6 +131,7 @@ class WeightDropout(Module):
         def closure(backward: bool = True) -> Any:
             if not factors:
                 factors.extend(map(self._factors, params))
+            home.return_grads()
             start = [p.detach().clone() for p in params]
             if var.modular is not None:
                 var.modular.transaction.lend(params, start)
@@ -145,8 +147,8 @@ class WeightDropout(Module):
                 torch._foreach_copy_(params, start)
             if backward:
                 finite = torch.as_tensor(loss).isfinite()
-                for p in params:
-                    p.grad = None if p.grad is None else torch.where(finite.to(p.device), p.grad, 0.0)
+                grads = [None if p.grad is None else torch.where(finite.to(p.device), p.grad, 0.0) for p in params]
+                home.replace_grads(params, grads)
             return loss
 
         var.closure = closure

@@ -66,7 +66,7 @@ class GradientAccumulation(Module):
         known = var.params if var.nested else var.modular.all_params
         gathered = [i for i, p in enumerate(known) if self.state[p].get("gathered", 0)]
         params = var.part(gathered) if var.nested else var.modular.all_params.part([known[i] for i in gathered])
-        sums = [self.state[p]["accumulator"] for p in params]
+        sums = self.get_state(params, "accumulator")
         update = list(torch._foreach_div(sums, divisor)) if sums else []
         torch._foreach_zero_(sums) if sums else None
         for p in params:

@@ -63,6 +63,7 @@ class SOAP(Kronecker):
     """
 
     accumulator, factor, interval = "GG", "Q", "precond_freq"
+    more_states = ("exp_avg", "exp_avg_sq")
     learns_first = False
 
     beta1: Beta = 0.95

@@ -75,7 +75,8 @@ class GaLore(Projection):
         out = []
         for t, p in zip(tensors, var.params, strict=True):
             if p.dim() == 2 and p.numel():
-                basis, x = self._known(p), at_least_float32(t)
+                x = at_least_float32(t)
+                basis = self._known(p).to(x)  # anybody may cast state, or the parameters
                 t = (basis.mT @ x if self._left(p) else x @ basis).to(t.dtype)
             out.append(t)
         return out
@@ -85,7 +86,8 @@ class GaLore(Projection):
         out = []
         for r, p in zip(tensors, var.params, strict=True):
             if p.dim() == 2 and p.numel():
-                basis, x = self._known(p), at_least_float32(r)
+                x = at_least_float32(r)
+                basis = self._known(p).to(x)
                 x = basis @ x if self._left(p) else x @ basis.mT
                 r = x.mul_(self.settings[p]["scale"]).to(p.dtype)
             out.append(r)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core import Beta, Child, Count, NonNegative, Positive
 from ...core.vector_method import Unit, VectorMethod
+from ...linalg import DenseOperator, InverseOperator, SymmetricOperator
 
 
 class _FullMatrix(VectorMethod):
@@ -31,6 +32,7 @@ class _FullMatrix(VectorMethod):
     gathers = True
     #: The name of the matrix in the state.
     matrix: ClassVar[str] = "H"
+    vectors = ("H", "B", "R", "prev_params", "prev_update")
     #: Whether the formula asks for the previous parameters or update (which are otherwise overwritten).
     needs_previous: ClassVar[bool] = False
 
@@ -97,7 +99,7 @@ class _FullMatrix(VectorMethod):
         """Let the formula learn from the differences to the last step."""
         state, h, name = unit.state, unit.settings, self.matrix
         t = state["step"] = state.get("step", 0) + 1
-        if name not in state:
+        if not all(key in state for key in (name, "fresh", "prev_params", "prev_update")):
             state.update({name: self.initial_matrix(u.numel(), u, h), "fresh": _true(u)})
             state.update(prev_params=unit.point(torch.empty_like(u)), prev_update=u.clone())
             return bool(h["scale_first"])
@@ -221,6 +223,10 @@ class QuasiNewtonH(_FullMatrix):
         """H·x."""
         return unit.state["H"] @ x
 
+    def curvature(self, unit: Unit) -> SymmetricOperator:
+        """The inverse of H."""
+        return InverseOperator(unit.state["H"])
+
 
 class QuasiNewtonB(_FullMatrix):
     """Base class of methods that update B, an approximation of the Hessian: the direction d solves B·d = u.
@@ -277,6 +283,11 @@ class QuasiNewtonB(_FullMatrix):
         """The solution d of B·d = x."""
         solution, _ = torch.linalg.solve_ex(unit.state["B"], x)
         return torch.where(solution.isfinite().all(), solution, x)
+
+    def curvature(self, unit: Unit) -> SymmetricOperator:
+        """B; what is not symmetric in it is left out."""
+        B = unit.state["B"]
+        return DenseOperator((B + B.mT) / 2)
 
 
 def _true(like: Tensor) -> Tensor:

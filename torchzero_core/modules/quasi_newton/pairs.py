@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.vector_method import Unit, VectorMethod
+from ...core.vector_method import Unit, VectorMethod, at_least_float32
 
 
 class PairMethod(VectorMethod):
@@ -30,6 +30,7 @@ class PairMethod(VectorMethod):
 
     #: The names of what the state holds for a pair: vectors, single numbers, and a number for each other pair.
     rows: ClassVar[tuple[str, ...]] = ("s", "y")
+    vectors = ("s", "y", "v", "prev_params", "prev_update", "z")
     numbers: ClassVar[tuple[str, ...]] = ()
     squares: ClassVar[tuple[str, ...]] = ()
 
@@ -47,7 +48,7 @@ class PairMethod(VectorMethod):
         """Take a pair from the differences to the last values, or to averages of them."""
         state, h = unit.state, unit.settings
         t = state["step"] = state.get("step", 0) + 1
-        if self.begin(unit, u):
+        if self.begin(unit, u) or not {"prev_params", "prev_update"} <= set(state):  # anybody may delete state
             state["prev_params"], state["prev_update"] = unit.point(torch.empty_like(u)), u.clone()
             return ~state["valid"].any()
         # Differences are taken in the memory of these.
@@ -71,12 +72,14 @@ class PairMethod(VectorMethod):
             Whether nothing was known before.
         """
         state, slots = unit.state, int(unit.settings["history_size"]) + 1
-        new = "valid" not in state
+        names = ("valid", "spare", *self.rows, *self.numbers, *self.squares)
+        new = not all(name in state for name in names)
+        if not new:
+            for name in (*self.squares, *self.numbers):
+                state[name] = at_least_float32(state[name])  # anybody may cast state
         if not new and len(state["valid"]) == slots:
             return False
-        old = (
-            {} if new else {name: state[name] for name in ("valid", "spare", *self.rows, *self.numbers, *self.squares)}
-        )
+        old = {} if new else {name: state[name] for name in names}
         small = torch.float32 if u.device.type == "mps" else torch.float64
         for name in self.rows:
             state[name] = u.new_zeros(slots, u.numel())

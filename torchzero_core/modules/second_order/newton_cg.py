@@ -79,7 +79,7 @@ class NewtonCG(HessianProducts):
         states = [self.state[p] for p in unit.params]
         start = None
         if h["warm_start"] and all("prev_x" in s for s in states):
-            start = unit.vector([s["prev_x"] for s in states])
+            start = unit.vector(self.get_state(unit.params, "prev_x"))
         result = cg(
             system.on(unit),
             x,
