@@ -157,3 +157,32 @@ def test_refusals():
     p.grad = torch.ones(1)
     with pytest.raises(RuntimeError, match=r"SwitchWhen has to evaluate the loss: call optimizer.step\(closure\)"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_a_resumed_rule_remembers_how_long_it_has_stalled(after):
+    def make():
+        p = torch.zeros(1, requires_grad=True)
+        chain = m.SwitchWhen(m.LR(0.0), m.LR(1.0), rules=s.LossChange(0.0, patience=4) | s.MaxEvaluations(99))
+        return p, tz.Modular([p], chain), chain
+
+    def step(p, optimizer):
+        def closure(backward=True):
+            loss = p.sum() + 1
+            if backward:
+                optimizer.zero_grad()
+                loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    p, optimizer, _ = make()
+    for _ in range(after):
+        step(p, optimizer)
+    q, other, chain = make()
+    other.load_state_dict(optimizer.state_dict())
+    turns = []
+    for _ in range(6 - after):
+        step(q, other)
+        turns.append(chain.turn)
+    assert turns == [0, 0, 0, 0, 1, 1][after:]

@@ -49,7 +49,7 @@ START = {
 }
 #: Methods with scipy's that they are measured by.
 PEERS = {None: "L-BFGS-B", "lbfgs": "L-BFGS-B", "bfgs": "BFGS", "cg": "CG", "newton-cg": "Newton-CG"}
-OTHERS = ["dfp", "sr1", "newton", "nystrom-pcg", "fdm"]
+OTHERS = ["dfp", "sr1", "newton", "nystrom-pcg", "trust-cg", "dogleg", "fdm"]
 
 
 def start(problem, dtype=torch.float64):

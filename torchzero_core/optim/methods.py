@@ -69,6 +69,8 @@ SEARCHED: dict[str, Builder] = {
     "newton": _searched(lambda problem: [m.Newton(eigval_tfm=torch.abs)]),
     "newton-cg": _searched(lambda problem: [m.NewtonCG()]),
     "nystrom-pcg": _searched(lambda problem: [m.NystromPCG(min(problem.number, SKETCH))]),
+    "trust-cg": lambda problem: [m.TrustCG()],
+    "dogleg": lambda problem: [m.Dogleg()],
     "gd": _searched(lambda problem: []),
     "fdm": _searched(lambda problem: [m.FDM(h=problem.eps ** (1 / 3)), SeenGradient(), m.LBFGS()]),
 }
@@ -80,7 +82,14 @@ STEPPED: dict[str, Builder] = {
 }
 METHODS = {**SEARCHED, **STEPPED}
 #: Other spellings, as scipy and others have them.
-SAME = {"l-bfgs": "lbfgs", "l-bfgs-b": "lbfgs", "newtoncg": "newton-cg", "nystrompcg": "nystrom-pcg", "momentum": "sgd"}
+SAME = {
+    "l-bfgs": "lbfgs",
+    "l-bfgs-b": "lbfgs",
+    "newtoncg": "newton-cg",
+    "trust-ncg": "trust-cg",
+    "nystrompcg": "nystrom-pcg",
+    "momentum": "sgd",
+}
 
 
 def chain_of(method: str | Modules, problem: Problem) -> list[Module]:
@@ -105,7 +114,7 @@ def chain_of(method: str | Modules, problem: Problem) -> list[Module]:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"minimize has no method {method!r}; it has {', '.join(METHODS)}, or takes a chain.{hint}")
     if lr is not None and name in SEARCHED:
-        raise ValueError(f"The method {method!r} finds its step sizes by a line search, so it takes no lr.")
+        raise ValueError(f"The method {method!r} finds its step sizes itself, so it takes no lr.")
     return METHODS[name](problem)
 
 
