@@ -47,6 +47,18 @@ def test_a_refusal_by_an_evaluation_comes_before_the_parameters_move(grouped):
     assert same(before, bits(params))
 
 
+@pytest.mark.parametrize(
+    "behind", [lambda: m.Newton(), lambda: m.NewtonCG(hvp_method="autograd"), lambda: m.HigherOrderNewton()]
+)
+def test_the_graph_of_dropped_weights_is_refused_in_a_sentence(behind):
+    params = make_params()
+    optimizer = tz.Modular(params, m.WeightDropout(seed=0), behind())
+    before = bits(params)
+    with pytest.raises(RuntimeError, match="needs a loss that can be differentiated"):
+        optimizer.step(closure_of(params))
+    assert same(before, bits(params))
+
+
 # -- whose gradients ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "front", [lambda: m.FDM(), lambda: m.SPSA(), lambda: m.MeZO(), lambda: [m.FDM(), m.WeightDropout(graft=False)]]

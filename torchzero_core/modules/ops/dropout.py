@@ -143,6 +143,8 @@ class WeightDropout(Module):
                         left = p.norm()
                         p.mul_(torch.where(left > 0, norm / left, 1.0))
                 loss = exact(backward)
+                if isinstance(loss, Tensor):
+                    loss = loss.detach()  # its graph is that of weights which are put back now
             finally:
                 torch._foreach_copy_(params, start)
             if backward:
