@@ -268,9 +268,9 @@ def minimize(
         x0: where to begin: a tensor, an array or numbers, or a list, tuple or dict of them; none of it is changed. Or
             an ``nn.Module``: its trainable parameters are moved, and end at the best point.
         method: a name ("lbfgs", "bfgs", "dfp", "sr1", "cg", "newton", "newton-cg", "nystrom-pcg", "trust-cg", "dogleg",
-            "gd", "adam", "sgd", "lion", and without gradients "fdm", "spsa"), a module, or a list of modules. None: "lbfgs", which is
-            ``[tz.m.LBFGS(), tz.m.StrongWolfe()]``; for a function without gradients "fdm", with more than 1000
-            unknowns "spsa".
+            "gd", "adam", "sgd", "lion", and without gradients "fdm", "spsa"), a module, or a list of modules. None:
+            "lbfgs", which is ``[tz.m.LBFGS(), tz.m.StrongWolfe()]``; for a function without gradients "fdm", with more
+            than 1000 unknowns "spsa".
         lr: the learning rate of "adam", "sgd", "lion" and "spsa".
         gtol: converged where no element of the gradient is larger; 1e-5 by default, 1e-4 below float64.
         xtol: converged where a step is at most so long, relative to the length of x; by default not asked for.
