@@ -64,6 +64,7 @@ def write_reference():
     ]
     pages += [
         ("torchzero_core.optim", "torchzero_core.optim", "optim", "Optimizers that are not modules"),
+        ("torchzero_core.optim.wrappers", "torchzero_core.optim.wrappers", "packages", "Optimizers of other packages"),
         ("torchzero_core.linalg", "torchzero_core.linalg", "linalg", "Linear algebra"),
         ("tz_lightning", "tz_lightning", "lightning", "Lightning"),
     ]

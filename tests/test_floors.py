@@ -19,7 +19,7 @@ from docs.imports import FLOORS, PACKAGES, Import, between, circles, floor, impo
 from docs.picture import picture
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"scipy", "nlopt", "nevergrad"}  # a module may import these inside the function that needs them
+EXTRAS = {"scipy", "nlopt", "nevergrad", "biteopt"}  # a module may import these inside the function that needs them
 LIGHTNING = {"lightning", "torchmetrics", "jsonargparse", "yaml", "matplotlib"}
 ALWAYS = {"torch", "numpy", "typing_extensions"} | set(sys.stdlib_module_names)
 #: The only place that may look into Lightning, whose insides it is there to hide.

@@ -3,7 +3,9 @@
 from typing import Any as _Any
 
 from . import modules as m
-from .core import Advice, Chain, Context, Modular, Module, Reductions, Slot, StepInfo, Transform, Value, Var
+from . import optim
+from .core import Advice, Chain, Context, Modular, Module, Reductions, Slot, StepInfo, Transform, Value, Var, stopping
+from .optim import MinimizeResult, minimize
 
 __version__ = "0.1.0"
 
@@ -11,6 +13,7 @@ __all__ = [
     "Advice",
     "Chain",
     "Context",
+    "MinimizeResult",
     "Modular",
     "Module",
     "Reductions",
@@ -20,6 +23,9 @@ __all__ = [
     "Value",
     "Var",
     "m",
+    "minimize",
+    "optim",
+    "stopping",
 ]
 
 

@@ -14,12 +14,14 @@ from .chain import ModularChain
 from .cli import ModularCLI
 from .closure import ClosureModule, ClosureOptimization, closure_step
 from .reevaluation import is_reevaluation
+from .stop import StopWhen
 
 __all__ = [
     "ClosureModule",
     "ClosureOptimization",
     "ModularCLI",
     "ModularChain",
+    "StopWhen",
     "UpdateNormMonitor",
     "closure_step",
     "is_reevaluation",

@@ -63,7 +63,7 @@ class UpdateNormMonitor(Callback):
             found["grad"] = _norm(grads)
         found |= {f"chain/{path}": norm for path, norm in self._chain.items()}
         if self.layers:
-            found |= {f"update/{name}": m.norm() for name, m in zip(names, moved, strict=True)}
+            found |= {f"update/{name}": _norm([m]) for name, m in zip(names, moved, strict=True)}
         metrics = {f"{self.prefix}/{name}": float(value) for name, value in found.items()}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=compat.logging_step(trainer))
@@ -84,4 +84,10 @@ class UpdateNormMonitor(Callback):
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(torch._foreach_norm(tensors)).norm() if tensors else torch.zeros(())
+    """The norm of all floating point values."""
+    found = [_values(t) for t in tensors if t.is_floating_point() or t.is_complex()]
+    return torch.stack([n.abs() for n in torch._foreach_norm(found)]).norm() if found else torch.zeros(())
+
+
+def _values(tensor: Tensor) -> Tensor:
+    return tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torchzero_core.core import Modular, Module
 from torchzero_core.core.closure import Closure
 
-from .compat import is_lightning_closure
+from .compat import module_of_lightning_closure
 
 
 class ModularChain(Modular):
@@ -18,7 +19,8 @@ class ModularChain(Modular):
 
     Args:
         params: tensors, (name, tensor) pairs, dicts that define groups, or a model.
-        modules: the chain.
+        modules: the chain. The optimizer gets a copy of it, so that a function which makes optimizers, as Lightning
+            injects it into a model, can be called again.
         compile: run the rules of the chain as generated kernels.
         deterministic: the closure is the same function at every step; see :class:`~torchzero_core.core.Modular`.
         advice: warn of an order of modules that makes one of them useless.
@@ -39,19 +41,27 @@ class ModularChain(Modular):
         deterministic: bool = False,
         advice: bool = True,
     ) -> None:
-        chain = [modules] if isinstance(modules, Module) else modules
+        chain = copy.deepcopy([modules] if isinstance(modules, Module) else modules)
         super().__init__(params, *chain, compile=compile, deterministic=deterministic, advice=advice)
 
 
-def _refuse_automatic_optimization(modular: Modular, closure: Closure) -> None:
-    """Refuse the closure of Lightning's automatic optimization where it would be evaluated several times."""
-    if is_lightning_closure(closure):
-        needy = next(m for m in modular.unrolled_modules if m.requires_closure)
+def _refuse_lightning_s_closure(modular: Modular, closure: Closure) -> None:
+    """Refuse a closure that Lightning has made where it would be evaluated several times."""
+    module = module_of_lightning_closure(closure)
+    if module is None:
+        return
+    needy = next(m for m in modular.unrolled_modules if m.requires_closure)
+    if not module.automatic_optimization:
         raise RuntimeError(
-            f"{needy.path} evaluates the loss several times a step, which Lightning's automatic optimization would "
-            "log and count each time. Give the Trainer the callback tz_lightning.ClosureOptimization(), or derive "
-            "the model from tz_lightning.ClosureModule."
+            f"{needy.path} evaluates the loss several times a step, with and without gradients, which optimizer.step "
+            "in manual optimization leaves no way to. Call tz_lightning.closure_step(self, optimizer, fn) instead, "
+            "where fn() returns the loss."
         )
+    raise RuntimeError(
+        f"{needy.path} evaluates the loss several times a step, which Lightning's automatic optimization would "
+        "log and count each time. Give the Trainer the callback tz_lightning.ClosureOptimization(), or derive "
+        "the model from tz_lightning.ClosureModule."
+    )
 
 
-Modular.closure_guards.append(_refuse_automatic_optimization)
+Modular.closure_guards.append(_refuse_lightning_s_closure)

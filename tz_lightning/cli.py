@@ -68,9 +68,11 @@ def short_error(message: str) -> str:
     """
     noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value", "Given")
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    parts = []
+    parts: list[str] = []
     for line in dict.fromkeys(line for line in lines if line and not line.startswith(noise)):
-        if (found := re.match(r'Parser key "(.*)":', line)) or (
+        if found := re.match(r'Parser key "([^"]*)": (File does not exist: .*)', line):
+            parts += [found[1], found[2]]
+        elif (found := re.match(r'Parser key "(.*)":', line)) or (
             found := re.match(r"Problem with given class_path '(?:.*\.)?(\w+)':", line)
         ):
             parts.append(found[1])
@@ -113,6 +115,22 @@ class ModularCLI(LightningCLI):
             if "Does not validate" not in str(error):
                 raise
             self._parser(self.subcommand).error(str(error), error)
+        self._check_scheduler()
+
+    def _check_scheduler(self) -> None:
+        """Refuse options of a scheduler that would do nothing."""
+        parser, config = self._parser(self.subcommand), self.config_init
+        interval, frequency = self._get(config, "lr_interval"), self._get(config, "lr_frequency")
+        scheduler = self._get(config, "lr_scheduler")
+        if frequency is not None and frequency < 1:
+            parser.error(f"lr_frequency: {frequency} must be at least 1")
+        if scheduler is None and (interval not in (None, "epoch") or frequency not in (None, 1)):
+            parser.error("lr_interval and lr_frequency belong to an lr_scheduler, and there is none")
+        own = type(self.model).configure_optimizers is not LightningModule.configure_optimizers
+        if scheduler is not None and own and self.auto_configure_optimizers:
+            parser.error(
+                f"lr_scheduler: {type(self.model).__name__} has its own configure_optimizers, so it would do nothing"
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what concerns the scheduler; an override calls ``super().add_arguments_to_parser(parser)``."""

@@ -1,4 +1,4 @@
-"""All that reaches into Lightning's internals: its bookkeeping around an optimizer step, its hooks, its closures."""
+"""All that reaches into Lightning's internals, with :mod:`.loop`: its bookkeeping around a step, its hooks and logs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.trainer import call
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 from torch import Tensor
 from torch.optim import Optimizer
 
 
-def is_lightning_closure(closure: Any) -> bool:
-    """Whether a closure is the one that automatic optimization passes."""
-    return isinstance(closure, functools.partial) and isinstance(getattr(closure.func, "__self__", None), Precision)
+def module_of_lightning_closure(closure: Any) -> LightningModule | None:
+    """The module for which Lightning made a closure, or None where the closure is not Lightning's."""
+    if not isinstance(closure, functools.partial) or not isinstance(getattr(closure.func, "__self__", None), Precision):
+        return None
+    return next((a for a in closure.args if isinstance(a, LightningModule)), None)
 
 
 def lightning_optimizer(trainer: Trainer, optimizer: Optimizer) -> LightningOptimizer:
@@ -36,27 +41,34 @@ def step_optimizer(trainer: Trainer, optimizer: Optimizer, closure: Callable[...
     """Step the raw optimizer with a closure that takes ``backward``, inside Lightning's bookkeeping.
 
     ``LightningOptimizer.step`` would wrap the closure in one without arguments. What it does around that, the counting
-    of ``global_step`` and the profiler, are its two callables.
+    of ``global_step`` and the profiler, are its two callables. A step that fails leaves no action of the profiler open.
     """
     wrapper = lightning_optimizer(trainer, optimizer)
     wrapper._on_before_step()
-    result = wrapper.optimizer.step(closure)
+    try:
+        with without_autocast(trainer):
+            result = wrapper.optimizer.step(closure)
+    except BaseException:
+        trainer.profiler.stop("optimizer_step")  # type: ignore[attr-defined]
+        raise
     wrapper._on_after_step()
     return result
 
 
-def count_automatic_step(trainer: Trainer) -> None:
-    """Count a step for automatic optimization too, so that ``global_step`` reads the same in both modes."""
-    progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
-    progress.increment_ready()
-    progress.increment_completed()
+@contextmanager
+def without_autocast(trainer: Trainer) -> Iterator[None]:
+    """Compute in the dtypes of the parameters, as Lightning steps optimizers in automatic optimization."""
+    device = trainer.strategy.root_device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            yield
+    else:
+        yield
 
 
-def count_manual_steps(trainer: Trainer) -> None:
-    """Let the count of manual steps, which ``global_step`` is from now on, go on from that of automatic ones."""
-    loop = trainer.fit_loop.epoch_loop
-    total = loop.manual_optimization.optim_step_progress.total
-    total.ready = total.completed = loop.automatic_optimization.optim_progress.optimizer_steps
+def forward_context(trainer: Trainer) -> Any:
+    """The precision that training steps are run in."""
+    return trainer.precision_plugin.train_step_context()
 
 
 def backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer, *, hooks: bool) -> None:
@@ -69,10 +81,10 @@ def backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer, *, hooks: boo
         trainer.strategy.post_backward(loss)
 
 
-def zero_grad(trainer: Trainer, optimizer: Optimizer, batch_idx: int, *, hooks: bool) -> None:
-    """Clear gradients as Lightning does, with the hook before it or without."""
-    if hooks:
-        call_hooks(trainer, "on_before_zero_grad", optimizer)
+def zero_grad(trainer: Trainer, optimizer: Optimizer) -> None:
+    """Clear gradients as Lightning does, with the hook before it."""
+    call_hooks(trainer, "on_before_zero_grad", optimizer)
+    batch_idx = trainer.fit_loop.epoch_loop.batch_idx
     trainer.lightning_module.optimizer_zero_grad(trainer.current_epoch, batch_idx, optimizer)
 
 
@@ -83,40 +95,47 @@ def call_hooks(trainer: Trainer, name: str, *args: Any) -> None:
 
 
 @contextmanager
-def automatic(module: LightningModule) -> Iterator[None]:
-    """Let Lightning see the module as one of automatic optimization."""
-    before, module.automatic_optimization = module.automatic_optimization, True
+def unlogged(module: LightningModule) -> Iterator[None]:
+    """Let everything that the module logs, under whatever name, and to whatever logger, go nowhere."""
+    trainer, loop = module.trainer, module.trainer.fit_loop.epoch_loop
+    connector = trainer._logger_connector
+    results, loggers = loop._results, trainer.loggers
+    names = module._current_fx_name, connector._current_fx
+    nowhere = _ResultCollection(training=True)
+    nowhere.batch, nowhere.batch_size, nowhere.dataloader_idx = results.batch, results.batch_size, None
+    loop._results, trainer.loggers = nowhere, [DummyLogger() for _ in loggers]
+    module._current_fx_name = "training_step"
     try:
         yield
     finally:
-        module.automatic_optimization = before
+        loop._results, trainer.loggers = results, loggers
+        module._current_fx_name, connector._current_fx = names
 
 
-def drive_schedulers(trainer: Trainer) -> None:
-    """Let the trainer step the learning rate schedulers as in automatic optimization, although it is manual."""
-    loop = trainer.fit_loop.epoch_loop
-    update = type(loop)._update_learning_rates.__get__(loop)
-
-    def update_learning_rates(*args: Any, **kwargs: Any) -> None:
-        with automatic(trainer.lightning_module):
-            update(*args, **kwargs)
-
-    loop._update_learning_rates = update_learning_rates  # type: ignore[method-assign]
+def current_batch(trainer: Trainer) -> Any:
+    """The batch that is being trained on."""
+    return trainer.fit_loop.epoch_loop._results.batch
 
 
-def release_schedulers(trainer: Trainer) -> None:
-    """End :func:`drive_schedulers`."""
-    trainer.fit_loop.epoch_loop.__dict__.pop("_update_learning_rates", None)
+def parts(closure: Any) -> tuple[Any, Any, Any]:
+    """What Lightning's closure of automatic optimization runs: the training step, its backward pass, zero_grad."""
+    return closure._step_fn, closure._backward_fn, closure._zero_grad_fn
 
 
-def accumulates(trainer: Trainer) -> bool:
-    """Whether this batch only adds to the gradient."""
-    return trainer.fit_loop._should_accumulate()
+def give_progress(source: Any, target: Any) -> None:
+    """Let ``target`` go on where ``source`` is."""
+    target.optim_progress, target._skip_backward = source.optim_progress, source._skip_backward
+    target._restarting = source._restarting
 
 
 def logging_step(trainer: Trainer) -> int:
     """The step that Lightning logs the present batch under."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def accumulates(trainer: Trainer) -> bool:
+    """Whether this batch only adds to the gradient."""
+    return trainer.fit_loop._should_accumulate()
 
 
 def log_every_n_steps(trainer: Trainer) -> int:

@@ -607,7 +607,8 @@ def test_a_search_of_ones_own_may_not_end_where_the_loss_is_not_finite():
 def test_a_search_without_gradients_says_so():
     p = torch.ones(2, dtype=F64, requires_grad=True)
     optimizer = tz.Modular([p], tz.m.Backtracking())
-    optimizer.step(lambda backward=True: (p.detach() ** 2).sum())
+    with pytest.warns(UserWarning, match="No parameter has a gradient"):
+        optimizer.step(lambda backward=True: (p.detach() ** 2).sum())
     assert optimizer.last_step.status == "no parameter has a gradient" and p.tolist() == [1, 1]
 
 

@@ -21,6 +21,7 @@ from tests.registry import (
     second_order,
     smoothing,
     step_size,
+    trust_region,
 )
 from tests.registry.entry import ALL, Entry
 from torchzero_core.core import Module
@@ -41,6 +42,7 @@ BASES = {
     "QuasiNewtonB",
     "QuasiNewtonH",
     "ReduceOperation",
+    "TrustMethod",
 }
 #: Spellings of the reference for modules that have an entry under their own name.
 ALIASES = {
@@ -68,6 +70,7 @@ ENTRIES: list[Entry] = [
         projections,
         ops,
         ops_rest,
+        trust_region,
     )
     for entry in family.ENTRIES
 ]

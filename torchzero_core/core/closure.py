@@ -149,6 +149,12 @@ class CountedClosure:
                 known.note(params, loss)
         return loss
 
+    def residuals(self) -> Any:
+        """What the closure returns where no gradients are asked for, as it is: for methods that want residuals."""
+        self._info.evaluations += 1
+        with torch.enable_grad():
+            return self._call(False) if self._takes_backward else self._closure()
+
     def close(self) -> None:
         """Let go of the user's closure, with its batch: the step has ended."""
         self._closure, self._takes_backward = _ended, "keyword"
@@ -235,6 +241,11 @@ class WrappedClosure:
         """Evaluate."""
         with torch.enable_grad():
             return as_number(self._closure(backward))
+
+    def residuals(self) -> Any:
+        """What the closure returns where no gradients are asked for, as it is."""
+        with torch.enable_grad():
+            return self._closure(False)
 
 
 def accepts_backward(closure: Closure) -> str:
@@ -343,7 +354,8 @@ class _Watch:
             return
         self._habits.watching -= 1
         params, name = self._home.all_params, getattr(self._closure, "__qualname__", type(self._closure).__name__)
-        if not self.skipped and all(p.grad is None for p in params):
+        wanted = [p for p in params if p.requires_grad]
+        if not self.skipped and wanted and all(p.grad is None for p in wanted):
             self._home.warn_once(
                 "closure:backward",
                 f"No parameter has a gradient after the closure {name} was called to compute them, so nothing moves. "

@@ -37,7 +37,8 @@ class WholeChain:
         self.evaluates = self.needy is not None or not stages or not stages[0].needs_gradient
         # Rules only read the loss.
         self.evaluates_again = any(m.requires_closure and not m.is_rule for m in modules)
-        self.finishers = [m for m in modules if type(m).post_step is not Module.post_step]
+        # The last one first: it may evaluate once more, by a closure that the modules before it have wrapped.
+        self.finishers = [m for m in reversed(modules) if type(m).post_step is not Module.post_step]
 
     def run(self, var: Var, home: Home, counted: CountedClosure | None) -> Var:
         """Make a step.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +36,26 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
         return _flatten_dense_tensors(tensors).detach()  # one call for all of them
     except RuntimeError:  # they are on several devices
         return torch.cat([t.detach().reshape(-1).to(tensors[0].device) for t in tensors])
+
+
+class Curvature(Protocol):
+    """A Hessian as a linear operator, such as a ``linalg.SymmetricOperator``."""
+
+    def __matmul__(self, v: Tensor) -> Tensor: ...
+
+    @property
+    def dense(self) -> Tensor:
+        """The matrix."""
+
+    @property
+    def eigen(self) -> tuple[Tensor, Tensor]:
+        """Its eigenvalues, ascending, and eigenvectors."""
+
+    def definite_solve(self, x: Tensor) -> Tensor | None:
+        """The solution d of Bd = x where B is positive definite, else None."""
+
+    def solve(self, x: Tensor, shift: Tensor) -> Tensor:
+        """The solution d of (B + diag(shift)) d = x."""
 
 
 @dataclass(eq=False)
@@ -274,6 +294,20 @@ class VectorMethod(Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no apply(unit, x).")
 
+    def curvature(self, unit: Unit) -> Curvature:
+        """The Hessian, or what the method takes for it, as a linear operator; a trust region asks for it.
+
+        Args:
+            unit: the parameters of one vector, as :meth:`learn_from` returned them.
+
+        Raises:
+            TypeError: the method has none.
+        """
+        raise TypeError(
+            f"{self.path} has no Hessian to hand out; a method that has one, such as BFGS, SR1, LBFGS, Newton or "
+            "NewtonCG, goes there."
+        )
+
     def finish(self, unit: Unit, direction: Tensor) -> Tensor:
         """What becomes of the direction at the end of the step; nothing unless overridden.
 
@@ -284,11 +318,13 @@ class VectorMethod(Module):
         return direction
 
     # -- the step ----------------------------------------------------------------------------------------------------
-    def learn_from(self, var: Var) -> list[Unit]:
+    def learn_from(self, var: Var, *, again: bool = True) -> list[Unit]:
         """Learn from a step and change nothing of it.
 
         Args:
             var: the step.
+            again: False: the parameters are where they were when the method has learnt last, since the step was
+                rejected, so what it knows already is all there is.
 
         Returns:
             The vectors, to be handed to :meth:`apply`; none where no parameter has a gradient.
@@ -300,7 +336,8 @@ class VectorMethod(Module):
         for unit in units:
             unit.given, unit.update = given, unit.vector(unit.pick(update))
             self._fit(unit, unit.update)
-            unit.unsure = self.learn(unit, unit.update)
+            if again or not unit.state.keys() - set(MEMBERSHIP):
+                unit.unsure = self.learn(unit, unit.update)
         return units
 
     def _fit(self, unit: Unit, u: Tensor) -> None:

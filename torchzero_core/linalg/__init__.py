@@ -7,13 +7,18 @@ from .dense import hessian, jacobian, solve_symmetric
 from .eigen import eigenbasis, eigh, refresh_eigenbasis
 from .hvp import HVPMethod, hvp, hvp_autograd, hvp_central, hvp_forward
 from .nystrom import nystrom
+from .operators import DenseOperator, GramOperator, InverseOperator, SymmetricOperator
 from .orthogonalize import newton_schulz, newton_schulz_dtype, polar
 from .roots import inverse_root
 from .vector import at_least_float32, flatten, total_dot, unflatten, unflatten_as
 
 __all__ = [
     "CGResult",
+    "DenseOperator",
+    "GramOperator",
     "HVPMethod",
+    "InverseOperator",
+    "SymmetricOperator",
     "add_gram_",
     "at_least_float32",
     "cg",

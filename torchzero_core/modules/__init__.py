@@ -15,6 +15,7 @@ from .quasi_newton import *
 from .second_order import *
 from .smoothing import *
 from .step_size import *
+from .trust_region import *
 from .weight_decay import *
 from .wrappers import *
 

@@ -66,6 +66,9 @@ class ForeachRunner(NumbersRunner):
                 for here in plan.passes
             ]
         self.passes = program.compiled[key]
+        cells = torch.zeros(max(1, len(plan.hosts)), dtype=torch.float64)
+        self.cells, self.cell_numbers = cells.unbind(), cells.numpy()
+        self.uses_cells = any(sweep is not None and sweep.uses_cells for _, _, sweep in self.passes)
         self.chunks = _chunks(data, CPU_PIECE if cpu else GPU_PIECE, split=bucket.dense and not program.slices)
         self.whole_tensors = all(part is None for chunk in self.chunks for _, part in chunk)
         # A part of a tensor is a stretch of its memory, and torch's kernels go by memory.
@@ -81,6 +84,8 @@ class ForeachRunner(NumbersRunner):
     def begin(self, given: Given, loss: Tensor | None) -> None:
         """Take what this step works on."""
         super().begin(given, loss)
+        if self.uses_cells:
+            self.cell_numbers[:] = self.hosts
         if self.by_memory:
             self.conform()
 
@@ -120,7 +125,7 @@ class ForeachRunner(NumbersRunner):
             pass
         elif self.single:
             results = {self.program.ids[v]: tensors for v, tensors in self.results.items()} if self.results else {}
-            found, lists = elements(self.lists, self.hosts, self.T, self.Z, self.dims[k], results)
+            found, lists = elements(self.lists, self.hosts, self.T, self.Z, self.dims[k], results, self.cells)
             for i, values in zip(self.per_tensor[k], found, strict=True):
                 self.T[i] = values
             for i, tensors in zip(self.per_slice[k], lists, strict=True):
@@ -156,7 +161,7 @@ class ForeachRunner(NumbersRunner):
             Z = {i: [self.Z[i][m] for m in members] for i, kind in wanted if kind is Kind.SLICE}
             D = {i: [along[m] for m in members] for i, along in self.dims[k].items()}
             piece = [None if v is None else v[c] for v in views]
-            found.append(elements(piece, self.hosts, T, Z, D, {i: v[c] for i, v in results.items()}))
+            found.append(elements(piece, self.hosts, T, Z, D, {i: v[c] for i, v in results.items()}, self.cells))
         return found
 
     def _join(self, node: Value, found: list[Any]) -> Any:

@@ -90,7 +90,9 @@ class Writer:
     """Writes pointwise operations on lists.
 
     Values per element and per slice are lists ``n<i>`` of tensors. So are numbers per tensor, and a global number is a
-    0-d tensor, unless the host has the numbers: then they are lists of floats and floats. ``H`` holds host numbers.
+    0-d tensor, unless the host has the numbers: then they are lists of floats and floats. ``H`` holds host numbers, and
+    ``C``, where :attr:`cells` says so, the same as 0-d tensors: torch makes a tensor of a number for each tensor of a
+    list, which costs more than the arithmetic on a small one.
 
     Args:
         plan: the plan.
@@ -101,6 +103,7 @@ class Writer:
 
     def __init__(self, plan: Plan, ids: dict[Value, int], *, like: str, host: bool) -> None:
         self.plan, self.ids, self.like, self.host = plan, ids, like, host
+        self.cells = self.uses_cells = False
         self.lines: list[str] = []
 
     def name(self, value: Value) -> str:
@@ -145,6 +148,8 @@ class Writer:
             if op in LERP and any(a is first for a in operands[1:]):
                 first = None  # x·x in place is fine, a lerp towards itself is not
             last = args[-1]
+            if self.cells and op in TAKES_TENSOR and isinstance(operands[-1], Number) and not operands[0].mask:
+                last, self.uses_cells = f"C[{self.plan.hosts[operands[-1]]}]", True
             if letters[-1] == "G" and op not in TAKES_TENSOR:
                 last = f"[{last}] * len({args[0]})"
             text = f"{op.foreach}{'_' if first is not None else ''}({', '.join([*args[:-1], last])})"
@@ -189,7 +194,7 @@ def write_slices(plan: Plan, here: Pass, ids: dict[Value, int], *, host: bool) -
 def write_sweep(
     plan: Plan, here: Pass, ids: dict[Value, int], collect: Callable[..., Any], *, host: bool
 ) -> Callable[..., Any] | None:
-    """The sweep of one pass: ``f(E, H, T, Z, D, F)`` with lists of pieces; returns the partial reductions.
+    """The sweep of one pass: ``f(E, H, T, Z, D, F, C)`` with lists of pieces; returns the partial reductions.
 
     ``E[i]`` belongs to the i-th storage of the plan; ``T`` has a node's numbers (one per piece, or one in all), ``Z``
     those per slice, ``D`` the dimensions of slices, and ``F`` what opaque calls returned.
@@ -209,7 +214,9 @@ def write_sweep(
     sliced = [n for n in here.element_reductions if n.kind is Kind.SLICE]
     parts = ", ".join(map(out.name, whole))
     out.lines.append(f"return {f'collect({parts})' if parts else '()'}, [{', '.join(map(out.name, sliced))}]")
-    return compiled("sweep", "E, H, T, Z, D, F", out.lines, {**NAMESPACE, "collect": collect})
+    sweep = compiled("sweep", "E, H, T, Z, D, F, C", out.lines, {**NAMESPACE, "collect": collect})
+    sweep.uses_cells = out.uses_cells  # type: ignore[attr-defined]
+    return sweep
 
 
 class Sweep(Writer):
@@ -226,6 +233,7 @@ class Sweep(Writer):
 
     def __init__(self, plan: Plan, here: Pass, ids: dict[Value, int], *, host: bool) -> None:
         super().__init__(plan, ids, like="LIKE", host=host)
+        self.cells = host
         self.here = here
         self.work = [*here.elements, *here.element_reductions]
         self.lines += [f"LIKE = E[{plan.like}]", "dtype = LIKE[0].dtype"]

@@ -37,7 +37,7 @@ from .reduce import MaximumModules, Mean, MedianModules, MinimumModules, Prod, S
 from .rescale import Rescale
 from .split import Split
 from .steps import Multistep, Sequential
-from .switch import Alternate, Switch
+from .switch import Alternate, Switch, SwitchWhen
 from .unary import Abs, Exp, NanToNum, Negate, Reciprocal, Sign, Sqrt
 from .utility import Clone, Fill, Grad, GradToNone, Identity, NoOp, Ones, Params, Update, UpdateToNone, Zeros
 
@@ -127,6 +127,7 @@ __all__ = [
     "SubModules",
     "Sum",
     "Switch",
+    "SwitchWhen",
     "Threshold",
     "UnaryLambda",
     "UnaryParameterwiseLambda",

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from ...core import Context, Modules, Transform, Var
+from ...core import Context, Module, Modules, Transform, Var
 from ...core.evaluate import uniform_settings
 from ...core.route import only_rules
+from ...core.stopping import Progress, StoppingRule, as_rule
 from ...lang import Number, Value
 
 
@@ -143,3 +144,121 @@ class Switch(_Turns):
 
     def place(self, done: int | Number, total: int | Number) -> int | Number:
         return done
+
+
+class SwitchWhen(Module):
+    """Runs its modules one after another; a stopping rule for each says when the next one comes. The last one stays.
+
+    A rule is asked after each step, with the loss and gradient at the start of the step, the update of the module whose
+    turn it is, and the steps and evaluations since that turn began. Rules that look at the loss need a closure.
+
+    Where a turn has come to, and what its rule remembers, is state: a run that is resumed goes on with the same turn.
+
+    Args:
+        *turns: modules, or lists of modules.
+        rules: for each module but the last a stopping rule, or a list of rules, of which the first that is met counts;
+            with two modules the rule itself.
+        modules: the same as ``*turns``, as a list for configuration files.
+
+    Raises:
+        ValueError: another number of rules.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> from torchzero_core.core.stopping import LossChange, MaxSteps
+        >>> p = torch.tensor([-1.2, 1.0], dtype=torch.float64, requires_grad=True)
+        >>> optimizer = tz.Modular(
+        ...     [p],
+        ...     tz.m.SwitchWhen(
+        ...         [tz.m.Adam(), tz.m.LR(0.05)],
+        ...         [tz.m.LBFGS(), tz.m.StrongWolfe()],
+        ...         rules=MaxSteps(100) | LossChange(1e-4, patience=10),
+        ...     ),
+        ... )
+        >>> def closure(backward=True):
+        ...     loss = (1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2
+        ...     if backward:
+        ...         optimizer.zero_grad()
+        ...         loss.backward()
+        ...     return loss
+        >>> for _ in range(140):
+        ...     loss = optimizer.step(closure)
+        >>> optimizer.modules[0].turn, loss.item() < 1e-9
+        (1, True)
+    """
+
+    def __init__(
+        self,
+        *turns: Modules,
+        rules: StoppingRule | Sequence[StoppingRule | Sequence[StoppingRule]],
+        modules: Sequence[Modules] = (),
+    ) -> None:
+        super().__init__()
+        modules = [*turns, *modules]
+        if not modules:
+            raise ValueError(f"{type(self).__name__} needs at least one module.")
+        given = [rules] if isinstance(rules, StoppingRule) else list(rules)
+        if len(given) != len(modules) - 1:
+            raise ValueError(
+                f"{type(self).__name__} has {len(modules)} modules and {len(given)} rules; give one for each but "
+                "the last. Several rules for one module are a list in the list, or joined by |."
+            )
+        self.rules = [as_rule(rule) for rule in given]
+        for i, module in enumerate(modules):
+            self.set_child(str(i), module)
+
+    @property
+    def turn(self) -> int:
+        """Which module's turn it is, 0 at first."""
+        return self.global_state.get("turn", 0)
+
+    @property
+    def requires_closure(self) -> bool:  # type: ignore[override]
+        """Whether a rule looks at the loss."""
+        return any("loss" in rule.needs for rule in self.rules)
+
+    @property
+    def needs_gradient(self) -> bool:  # type: ignore[override]
+        """Whether each of its modules needs the gradient first."""
+        return all(child.needs_gradient for child in self.children.values())
+
+    def step(self, var: Var) -> Var:
+        """Run the module whose turn it is, and ask its rule."""
+        turn = self.turn
+        var = self.children[str(turn)].step(var)
+        waits = var.stop and var.update is None  # as GradientAccumulation does
+        if turn < len(self.rules) and not waits:
+            self._ask(var, turn)
+        return var
+
+    def _ask(self, var: Var, turn: int) -> None:
+        shared, rule = self.global_state, self.rules[turn]
+        if "memory" in shared:
+            rule.load_state_dict(shared["memory"])
+        else:
+            rule.reset()
+        loss = var.loss if var.loss is not None else var.loss_approx
+        if loss is None and "loss" in rule.needs:
+            loss = var.get_loss()
+        steps = shared.get("steps", 0) + 1
+        evaluations = shared.get("evaluations", 0) + var.info.evaluations
+        progress = Progress(
+            steps=steps,
+            evaluations=evaluations,
+            loss=loss,
+            grads=var.grad,
+            params=var.params,
+            move=None if var.skip_update else var.update,
+            status=var.info.status,
+        )
+        if var.modular is not None:
+            progress.reductions = var.modular.distributed
+        if rule.met(progress):
+            shared["turn"] = turn + 1
+            for name in ("steps", "evaluations", "memory"):
+                shared.pop(name, None)
+        else:
+            shared["steps"], shared["evaluations"], shared["memory"] = steps, evaluations, rule.state_dict()
+
+    def extra_repr(self) -> str:
+        return f"rules={self.rules}"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core import Beta, Child, Count, NonNegative, Positive
 from ...core.vector_method import Unit, VectorMethod
+from ...linalg import DenseOperator, InverseOperator, SymmetricOperator
 
 
 class _FullMatrix(VectorMethod):
@@ -222,6 +223,10 @@ class QuasiNewtonH(_FullMatrix):
         """H·x."""
         return unit.state["H"] @ x
 
+    def curvature(self, unit: Unit) -> SymmetricOperator:
+        """The inverse of H."""
+        return InverseOperator(unit.state["H"])
+
 
 class QuasiNewtonB(_FullMatrix):
     """Base class of methods that update B, an approximation of the Hessian: the direction d solves B·d = u.
@@ -278,6 +283,11 @@ class QuasiNewtonB(_FullMatrix):
         """The solution d of B·d = x."""
         solution, _ = torch.linalg.solve_ex(unit.state["B"], x)
         return torch.where(solution.isfinite().all(), solution, x)
+
+    def curvature(self, unit: Unit) -> SymmetricOperator:
+        """B; what is not symmetric in it is left out."""
+        B = unit.state["B"]
+        return DenseOperator((B + B.mT) / 2)
 
 
 def _true(like: Tensor) -> Tensor:

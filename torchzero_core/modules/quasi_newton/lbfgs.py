@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core import Beta, Child, Count, NonNegative, Range
 from ...core.vector_method import Unit
+from ...linalg import SymmetricOperator
 from .pairs import PairMethod, by_age
 
 
@@ -93,6 +94,28 @@ class TwoLoop(PairMethod):
         beta = torch.where(valid, unit.total(Y @ x).to(small)[age], 0.0)
         c = solve(R.t(), R.diagonal() * alpha - gamma * beta, upper=False)
         return x.mul_(gamma.to(x.dtype)).addmv_(S.t(), rows(c))
+
+    def curvature(self, unit: Unit) -> SymmetricOperator:
+        """The inverse of H, in compact form: B = δI − W M⁻¹ W' with W = [δS', Y'], δ = 1/γ (Byrd et al. 1994)."""
+        state = unit.state
+        S, Y, small = state["s"], state["y"], state["sy"].dtype
+        age = by_age(state)
+        age = age[state["valid"][age]]
+        inverse = lambda v: self.apply(unit, v.clone())  # noqa: E731
+        if not len(age):
+            return SymmetricOperator(lambda v: v.clone(), S[0], inverse)
+        S, Y, delta = S[age], Y[age], 1 / state["gamma"]
+        sy, ss = unit.total(torch.stack([S @ Y.mT, S @ S.mT])).to(small)
+        L = sy.tril(-1)
+        M = torch.cat([torch.cat([delta * ss, L], 1), torch.cat([L.mT, -torch.diag(sy.diagonal())], 1)])
+
+        def product(v: Tensor) -> Tensor:
+            inner = unit.total(torch.cat([S @ v, Y @ v])).to(small)
+            inner[: len(S)] *= delta
+            a, b = torch.linalg.solve(M, inner).chunk(2)
+            return delta.to(v.dtype) * v - S.mT @ (delta * a).to(v.dtype) - Y.mT @ b.to(v.dtype)
+
+        return SymmetricOperator(product, S[0], inverse)
 
     def finish(self, unit: Unit, direction: Tensor) -> Tensor:
         """The average of directions with the factor ``z_beta``."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...core import Beta, Child, Count, NonNegative
 from ...core.vector_method import Unit
+from ...linalg import SymmetricOperator
 from .pairs import PairMethod, by_age
 
 
@@ -69,13 +70,30 @@ class LSR1(PairMethod):
 
     def apply(self, unit: Unit, x: Tensor) -> Tensor:
         """H·x, in the memory of x."""
-        state = unit.state
-        V, age = state["v"], by_age(state)
-        vy, vv = (state[name][age][:, age] for name in ("vy", "vv"))
-        tol = max(unit.settings["tol"], 32 * torch.finfo(x.dtype).eps)  # what is below it is rounding
-        L, factors = _terms(vy, vv, state["yy"][age], state["valid"][age], tol)
+        V, age = unit.state["v"], by_age(unit.state)
+        L, factors, _ = self._known(unit, x.dtype)
         c = L.t() @ (factors * (L @ unit.total(V @ x).to(L.dtype)[age]))
         return x.addmv_(V.t(), torch.zeros_like(c).index_copy_(0, age, c).to(x.dtype))
+
+    def curvature(self, unit: Unit) -> SymmetricOperator:
+        """The inverse of H = I + V'KV: I − V'K(I + VV'K)⁻¹V."""
+        V, age = unit.state["v"], by_age(unit.state)
+        L, factors, vv = self._known(unit, V.dtype)
+        K = L.t() @ (factors.unsqueeze(1) * L)
+        middle = K @ torch.linalg.pinv(torch.eye(len(K), dtype=K.dtype, device=K.device) + vv @ K)
+
+        def product(x: Tensor) -> Tensor:
+            c = middle @ unit.total(V @ x).to(K.dtype)[age]
+            return x - V.t() @ torch.zeros_like(c).index_copy_(0, age, c).to(x.dtype)
+
+        return SymmetricOperator(product, V[0])
+
+    def _known(self, unit: Unit, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """The matrix L and the factors of the terms, and VV', from the oldest pair on."""
+        state, age = unit.state, by_age(unit.state)
+        vy, vv = (state[name][age][:, age] for name in ("vy", "vv"))
+        tol = max(unit.settings["tol"], 32 * torch.finfo(dtype).eps)  # what is below it is rounding
+        return *_terms(vy, vv, state["yy"][age], state["valid"][age], tol), vv
 
 
 def _terms(vy: Tensor, vv: Tensor, yy: Tensor, valid: Tensor, tol: float) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from ...core import Child, NonNegative, StepInfo, Var
 from ...core.evaluate import uniform_settings
 from ...core.point import StepPoint
 from ...core.vector_method import Unit, VectorMethod, reductions_of
-from ...linalg import hessian, solve_symmetric
+from ...linalg import DenseOperator, SymmetricOperator, hessian, solve_symmetric
 
 
 @dataclass(eq=False)
@@ -99,6 +99,11 @@ class Newton(VectorMethod):
     def apply(self, unit: Unit, x: Tensor) -> Tensor:
         """The solution of (H + reg·I) d = x."""
         return x if unit.given.solve is None else unit.given.solve(x)
+
+    def curvature(self, unit: Unit) -> SymmetricOperator:
+        """H + reg·I."""
+        matrix = unit.given.matrix.to(unit.update)
+        return DenseOperator(matrix + unit.settings["reg"] * torch.eye(len(matrix)).to(matrix))
 
     def _solver(self, given: _Curvature, h: Any, u: Tensor) -> Callable[[Tensor], Tensor] | None:
         matrix = given.matrix.to(u.dtype)

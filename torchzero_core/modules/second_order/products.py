@@ -11,7 +11,7 @@ from ...core import StepInfo, Var
 from ...core.evaluate import uniform_settings
 from ...core.point import StepPoint
 from ...core.vector_method import Unit, VectorMethod
-from ...linalg import hvp
+from ...linalg import SymmetricOperator, hvp
 
 
 @dataclass(eq=False)
@@ -47,3 +47,9 @@ class HessianProducts(VectorMethod):
         method, h, point = settings["hvp_method"], settings["h"], StepPoint(var, self.path)
         _ = point.grads_with_graph if method == "autograd" else point.grads
         return System(lambda v: hvp(point, v, method, h), var.info)
+
+    def curvature(self, unit: Unit) -> SymmetricOperator:
+        """Products with H + reg·I."""
+        product, reg = unit.given.on(unit), unit.settings["reg"]
+        assert unit.update is not None
+        return SymmetricOperator(lambda v: product(v) + reg * v, unit.update)

@@ -1,0 +1,99 @@
+"""Manual optimization as Lightning documents it."""
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins import MixedPrecision
+
+import torchzero_core as tz
+from tests.lightning.problems import Model, m, mse, network, plain, same, trainer
+from tz_lightning import closure_step
+
+
+def search():
+    return [m.LBFGS(), m.StrongWolfe()]
+
+
+def adam():
+    return [m.Adam(), m.LR(1e-2)]
+
+
+class Manual(Model):
+    def __init__(self, chain):
+        super().__init__(chain)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(mse(self.net, batch))
+        optimizer.step()
+
+
+class WithClosure(Manual):
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+
+        def closure():
+            optimizer.zero_grad()
+            loss = mse(self.net, batch)
+            self.manual_backward(loss)
+            return loss
+
+        optimizer.step(closure)
+
+
+class Stepped(Manual):
+    def training_step(self, batch, batch_idx):
+        return closure_step(self, self.optimizers(), lambda: mse(self.net, batch))
+
+
+@pytest.mark.parametrize("kind", [Manual, WithClosure, Stepped])
+def test_chains_without_a_search(kind):
+    model, net = kind(adam), network()
+    run = trainer()
+    run.fit(model)
+    plain(adam, net)
+    assert same(model.net, net) and run.global_step == 8
+
+
+class Gan(Manual):
+    def __init__(self):
+        super().__init__(None)
+        self.second = network()
+
+    def configure_optimizers(self):
+        return [tz.Modular(n.parameters(), *adam()) for n in (self.net, self.second)]
+
+    def training_step(self, batch, batch_idx):
+        for optimizer, net in zip(self.optimizers(), (self.net, self.second), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(mse(net, batch))
+            optimizer.step()
+
+
+def test_several_optimizers():
+    model, net = Gan(), network()
+    run = trainer()
+    run.fit(model)
+    plain(adam, net)
+    assert same(model.net, net) and same(model.second, net) and run.global_step == 16
+
+
+@pytest.mark.parametrize("kind", [Manual, WithClosure])
+def test_a_search_says_what_to_call(kind):
+    with pytest.raises(RuntimeError, match=r"Call tz_lightning\.closure_step\(self, optimizer, fn\)"):
+        trainer().fit(kind(search))
+
+
+def test_closure_step_refuses_a_scaler():
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(MisconfigurationException, match="closure_step: float16 training scales the loss"):
+        trainer(plugins=[plugin]).fit(Stepped(adam))
+
+
+def test_closure_step_refuses_several_processes(monkeypatch):
+    run = trainer()
+    monkeypatch.setattr(type(run), "world_size", property(lambda self: 2))
+    with pytest.raises(MisconfigurationException, match="closure_step: there are 2 processes"):
+        run.fit(Stepped(search))

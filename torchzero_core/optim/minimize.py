@@ -1,0 +1,375 @@
+"""A function of tensors, minimised in one call."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import Modular, Module, Modules, stopping
+from ..core.stopping import MaxEvaluations, MaxTime, Progress, StoppingRule
+from .methods import Problem, SeenGradient, approximates, chain_of, searches, without_gradient
+from .objective import LimitReached, Objective, Point
+from .unknowns import Unknowns
+
+#: After so many steps without a lower loss the loss has stalled: with a line search, and without one.
+PATIENCE_OF_SEARCH, PATIENCE = 5, 100
+MAXITER = 15_000
+#: Values that differ by so little, relative to 1 or their size, are as good as each other.
+SAME = 1e-8
+
+
+@dataclass
+class MinimizeResult:
+    """What :func:`minimize` has found, with scipy's names.
+
+    Attributes:
+        x: the best point, in the structure of ``x0``; a model itself, whose parameters are there.
+        fun: the value there.
+        jac: the gradient there, in the structure of ``x0`` (of a model a dict by name); None where none is known.
+        grad_norm: its largest element; None where it is not known.
+        nit: how many steps were made.
+        nfev: how often the function was evaluated.
+        njev: how many of these evaluations had a gradient.
+        status: 0 converged, 1 a limit was reached, 2 no lower point was found, 3 not finite, 98 interrupted,
+            99 stopped by the callback.
+        success: whether it converged.
+        message: why it ended, as a sentence.
+        seconds: how long it took.
+    """
+
+    x: Any
+    fun: float
+    jac: Any
+    grad_norm: float | None
+    nit: int
+    nfev: int
+    njev: int
+    status: int
+    success: bool
+    message: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        lines = [f"{name:>9}: {value!r}" for name, value in vars(self).items()]
+        return "\n".join(line.replace("\n", "\n" + " " * 11) for line in lines)
+
+
+class _Ended(StoppingRule):
+    """An end that no rule has asked for.
+
+    Args:
+        code: scipy's number.
+        message: the sentence.
+        success: whether it counts as convergence.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__()
+        self.code, self._message = code, message
+
+    @property
+    def message(self) -> str:
+        return self._message
+
+
+class _Printer:
+    """Prints a line that is written over, or, where that cannot be, a line a second.
+
+    Args:
+        on: whether it prints at all.
+    """
+
+    def __init__(self, on: bool) -> None:
+        self._on, self._next, self._over = on, 0.0, sys.stderr.isatty()
+
+    def show(self, result: MinimizeResult, *, last: bool = False) -> None:
+        """Print where it is.
+
+        Args:
+            result: so far.
+            last: whether this is the end of it.
+        """
+        now = time.monotonic()
+        if not self._on or (now < self._next and not last):
+            return
+        self._next = now + (0.1 if self._over else 1.0)
+        norm = "" if result.grad_norm is None else f", |g| {result.grad_norm:.3e}"
+        text = f"step {result.nit}, f {result.fun:.6e}{norm}, {result.nfev} evaluations, {result.seconds:.1f} s"
+        text += f". {result.message}" if last else ""
+        sys.stderr.write(f"\r\x1b[K{text}" + "\n" * last if self._over else f"{text}\n")
+        sys.stderr.flush()
+
+
+class _Run:
+    """The loop.
+
+    Args:
+        unknowns: what is minimised over.
+        objective: the closure.
+        optimizer: the chain.
+        rule: when to stop.
+        backward: whether the function's own gradient is known at each point.
+        callback: called after each step.
+        printer: shows where it is.
+    """
+
+    def __init__(
+        self,
+        unknowns: Unknowns,
+        objective: Objective,
+        optimizer: Modular,
+        rule: StoppingRule,
+        *,
+        backward: bool,
+        callback: Callable[[MinimizeResult], Any] | None,
+        printer: _Printer,
+    ) -> None:
+        self.unknowns, self.objective, self.optimizer, self.rule = unknowns, objective, optimizer, rule
+        self.backward, self.callback, self.printer = backward, callback, printer
+        self.seen = next((m for m in optimizer.unrolled_modules if isinstance(m, SeenGradient)), None)
+        self.nit, self.begin = 0, time.monotonic()
+
+    def run(self) -> MinimizeResult:
+        """Make steps until it is time to stop."""
+        try:
+            end = self._steps()
+        except LimitReached as limit:
+            end = limit.args[0]
+        except KeyboardInterrupt:
+            if self.objective.best is None:
+                raise
+            end = _Ended(98, "Interrupted; x is the best point so far.")
+        best = self._best(end)
+        self.unknowns.move(best.x)
+        result = self.result(best, end)
+        self.printer.show(result, last=True)
+        return result
+
+    def _steps(self) -> StoppingRule:
+        move: list[Tensor] | None = None
+        failed = False
+        while True:
+            point = self.objective.at(backward=self.backward)
+            if self.rule.met(self._progress(point, move)):
+                return self.rule.reason()
+            if failed:  # what it has learnt leads nowhere: it begins again with the gradient
+                self.optimizer.reset()
+            if self.nit and (end := self._report(point)) is not None:
+                return end
+            before = self.unknowns.copies() if "move" in self.rule.needs else None
+            self.optimizer.step(self.objective)
+            self.nit += 1
+            failed = self.optimizer.last_step.status != "ok"
+            if before is not None:
+                move = [x.detach() - b for x, b in zip(self.unknowns.leaves, before, strict=True)]
+
+    def _progress(self, point: Point, move: list[Tensor] | None) -> Progress:
+        return Progress(
+            steps=self.nit,
+            evaluations=self.objective.nfev,
+            loss=point.loss,
+            grads=point.grads if self.seen is None else self.seen.grads,
+            params=self.unknowns.leaves,
+            move=move,
+            status=self.optimizer.last_step.status,
+        )
+
+    def _report(self, point: Point) -> StoppingRule | None:
+        """Print and call the callback, which may end it."""
+        result = self.result(point, _Ended(0, "In progress."))
+        result.success = False
+        self.printer.show(result)
+        if self.callback is None:
+            return None
+        try:
+            stop = self.callback(result)
+        except StopIteration:
+            stop = True
+        return _Ended(99, "The callback has stopped it.") if stop is True else None
+
+    def _best(self, end: StoppingRule) -> Point:
+        """The best point, with its gradient where that is known or may be computed.
+
+        Where the gradient has vanished, the point where it has is preferred to one that is lower by rounding alone.
+
+        Args:
+            end: why it ends.
+        """
+        best = self.objective.best
+        assert best is not None
+        if isinstance(end, stopping.GradNorm) and self.backward:
+            here, lowest = self.objective.at(backward=True), float(best.loss)
+            return here if float(here.loss) - lowest <= SAME * max(abs(lowest), 1.0) else best
+        if best.grads is None and self.backward and end.code not in (1, 98):
+            self.unknowns.move(best.x)
+            return self.objective.at(backward=True)
+        return best
+
+    def result(self, point: Point, end: StoppingRule) -> MinimizeResult:
+        """The result that a point is.
+
+        Args:
+            point: the point.
+            end: why it ends.
+        """
+        grads = point.grads
+        norm = None if grads is None else Progress().norm(grads, math.inf)
+        x = self.unknowns.model
+        if grads is not None:
+            grads = [torch.zeros_like(p) if g is None else g.clone() for g, p in zip(grads, point.x, strict=True)]
+        return MinimizeResult(
+            x=x if x is not None else self.unknowns.like_x0([t.clone() for t in point.x]),
+            fun=float(point.loss),
+            jac=None if grads is None else self.unknowns.like_x0(grads),
+            grad_norm=norm,
+            nit=self.nit,
+            nfev=self.objective.nfev,
+            njev=self.objective.njev,
+            status=end.code,
+            success=end.success and math.isfinite(float(point.loss)),
+            message=end.message,
+            seconds=time.monotonic() - self.begin,
+        )
+
+
+def minimize(
+    fun: Callable[..., Any],
+    x0: Any,
+    method: str | Modules | None = None,
+    *,
+    lr: float | None = None,
+    gtol: float | None = None,
+    xtol: float | None = None,
+    ftol: float | None = None,
+    maxiter: int | None = None,
+    maxfev: int | None = None,
+    maxtime: float | None = None,
+    stop: StoppingRule | Sequence[StoppingRule] | None = None,
+    callback: Callable[[MinimizeResult], Any] | None = None,
+    bounds: Any = None,
+    disp: bool = False,
+    deterministic: bool = True,
+    compile: bool = False,
+) -> MinimizeResult:
+    """Find a local minimum of a function.
+
+    Gradients come from autograd. Where the value has no graph, because it is computed outside torch, the default
+    method takes finite differences.
+
+    Args:
+        fun: a function of x that returns one number. With a model as ``x0`` it takes the model, or nothing.
+        x0: where to begin: a tensor, an array or numbers, or a list, tuple or dict of them; none of it is changed. Or
+            an ``nn.Module``: its trainable parameters are moved, and end at the best point.
+        method: a name ("lbfgs", "bfgs", "dfp", "sr1", "cg", "newton", "newton-cg", "nystrom-pcg", "trust-cg", "dogleg",
+            "gd", "adam", "sgd", "lion", and without gradients "fdm", "spsa"), a module, or a list of modules. None: "lbfgs", which is
+            ``[tz.m.LBFGS(), tz.m.StrongWolfe()]``; for a function without gradients "fdm", with more than 1000
+            unknowns "spsa".
+        lr: the learning rate of "adam", "sgd", "lion" and "spsa".
+        gtol: converged where no element of the gradient is larger; 1e-5 by default, 1e-4 below float64.
+        xtol: converged where a step is at most so long, relative to the length of x; by default not asked for.
+        ftol: converged where the value f goes down by at most ftol·max(abs(f), 1): in one step of a method with a line
+            search, in 100 of another. By default ten roundings, in five steps of a method with a line search.
+        maxiter: at most so many steps; 15000 by default.
+        maxfev: at most so many evaluations of the function.
+        maxtime: at most so many seconds; an evaluation that has begun is ended.
+        stop: further rules of :mod:`torchzero_core.core.stopping`.
+        callback: ``callback(result)`` after each step, with the result so far; it ends the run by returning True or
+            raising ``StopIteration``.
+        bounds: refused, since no method here keeps to bounds.
+        disp: print where it is while it runs, and why it ended.
+        deterministic: whether fun gives the same value at the same point every time. If not, nothing is remembered,
+            and the result is the last point and not the best one.
+        compile: run the chain as generated kernels.
+
+    Returns:
+        The best point and how it was found. Ctrl-C ends the run with it too.
+
+    Raises:
+        ValueError: an unknown method, bounds, or x0 without numbers.
+        TypeError: an x0 that is made of something else, or a value that is no number.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> def rosenbrock(x):
+        ...     return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+        >>> result = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=torch.float64))
+        >>> result.success, result.fun < 1e-10, result.x.round(decimals=4)
+        (True, True, tensor([1., 1.], dtype=torch.float64))
+    """
+    if bounds is not None:
+        raise ValueError(
+            "No method of minimize keeps to bounds. Write x as a function of free unknowns (lo + (hi - lo)·sigmoid(z), "
+            "or exp(z) for x > 0), or use scipy's L-BFGS-B."
+        )
+    unknowns = Unknowns(x0)
+    hard: list[StoppingRule] = []
+    if maxfev is not None:
+        hard.append(MaxEvaluations(max(maxfev, 1)))
+    if maxtime is not None:
+        hard.append(MaxTime(maxtime))
+
+    def allowed(evaluations: int) -> None:
+        for rule in hard if evaluations else ():
+            if rule.met(Progress(evaluations=evaluations)):
+                raise LimitReached(rule)
+
+    objective = Objective(unknowns.bind(fun), unknowns, deterministic=deterministic, allowed=allowed)
+    chain, backward = _chain(method, lr, objective, unknowns)
+    rules = [*_rules(unknowns.leaves, chain, gtol, xtol, ftol), *_given(stop)]
+    rules += [stopping.MaxSteps(MAXITER if maxiter is None else maxiter), *hard]
+    rule = stopping.AnyOf(rules)
+    rule.reset()
+    optimizer = Modular(unknowns.model or unknowns.leaves, *chain, compile=compile, advice=False)
+    try:
+        run = _Run(unknowns, objective, optimizer, rule, backward=backward, callback=callback, printer=_Printer(disp))
+        return run.run()
+    finally:
+        unknowns.return_grads()
+
+
+def _given(stop: StoppingRule | Sequence[StoppingRule] | None) -> list[StoppingRule]:
+    return [] if stop is None else [stopping.as_rule(stop)]
+
+
+def _chain(
+    method: str | Modules | None, lr: float | None, objective: Objective, unknowns: Unknowns
+) -> tuple[list[Module], bool]:
+    """The chain, and whether the function's own gradient is taken."""
+    number = sum(leaf.numel() for leaf in unknowns.leaves)
+    if method is None:
+        method = "lbfgs" if objective.has_gradient() else without_gradient(number)
+    chain = chain_of(method, Problem(number, _rounding(unknowns.leaves), lr))
+    return chain, not approximates(chain)
+
+
+def _rounding(leaves: Sequence[Tensor]) -> float:
+    """The relative rounding of the coarsest of them."""
+    return max(torch.finfo(leaf.dtype).eps for leaf in leaves)
+
+
+def _rules(
+    leaves: Sequence[Tensor], chain: list[Module], gtol: float | None, xtol: float | None, ftol: float | None
+) -> list[StoppingRule]:
+    """When it has converged, or cannot go on."""
+    eps = _rounding(leaves)
+    if gtol is None:
+        gtol = 1e-5 if eps < 1e-12 else 1e-4
+    search = searches(chain)
+    patience = (1 if ftol is not None else PATIENCE_OF_SEARCH) if search else PATIENCE
+    rules = [
+        stopping.NotFinite(),
+        stopping.GradNorm(gtol),
+        stopping.SearchFailed(2),
+        stopping.LossChange(10 * eps if ftol is None else ftol, patience),
+    ]
+    return rules if xtol is None else [*rules, stopping.StepNorm(xtol)]
+
+
+__all__ = ["MinimizeResult", "minimize"]

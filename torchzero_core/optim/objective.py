@@ -1,0 +1,166 @@
+"""A function as the closure of a chain: counted, remembered where that saves an evaluation, with its best point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .unknowns import Unknowns
+
+
+class LimitReached(Exception):
+    """The next evaluation would be one too many."""
+
+
+@dataclass
+class Point:
+    """An evaluation.
+
+    Attributes:
+        x: where.
+        loss: the value.
+        grads: the gradients, where they were computed.
+        graph: the value with its graph, as long as nobody has used it.
+    """
+
+    x: list[Tensor]
+    loss: Tensor
+    grads: list[Tensor | None] | None = None
+    graph: Tensor | None = None
+
+    def is_at(self, leaves: Sequence[Tensor]) -> bool:
+        """Whether it is where the unknowns are.
+
+        Args:
+            leaves: the unknowns.
+        """
+        return all(map(torch.equal, self.x, leaves))
+
+
+class Objective:
+    """The closure of a function of the unknowns.
+
+    Where the function is the same at every evaluation, the last point and the best one are remembered, and neither
+    loss nor gradient is evaluated there again. A chain that asks for the loss with its graph, for Hessians, where a
+    step starts gets the graph that the gradient was computed with, if the point was evaluated between two steps.
+
+    Args:
+        fun: the function, which takes nothing.
+        unknowns: what it depends on.
+        deterministic: whether it always gives the same value at the same point.
+        allowed: raises :class:`LimitReached` where there may be no further evaluation.
+
+    Attributes:
+        nfev: evaluations of the function.
+        njev: evaluations of its gradient.
+        best: the lowest point so far; the last one where the function is not deterministic.
+    """
+
+    def __init__(
+        self,
+        fun: Callable[[], Any],
+        unknowns: Unknowns,
+        *,
+        deterministic: bool,
+        allowed: Callable[[int], None],
+    ) -> None:
+        self._fun, self._unknowns, self._deterministic, self._allowed = fun, unknowns, deterministic, allowed
+        self.nfev = self.njev = 0
+        self.best: Point | None = None
+        self._latest: Point | None = None
+        self._wants_graph = False
+
+    def __call__(self, backward: bool = True) -> Tensor:
+        """Evaluate; with ``backward`` the gradients are in ``p.grad`` afterwards."""
+        known = self._known()
+        if known is None or (backward and known.grads is None):
+            return self._evaluate(backward)
+        if backward:
+            self._set_grads(known.grads)
+            return known.loss.clone()
+        if known.graph is not None:
+            graph, known.graph = known.graph, None
+            return graph
+        self._wants_graph = self._wants_graph or known.grads is not None
+        return self._evaluate(False)
+
+    def at(self, *, backward: bool) -> Point:
+        """The present point.
+
+        Args:
+            backward: with gradients.
+        """
+        known = self._known()
+        if known is None or (backward and known.grads is None):
+            # A search writes to the unknowns after its evaluations, which makes their graphs useless.
+            self._evaluate(backward, keep_graph=self._wants_graph)
+            known = self._latest
+        assert known is not None
+        return known
+
+    def has_gradient(self) -> bool:
+        """Evaluate, and say whether there is a gradient, which then is known too."""
+        self._evaluate(None)
+        return self._latest is not None and self._latest.grads is not None
+
+    def _known(self) -> Point | None:
+        if not self._deterministic:
+            return None
+        points = [p for p in (self._latest, self.best) if p is not None and p.is_at(self._unknowns.leaves)]
+        return next((p for p in points if p.grads is not None), points[0] if points else None)
+
+    def _evaluate(self, backward: bool | None, *, keep_graph: bool = False) -> Tensor:
+        """Evaluate; with gradients where ``backward`` is None and the value has them."""
+        self._allowed(self.nfev)
+        if self._latest is not None:
+            self._latest.graph = None
+        self.nfev += 1
+        with torch.enable_grad():
+            value = _scalar(self._fun())
+            backward = value.requires_grad if backward is None else backward
+            grads = self._gradients(value, keep_graph) if backward else None
+        point = Point(self._unknowns.copies(), value.detach().clone(), grads)
+        if backward and keep_graph:
+            point.graph = value
+        self._latest = point
+        lowest = self.best is None or float(point.loss) <= float(self.best.loss) or not math.isfinite(self.best.loss)
+        if lowest or not self._deterministic:
+            self.best = point
+        if backward:
+            self._set_grads(grads)
+        return value
+
+    def _gradients(self, value: Tensor, keep_graph: bool) -> list[Tensor | None]:
+        self.njev += 1
+        if not value.requires_grad:
+            raise ValueError(
+                "fun(x) gives a value that does not depend on x differentiably, so there is no gradient: compute it "
+                "with torch operations on x, or choose a chain that needs none, such as method='spsa' or 'fdm'."
+            )
+        return list(torch.autograd.grad(value, self._unknowns.leaves, allow_unused=True, retain_graph=keep_graph))
+
+    def _set_grads(self, grads: Sequence[Tensor | None] | None) -> None:
+        for leaf, grad in zip(self._unknowns.leaves, grads or (), strict=False):
+            leaf.grad = grad
+
+
+def _scalar(value: Any) -> Tensor:
+    """The value of the function as one real number.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if value is None:
+        raise TypeError("fun(x) returned None; it must return a number, the value to minimise.")
+    value = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    if value.numel() != 1 or value.is_complex():
+        raise TypeError(f"fun(x) must return one real number, not a tensor of shape {tuple(value.shape)}.")
+    return value.reshape(())
+
+
+__all__ = ["LimitReached", "Objective", "Point"]

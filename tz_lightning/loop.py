@@ -1,0 +1,168 @@
+"""Lightning's loop of automatic optimization, for chains that evaluate the loss themselves.
+
+Automatic optimization hands the optimizer a closure that evaluates the batch, logs, and calls the hooks. Here that
+closure is the first evaluation of the step, and only between Lightning and the optimizer, within ``optimizer.step``,
+there is another one that evaluates the same batches again. So the rest of Lightning sees what it sees
+with any optimizer.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult, _AutomaticOptimization
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchzero_core.core import Modular
+
+from . import compat
+from .evaluations import Batch, NoLoss, StepClosure
+from .side_effects import Keeper
+
+
+class FirstEvaluation(Closure):
+    """Lightning's closure, which may leave the backward pass out, and counts as one of a step."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        step_fn: Callable[[], ClosureResult],
+        backward_fn: Callable[[Tensor], None] | None,
+        zero_grad_fn: Callable[[], None] | None,
+    ) -> None:
+        super().__init__(lambda: batch.watched(step_fn), backward_fn, zero_grad_fn)
+        self.batch, self.backward = batch, True
+        self.loss: Tensor | None = None
+
+    @torch.enable_grad()
+    def closure(self, *args: Any, **kwargs: Any) -> ClosureResult:
+        """Evaluate, log, compute gradients."""
+        result = super().closure() if self.backward else self._step_fn()
+        self.loss = result.loss if self.backward else result.closure_loss
+        self.batch.loss = result.loss
+        result.closure_loss = None  # its graph is not needed any more
+        return result
+
+
+class ClosureLoop(_AutomaticOptimization):
+    """Automatic optimization for every optimizer, one that evaluates the loss itself too.
+
+    Args:
+        trainer: the trainer.
+        plain: the loop that it replaces, and whose progress it goes on with.
+        check: called once with an optimizer that evaluates the loss itself, before its first batch.
+    """
+
+    def __init__(self, trainer: Trainer, plain: _AutomaticOptimization, check: Callable[[Optimizer], None]) -> None:
+        super().__init__(trainer)
+        self.take_over(plain)
+        self._check = check
+        self._keeper: tuple[Optimizer, Keeper] | None = None
+        self._batches: list[Batch] = []
+
+    def take_over(self, other: _AutomaticOptimization) -> None:
+        """Go on where another loop is."""
+        compat.give_progress(other, self)
+
+    def _make_closure(self, kwargs: OrderedDict[str, Any], optimizer: Optimizer, batch_idx: int) -> Closure:
+        closure = super()._make_closure(kwargs, optimizer, batch_idx)
+        if self._skip_backward or not evaluates_the_loss(optimizer):
+            return closure
+        step_fn, backward_fn, zero_grad_fn = compat.parts(closure)
+        if zero_grad_fn is not None:
+            self._batches = []
+        batch = Batch(module_of(self.trainer), lambda: self._loss(kwargs), self._keeper_of(optimizer), kwargs)
+        self._batches.append(batch)
+        return FirstEvaluation(batch, step_fn, backward_fn, zero_grad_fn)
+
+    def _loss(self, kwargs: OrderedDict[str, Any]) -> Tensor | None:
+        """Evaluate again."""
+        trainer = self.trainer
+        output = trainer.strategy.training_step(*kwargs.values())
+        return ClosureResult.from_training_step_output(output, trainer.accumulate_grad_batches).closure_loss
+
+    def _keeper_of(self, optimizer: Optimizer) -> Keeper:
+        if self._keeper is None or self._keeper[0] is not optimizer:
+            self._check(optimizer)
+            self._keeper = optimizer, Keeper(module_of(self.trainer), optimizer)
+        return self._keeper[1]
+
+    def _optimizer_step(self, batch_idx: int, train_step_and_backward_closure: Callable[[], Tensor | None]) -> None:
+        first = train_step_and_backward_closure
+        if not isinstance(first, FirstEvaluation):
+            super()._optimizer_step(batch_idx, first)
+            return
+        optimizer = self.trainer.optimizers[0]
+        batches, self._batches = self._batches, []
+        keeper = self._keeper_of(optimizer)
+        assert isinstance(optimizer, Modular)
+        optimizer.forget_evaluations()  # the first evaluation of a step logs and counts the batch
+
+        def step(original: Callable[..., Any], closure: Callable[[], Any] | None = None) -> Any:
+            if closure is None:
+                return original()
+
+            def evaluate(backward: bool) -> Tensor | None:
+                first.backward = backward
+                closure()
+                return first.loss
+
+            try:
+                return original(StepClosure(optimizer, batches, evaluate, keeper))
+            except NoLoss:
+                return None
+
+        with stepping(optimizer, step):
+            super()._optimizer_step(batch_idx, first)
+
+
+def evaluates_the_loss(optimizer: Optimizer) -> bool:
+    """Whether an optimizer is a chain that needs a closure."""
+    return isinstance(optimizer, Modular) and optimizer.requires_closure
+
+
+def module_of(trainer: Trainer) -> LightningModule:
+    """The model that is trained."""
+    return trainer.lightning_module
+
+
+@contextmanager
+def stepping(optimizer: Optimizer, step: Callable[..., Any]) -> Iterator[None]:
+    """Within it, ``optimizer.step(closure)`` is ``step(original, closure)``."""
+    own = vars(optimizer)
+    before, original = own.get("step"), optimizer.step
+    own["step"] = lambda closure=None, **kwargs: step(original, closure)
+    try:
+        yield
+    finally:
+        if before is None:
+            del own["step"]
+        else:
+            own["step"] = before
+
+
+def install(trainer: Trainer, check: Callable[[Optimizer], None]) -> Callable[[], None] | None:
+    """Put the loop in its place.
+
+    Returns:
+        What ends it; None where another one is there already.
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    plain = epoch_loop.automatic_optimization
+    if isinstance(plain, ClosureLoop):
+        return None
+    loop = ClosureLoop(trainer, plain, check)
+    epoch_loop.automatic_optimization = loop
+
+    def release() -> None:
+        if epoch_loop.automatic_optimization is loop:
+            compat.give_progress(loop, plain)
+            epoch_loop.automatic_optimization = plain
+
+    return release

@@ -1,0 +1,348 @@
+"""What an evaluation of the loss may change beside gradients, and how it is put back."""
+
+from __future__ import annotations
+
+import operator
+import random
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, Dataset
+
+#: Tensors up to this size are compared as a whole.
+SMALL = 1 << 14
+#: Tensors from this size on are copied only when something writes to them.
+LARGE = 1 << 18
+#: So many evaluations of a model are watched for what writes to large tensors.
+_WATCHED = 2
+#: Longer lists are put back, but what lies in them is not.
+LONG = 256
+_DEPTH = 8
+_version, _schema = operator.attrgetter("_version"), operator.attrgetter("_schema")
+_ATOMS = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
+_LEFT_ALONE = (Trainer, Callback, LightningDataModule, Logger, Optimizer, Dataset, DataLoader)
+_FOREIGN = ("torch", "lightning", "lightning_fabric", "pytorch_lightning", "numpy", "torchzero_core", "tz_lightning")
+#: Attributes with which torch and Lightning run a module.
+_OWN = frozenset(vars(LightningModule())) - {"training"} | {"_compiler_ctx"}
+
+
+class Shadow:
+    """A tensor, what tells that it has changed, and its value where a copy was made.
+
+    Args:
+        tensor: the tensor.
+        copied: whether to copy it.
+        moving: whether it has changed in an evaluation before.
+    """
+
+    __slots__ = ("_mark", "_sample", "alias", "moving", "tensor", "value")
+
+    def __init__(self, tensor: Tensor, copied: bool, moving: bool) -> None:
+        self.tensor, self.moving = tensor, moving
+        self.value = tensor.detach().clone() if copied else None
+        self.alias = tensor.detach() if not copied and not is_lazy(tensor) else None  # where ``.data`` is assigned
+        self._mark = _mark(tensor)
+        sample = self._sampled()
+        self._sample = None if sample is None else sample.clone()
+
+    def fresh(self) -> bool:
+        """Whether the tensor is as it was."""
+        if is_lazy(self.tensor) or self._mark != _mark(self.tensor):
+            return False
+        sample = self._sampled()  # a change by way of ``.data`` leaves no mark
+        return sample is None or self._sample is None or torch.equal(sample, self._sample)
+
+    def _sampled(self) -> Tensor | None:
+        tensor = self.tensor
+        if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
+            return None
+        if tensor.numel() <= SMALL:
+            return tensor.detach()
+        per = max(2, int(256 ** (1 / tensor.dim())))
+        return tensor.detach()[tuple(slice(None, None, max(1, n // per)) for n in tensor.shape)]
+
+
+def _mark(tensor: Tensor) -> Any:
+    if is_lazy(tensor):
+        return None
+    version = None if tensor.is_inference() else _version(tensor)
+    return version, _pointer(tensor), tensor.shape
+
+
+def _pointer(tensor: Tensor) -> int | None:
+    return tensor.data_ptr() if tensor.layout is torch.strided else None
+
+
+def put(tensor: Tensor, value: Tensor) -> None:
+    """Give a tensor its value back, unnoticed by graphs that hold it."""
+    if tensor.layout is not torch.strided:
+        with torch.no_grad():
+            tensor.copy_(value)
+    elif tensor.shape != value.shape:
+        tensor.data = value.clone()
+    else:
+        tensor.data.copy_(value)
+
+
+class Things:
+    """All that can change and can be reached from some roots: containers, generators, arrays, tensors.
+
+    Args:
+        roots: modules, batches, or anything else.
+        without: ids of tensors that are none of it, such as the parameters that the optimizer moves.
+    """
+
+    def __init__(self, roots: Iterable[Any], without: frozenset[int]) -> None:
+        self.containers: list[tuple[Any, Any]] = []
+        self.attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self.generators: list[tuple[Any, Any]] = []
+        self.arrays: list[tuple[Any, Any]] = []
+        self.tensors: list[Tensor] = []
+        self._seen: dict[int, Any] = {}
+        self._without = without
+        for root in roots:
+            self._visit(root, 0)
+        self._seen.clear()
+
+    def _visit(self, value: Any, depth: int) -> None:
+        if isinstance(value, _ATOMS) or id(value) in self._seen or depth > _DEPTH:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, Tensor):
+            if id(value) not in self._without and value.device.type != "meta":
+                self.tensors.append(value)
+        elif isinstance(value, nn.Module):
+            self._visit_module(value, depth)
+        elif isinstance(value, dict):
+            self.containers.append((value, dict(value)))
+            self._visit_all(value.values(), depth)
+        elif isinstance(value, (list, deque, set)):
+            self.containers.append((value, list(value)))
+            self._visit_all(value, depth)
+        elif isinstance(value, tuple):
+            self._visit_all(value, depth)
+        elif isinstance(value, np.ndarray):
+            if value.nbytes <= SMALL * 8:
+                self.arrays.append((value, value.copy()))
+        elif (state := _generator_state(value)) is not None:
+            self.generators.append((value, state))
+        elif _is_a_user_s(value):
+            self.attributes.append((vars(value), dict(vars(value))))
+            self._visit_all(vars(value).values(), depth)
+
+    def _visit_all(self, values: Any, depth: int) -> None:
+        if len(values) <= LONG:
+            for value in values:
+                self._visit(value, depth + 1)
+
+    def _visit_module(self, module: nn.Module, depth: int) -> None:
+        own = vars(module)
+        for name in ("_buffers", "_parameters", "_modules"):
+            held = own[name]
+            if held:
+                self.containers.append((held, dict(held)))
+                for value in held.values():
+                    self._visit(value, 0)
+        if not type(module).__module__.startswith("torch.nn."):
+            attributes = {k: v for k, v in own.items() if k not in _OWN}
+            self.attributes.append((own, attributes))
+            for value in attributes.values():
+                self._visit(value, depth + 1)
+
+    def restore(self) -> None:
+        """Put everything but the tensors back."""
+        for container, content in self.containers:
+            _refill(container, content)
+        for own, attributes in self.attributes:
+            for name in [k for k in own if k not in attributes and k not in _OWN]:
+                del own[name]
+            for name, value in attributes.items():
+                if own.get(name, own) is not value:
+                    own[name] = value
+        for generator, state in self.generators:
+            _set_generator(generator, state)
+        for array, content in self.arrays:
+            array[...] = content
+
+
+def _is_a_user_s(value: Any) -> bool:
+    if isinstance(value, _LEFT_ALONE) or callable(value) or not hasattr(value, "__dict__"):
+        return False
+    return type(value).__module__.partition(".")[0] not in _FOREIGN and not isinstance(value, type(np))
+
+
+def _generator_state(value: Any) -> Any:
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator.state
+    return value.get_state() if isinstance(value, np.random.RandomState) else None
+
+
+def _set_generator(value: Any, state: Any) -> None:
+    if isinstance(value, random.Random):
+        value.setstate(state)
+    elif isinstance(value, np.random.Generator):
+        value.bit_generator.state = state
+    else:
+        value.set_state(state)
+
+
+def _refill(container: Any, content: Any) -> None:
+    if isinstance(container, dict):
+        if len(container) == len(content) and all(
+            k is j and v is w for (k, v), (j, w) in zip(container.items(), content.items(), strict=True)
+        ):
+            return
+        kind: Any = type(container) if type(container) in (OrderedDict, defaultdict) else dict
+        kind.clear(container)
+        kind.update(container, content)
+    elif len(container) != len(content) or any(a is not b for a, b in zip(container, content, strict=True)):
+        container.clear()
+        getattr(container, "update" if isinstance(container, set) else "extend")(content)
+
+
+class Randomness:
+    """The global random generators: torch's, of the device too, Python's, numpy's.
+
+    Args:
+        device: where the model is.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._states = (torch.get_rng_state(), random.getstate(), np.random.get_state())  # noqa: NPY002
+        self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self) -> None:
+        """Go back."""
+        torch.set_rng_state(self._states[0])
+        random.setstate(self._states[1])
+        np.random.set_state(self._states[2])  # noqa: NPY002
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(self._cuda, self._device)
+
+
+class Snapshot:
+    """Where an evaluation starts.
+
+    Args:
+        device: where the model is.
+        things: what there is.
+        shadows: of its tensors.
+    """
+
+    def __init__(self, device: torch.device, things: Things, shadows: list[Shadow]) -> None:
+        self.randomness, self.things, self.shadows = Randomness(device), things, shadows
+        self.values: list[tuple[Tensor, Tensor]] = []
+        self.moved: list[Tensor] = []
+
+    def look(self) -> None:
+        """After the evaluation: find the tensors that it has changed."""
+        moved = [s for s in self.shadows if not s.fresh()]
+        for shadow in moved:
+            shadow.moving = True
+            if shadow.value is None and shadow.alias is not None and _pointer(shadow.alias) != _pointer(shadow.tensor):
+                shadow.value = shadow.alias
+        self.moved = [s.tensor for s in moved]
+        self.values = [(s.tensor, s.value) for s in moved if s.value is not None]
+        self.shadows = []
+
+    def restore(self) -> None:
+        """Put everything back as it was at the start."""
+        self.things.restore()
+        for tensor, value in self.values:
+            put(tensor, value)
+
+
+class CopyOnWrite(TorchDispatchMode):
+    """Copies a tensor before an operation writes to its memory.
+
+    Args:
+        shadows: of the tensors.
+    """
+
+    def __init__(self, shadows: list[Shadow]) -> None:
+        super().__init__()
+        self._shadows: dict[int, list[Shadow]] = {}
+        for shadow in shadows:
+            self._shadows.setdefault(_storage(shadow.tensor), []).append(shadow)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at the arguments that the operation writes to."""
+        kwargs = kwargs or {}
+        for i, argument in enumerate(_schema(func).arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                written = args[i] if i < len(args) else kwargs.get(argument.name)
+                for tensor in written if isinstance(written, (list, tuple)) else [written]:
+                    if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
+                        for shadow in self._shadows.pop(_storage(tensor), ()):
+                            shadow.value = shadow.tensor.detach().clone()
+        return func(*args, **kwargs)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
+
+
+class Keeper:
+    """Takes snapshots, and remembers which tensors move, so that large ones that do not are not copied.
+
+    Args:
+        module: the model.
+        optimizer: whose parameters are not part of it.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
+        self._module = module
+        self._without = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
+        self._shadows: dict[int, Shadow] = {}
+        self._snapshots = 0
+
+    def snapshot(self, *roots: Any) -> Snapshot:
+        """Note what there is now, in the model and in ``roots``."""
+        things = Things([self._module, *roots], self._without)
+        shadows: dict[int, Shadow] = {}
+        for tensor in things.tensors:
+            known = self._shadows.get(id(tensor))
+            moving = known is not None and known.moving
+            copied = moving or is_lazy(tensor) or tensor.numel() < LARGE
+            if known is None or (copied and known.value is None) or not known.fresh():
+                known = Shadow(tensor, copied and not is_lazy(tensor), moving)
+            shadows[id(tensor)] = known
+        self._shadows = shadows
+        self._snapshots += 1
+        return Snapshot(_device(self._module), things, list(shadows.values()))
+
+    def watching(self, snapshot: Snapshot) -> Any:
+        """Within it, a large tensor is copied before something writes to it; only for a model's first evaluations.
+
+        One that is written to for the first time later is not put back between the evaluations of that step.
+        """
+        large = [s for s in snapshot.shadows if s.value is None and s.alias is not None]
+        return CopyOnWrite(large) if large and self._snapshots <= _WATCHED else nullcontext()
+
+    def end(self, starts: Iterable[Snapshot], *roots: Any) -> Snapshot:
+        """Note what there is now, with the tensors that have moved since ``starts``."""
+        snapshot = Snapshot(_device(self._module), Things([self._module, *roots], self._without), [])
+        moved = {id(t): t for start in starts for t in start.moved}
+        snapshot.moved = list(moved.values())
+        snapshot.values = [(t, t.detach().clone()) for t in snapshot.moved]
+        return snapshot
+
+
+def _device(module: nn.Module) -> torch.device:
+    device = getattr(module, "device", None)
+    return device if isinstance(device, torch.device) else torch.device("cpu")
