@@ -6,6 +6,7 @@ longer needed, and a state is updated where it lies.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
