@@ -190,6 +190,19 @@ def test_least_squares_are_not_asked_for_a_matrix_that_is_not_finite():
     assert solve_symmetric(matrix, torch.ones(2, dtype=F64)).isnan().all()
 
 
+@pytest.mark.parametrize(
+    "module",
+    [lambda: m.EMA(ema_init="update", dampening=1), lambda: m.HeavyBall(lerp=True, ema_init="zeros", debiased=True)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_of_a_step_leave_the_dtype_of_a_parameter_without_dimensions(module, dtype):
+    params, rows = make_params([()], dtype=dtype), make_params([(1,)], dtype=dtype)
+    run(tz.Modular(params, module(), m.LR(0.01)), params, 5)
+    run(tz.Modular(rows, module(), m.LR(0.01)), rows, 5)
+    assert params[0].dtype is dtype
+    assert params[0].item() == pytest.approx(rows[0].item(), rel=4 * torch.finfo(dtype).eps)
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "settings",

@@ -6,6 +6,7 @@ longer needed, and a state is updated where it lies.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,10 @@ class ForeachRunner(NumbersRunner):
             ]
         self.passes = program.compiled[key]
         cells = torch.zeros(max(1, len(plan.hosts)), dtype=torch.float64)
-        self.cells, self.cell_numbers = cells.unbind(), cells.numpy()
+        self.cells: Sequence[Any] = cells.unbind()
+        self.cell_numbers = cells.numpy()
+        # Beside a tensor without dimensions another one is no mere number: its dtype would be that of the result.
+        self.no_cells = any(not t.ndim for t in data) and data[0].dtype is not torch.float64
         self.uses_cells = any(sweep is not None and sweep.uses_cells for _, _, sweep in self.passes)
         self.chunks = _chunks(data, CPU_PIECE if cpu else GPU_PIECE, split=bucket.dense and not program.slices)
         self.whole_tensors = all(part is None for chunk in self.chunks for _, part in chunk)
@@ -84,7 +88,9 @@ class ForeachRunner(NumbersRunner):
     def begin(self, given: Given, loss: Tensor | None) -> None:
         """Take what this step works on."""
         super().begin(given, loss)
-        if self.uses_cells:
+        if self.no_cells:
+            self.cells = self.hosts
+        elif self.uses_cells:
             self.cell_numbers[:] = self.hosts
         if self.by_memory:
             self.conform()
