@@ -16,7 +16,7 @@ from torch import Tensor
 from ...lang.graph import Kind, Place, Storage, Value
 from ...lang.ops import AMAX
 from ..bucket import Bucket
-from ..numbers import doubles, write_numbers
+from ..numbers import doubles, real, write_numbers
 from ..numbers_runner import NumbersRunner
 from ..plan import Pass
 from ..program import Program
@@ -67,7 +67,7 @@ class ForeachRunner(NumbersRunner):
                 for here in plan.passes
             ]
         self.passes = program.compiled[key]
-        cells = torch.zeros(max(1, len(plan.hosts)), dtype=torch.float64)
+        cells = torch.zeros(max(1, len(plan.hosts)), dtype=real(data[0].dtype))
         self.cells: Sequence[Any] = cells.unbind()
         self.cell_numbers = cells.numpy()
         # Beside a tensor without dimensions another one is no mere number: its dtype would be that of the result.

@@ -91,8 +91,8 @@ class Writer:
 
     Values per element and per slice are lists ``n<i>`` of tensors. So are numbers per tensor, and a global number is a
     0-d tensor, unless the host has the numbers: then they are lists of floats and floats. ``H`` holds host numbers, and
-    ``C``, where :attr:`cells` says so, the same as 0-d tensors: torch makes a tensor of a number for each tensor of a
-    list, which costs more than the arithmetic on a small one.
+    ``C``, where :attr:`cells` says so, the same as 0-d tensors: torch multiplies small tensors by one of their own
+    dtype in a third of the time that it takes with a number.
 
     Args:
         plan: the plan.
@@ -148,7 +148,7 @@ class Writer:
             if op in LERP and any(a is first for a in operands[1:]):
                 first = None  # x·x in place is fine, a lerp towards itself is not
             last = args[-1]
-            if self.cells and op in TAKES_TENSOR and isinstance(operands[-1], Number) and not operands[0].mask:
+            if self.cells and op is MUL and isinstance(operands[-1], Number) and not operands[0].mask:
                 last, self.uses_cells = f"C[{self.plan.hosts[operands[-1]]}]", True
             if letters[-1] == "G" and op not in TAKES_TENSOR:
                 last = f"[{last}] * len({args[0]})"
