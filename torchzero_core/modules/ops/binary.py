@@ -315,7 +315,7 @@ class Lerp(BinaryOperation):
 
 
 class CopySign(BinaryOperation):
-    """u ← |u|·sign(other): 0 where other is 0.
+    """``u ← |u|·sign(other)``: 0 where other is 0.
 
     Args:
         other: a number, a module that gets the update, or a list of modules.
@@ -336,7 +336,7 @@ class CopySign(BinaryOperation):
 
 
 class RCopySign(BinaryOperation):
-    """u ← |other|·sign(u): 0 where u is 0. ``CopyMagnitude`` is another name of it.
+    """``u ← |other|·sign(u)``: 0 where u is 0. ``CopyMagnitude`` is another name of it.
 
     Args:
         other: a number, a module that gets the update, or a list of modules.

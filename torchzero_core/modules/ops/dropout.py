@@ -50,7 +50,7 @@ class Dropout(Transform):
 
 
 class NoiseSign(Transform):
-    """Random sizes with the signs of the update: u ← alpha·|noise|·sign(u).
+    """Random sizes with the signs of the update: u ← ``alpha·|noise|·sign(u)``.
 
     Args:
         distribution: of the noise, whose variance is 1: "normal" (or "gaussian"), "uniform", "rademacher" (±1).

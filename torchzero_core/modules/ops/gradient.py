@@ -7,7 +7,7 @@ from ...lang import Operand, Value
 
 
 class GradSign(Transform):
-    """The sizes of the update with the signs of the gradient: u ← |u|·sign(g).
+    """The sizes of the update with the signs of the gradient: u ← ``|u|·sign(g)``.
 
     Behind Adam it makes Grams.
 
@@ -33,7 +33,7 @@ class GradSign(Transform):
 
 
 class UpdateSign(Transform):
-    """The sizes of the gradient with the signs of the update: u ← |g|·sign(u).
+    """The sizes of the gradient with the signs of the update: u ← ``|g|·sign(u)``.
 
     Args:
         target: what gives the signs.
@@ -163,7 +163,7 @@ class GraftToParams(_Graft):
 
 
 class Relative(Transform):
-    """Makes the update relative to the size of each parameter: u ← u·max(|p|, min_value).
+    """Makes the update relative to the size of each parameter: u ← ``u·max(|p|, min_value)``.
 
     Args:
         min_value: the least size.

@@ -50,7 +50,7 @@ class Sign(Transform):
 
 
 class Abs(Transform):
-    """u ← |u|.
+    """``u ← |u|``.
 
     Args:
         target: what it is applied to.

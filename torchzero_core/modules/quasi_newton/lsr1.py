@@ -14,7 +14,7 @@ from .pairs import PairMethod, by_age
 class LSR1(PairMethod):
     """Limited-memory symmetric rank one: the direction H·u with H = I + Σ wₖwₖ'/wₖ'yₖ over the last pairs (s, y).
 
-    wₖ = sₖ − Hₖyₖ, with Hₖ made of the pairs before. Terms with |wₖ'yₖ| ≤ tol·‖wₖ‖‖yₖ‖ are left out. H need not be
+    wₖ = sₖ − Hₖyₖ, with Hₖ made of the pairs before. Terms with abs(wₖ'yₖ) ≤ tol·‖wₖ‖‖yₖ‖ are left out. H need not be
     positive definite, so a direction may point uphill; when a step has not moved the parameters, as a search does not
     then, all pairs are forgotten. The first direction is u itself.
 

@@ -12,7 +12,7 @@ from .base import QuasiNewtonH
 
 
 class RankOne(QuasiNewtonH):
-    """Base class of the methods H ← H + (s − Hy)c'/c'y, which differ in c alone; skipped when |c'y| ≤ tol·‖c‖‖y‖.
+    """Base class of the methods H ← H + (s − Hy)c'/c'y, which differ in c alone; skipped when abs(c'y) ≤ tol·‖c‖‖y‖.
 
     After the update Hy = s, whatever c is. A subclass defines :meth:`covector`.
     """
@@ -152,7 +152,7 @@ class Greenstadt2(RankOne):
 
 
 class ColumnUpdatingMethod(RankOne):
-    """Changes one column of H: H[:, j] ← H[:, j] + (s − Hy)/yⱼ with j = argmax|y|.
+    """Changes one column of H: H[:, j] ← H[:, j] + (s − Hy)/yⱼ with j = argmax abs(y).
 
     H is not symmetric, so a direction may point uphill.
 
@@ -218,7 +218,7 @@ class Pearson(RankOne):
 
 
 class SR1(RankOne):
-    """Symmetric rank one: H ← H + zz'/z'y with z = s − Hy, skipped when |z'y| ≤ tol·‖z‖‖y‖.
+    """Symmetric rank one: H ← H + zz'/z'y with z = s − Hy, skipped when abs(z'y) ≤ tol·‖z‖‖y‖.
 
     H need not be positive definite, so a direction may point uphill; it learns negative curvature where there is some.
 

@@ -13,8 +13,8 @@ from .base import Array, Bound, Objective, Wrapper, required
 class NLOptOptimizer(Wrapper):
     """An algorithm of NLOpt as an optimizer: one step is one whole minimisation.
 
-    Algorithms whose name begins with "LD_" or "GD_" use gradients, the others only losses. A start outside the bounds
-    is moved to them first. The parameters end at the lowest point that was evaluated.
+    Algorithms whose name begins with ``LD_`` or ``GD_`` use gradients, the others only losses. A start outside the
+    bounds is moved to them first. The parameters end at the lowest point that was evaluated.
 
     Args:
         params: tensors or groups; groups may have their own ``lb`` and ``ub``.
