@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,3 +74,36 @@ class StepPoint:
                 raise RuntimeError(self.no_graph)
             taken = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, taken, strict=True)]
+
+
+def number_of(loss: Any, var: Var) -> Tensor:
+    """A loss that a closure returned, the same on all ranks.
+
+    Args:
+        loss: what the closure returned.
+        var: the step.
+    """
+    number = torch.as_tensor(loss).detach()
+    return number if var.modular is None else var.modular.distributed.mean_loss(number)
+
+
+def loss_after(var: Var, update: list[Tensor], scratch: str) -> float:
+    """The loss where an update leads, infinite where it is not finite; the parameters are put back bit for bit.
+
+    Args:
+        var: the step.
+        update: what is subtracted from the parameters.
+        scratch: the name of the memory in which the parameters are kept meanwhile.
+    """
+    assert var.closure is not None
+    start = var.scratch(scratch)
+    data = [p.detach() for p in var.params]  # to be written whether gradients are on or off
+    torch._foreach_copy_(start, data)
+    if var.modular is not None:
+        var.modular.transaction.lend(data, start)
+    try:
+        torch._foreach_sub_(data, update)
+        loss = float(number_of(var.closure(False), var))
+        return loss if math.isfinite(loss) else math.inf
+    finally:
+        torch._foreach_copy_(data, start)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...core import Positive, Var
+from ...core.point import number_of
 from .base import ApproximationTarget, GradApproximator
 from .formulas import Formula, formula
-from .randomized import number_of
 
 
 class FDM(GradApproximator):

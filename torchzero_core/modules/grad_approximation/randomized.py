@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core import Beta, Count, Positive, Seed, Var
 from ...core.evaluate import uniform_settings
+from ...core.point import number_of
 from .base import ApproximationTarget, GradApproximator
 from .directions import Directions, Distribution, Kept, Seeded, draw_
 from .formulas import Formula, formula
@@ -145,17 +146,6 @@ class RandomizedFDM(RandomDirections):
         average(directions, buffers, [[d / h for h in lengths] for d in differences])
         estimate = torch.stack(seen).mean() if seen else None
         return buffers, loss, estimate
-
-
-def number_of(loss: Any, var: Var) -> Tensor:
-    """A loss that a closure returned, the same on all ranks.
-
-    Args:
-        loss: what the closure returned.
-        var: the step.
-    """
-    number = torch.as_tensor(loss).detach()
-    return number if var.modular is None else var.modular.distributed.mean_loss(number)
 
 
 def average(directions: Directions, out: list[Tensor], slopes: Sequence[Sequence[Tensor]]) -> None:

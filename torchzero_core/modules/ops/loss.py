@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...core import Context, Finite, Module, NonNegative, Transform, Var
 from ...core.evaluate import uniform_settings
+from ...core.point import loss_after, number_of
 from ...lang import Operand, Value
 
 
@@ -148,26 +147,7 @@ class NegateOnLossIncrease(Module):
         if not var.params:
             return var
         update, backtrack = var.get_update(), uniform_settings(self, var.params)["backtrack"]
-        before, after = self._number(var.get_loss(), var), self._loss_after(update, var)
+        before, after = float(number_of(var.get_loss(), var)), loss_after(var, update, f"{self.path}.start")
         if after > before or not math.isfinite(after):
             torch._foreach_neg_(update) if backtrack else torch._foreach_zero_(update)
         return var
-
-    def _loss_after(self, update: list[Tensor], var: Var) -> float:
-        """The loss at p − u; the parameters are exactly what they were afterwards."""
-        assert var.closure is not None
-        start = var.scratch(f"{self.path}.start")
-        data = [p.detach() for p in var.params]  # to be written whether gradients are on or off
-        torch._foreach_copy_(start, data)
-        if var.modular is not None:
-            var.modular.transaction.lend(data, start)
-        try:
-            torch._foreach_sub_(data, update)
-            return self._number(var.closure(False), var)
-        finally:
-            torch._foreach_copy_(data, start)
-
-    def _number(self, loss: Any, var: Var) -> float:
-        if isinstance(loss, Tensor) and var.modular is not None:
-            loss = var.modular.distributed.mean_loss(loss.detach())
-        return float(loss)

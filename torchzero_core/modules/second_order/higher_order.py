@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core import Count, OpenFraction, Positive, Var
 from ...core.declare import Range
 from ...core.evaluate import uniform_settings
-from ...core.point import StepPoint
+from ...core.point import StepPoint, loss_after
 from ...core.vector_method import Unit, VectorMethod
 from ...linalg import jacobian
 
@@ -132,7 +132,7 @@ class HigherOrderNewton(VectorMethod):
         """Make the step if it lowers the loss, and fit the trust region."""
         polynomial, h, state = unit.given, unit.settings, unit.state
         expected = -polynomial((-direction).to("cpu", torch.float64))[0]
-        actual = polynomial.loss - _loss_after(polynomial.var, unit.tensors(direction))
+        actual = polynomial.loss - loss_after(polynomial.var, unit.tensors(direction), f"{self.path}.start")
         better = math.isfinite(actual) and actual > 0
         if h["trust_method"] != "none":
             fits = better and expected <= h["trust_tol"] * actual
@@ -164,23 +164,6 @@ class HigherOrderNewton(VectorMethod):
         options = dict(ftol=1e-14, gtol=1e-10, maxiter=1000)
         found = optimize.minimize(model, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         return torch.from_numpy(found.x)
-
-
-def _loss_after(var: Var, update: list[Tensor]) -> float:
-    """The loss where an update leads, infinite where it is not finite; the parameters are put back."""
-    data = [p.detach() for p in var.params]  # to be written whether gradients are on or off
-    start = [p.clone() for p in data]
-    if var.modular is not None:
-        var.modular.transaction.lend(data, start)
-    assert var.closure is not None
-    try:
-        torch._foreach_sub_(data, update)
-        loss = var.closure(False)
-        number = torch.as_tensor(loss).detach()
-        number = number if var.modular is None else var.modular.distributed.mean_loss(number)
-        return float(number) if bool(number.isfinite()) else math.inf
-    finally:
-        torch._foreach_copy_(data, start)
 
 
 def _scipy() -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core import Beta, Child, Count, Module, OpenFraction, Positive, Range, Var
 from ...core.evaluate import kept_grads, uniform_settings
-from ...core.point import StepPoint
+from ...core.point import StepPoint, number_of
 from ...core.vector_method import Curvature, Unit, VectorMethod, units_of
 from ...linalg import DenseOperator, hessian
 
@@ -140,7 +140,7 @@ class TrustMethod(Module):
         if model is None:
             var.info.step_size, var.info.status = 0.0, NO_GRADIENT
             return var
-        unit, loss = model.unit, _number(var.get_loss(), var)
+        unit, loss = model.unit, float(number_of(var.get_loss(), var))
         step, status = None, NOT_FINITE
         if math.isfinite(loss) and bool(unit.largest((~model.g.isfinite()).any().float()) == 0):
             self.begin(model)
@@ -220,7 +220,7 @@ class TrustMethod(Module):
         try:
             torch._foreach_sub_(params, unit.tensors(-step))
             with kept_grads(everything):
-                loss = _number(var.closure(backward), var)
+                loss = float(number_of(var.closure(backward), var))
         finally:
             torch._foreach_copy_(params, start)
         return loss if math.isfinite(loss) else math.inf
@@ -290,11 +290,6 @@ def to_boundary(model: Model, start: Tensor, along: Tensor, radius: float) -> tu
         return 0.0, 0.0
     low, high = sorted((-far / (2 * a), -2 * c / far))
     return low, high
-
-
-def _number(loss: Any, var: Var) -> float:
-    loss = torch.as_tensor(loss).detach()
-    return float(loss if var.modular is None else var.modular.distributed.mean_loss(loss))
 
 
 def _eps(var: Var) -> float:
