@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ...core import Count, Positive, Var
+from ...core.packages import required
 from .base import LineSearch
 from .scalar import NO_DECREASE
 
@@ -53,7 +54,7 @@ class ScipyMinimizeScalar(LineSearch):
     options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _scipy()
+        required("scipy.optimize", "scipy", "ScipyMinimizeScalar")
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         super().check_settings(settings)
@@ -72,7 +73,7 @@ class ScipyMinimizeScalar(LineSearch):
 
     def search(self, update: list[Tensor], var: Var) -> float:
         """The best step size that scipy has seen; 0 where none is better than staying."""
-        optimize = _scipy()
+        optimize = required("scipy.optimize", "scipy", "ScipyMinimizeScalar")
         h, phi = self.common_settings(var), self.make_objective(var)
         options = dict(h["options"] or {})
         if h["maxiter"] is not None:
@@ -97,11 +98,3 @@ class ScipyMinimizeScalar(LineSearch):
                 raise
         alpha = phi.best.alpha
         return alpha if alpha != 0 else self.fail(NO_DECREASE)
-
-
-def _scipy() -> Any:
-    try:
-        from scipy import optimize
-    except ImportError as error:
-        raise ImportError("ScipyMinimizeScalar needs scipy: pip install torchzero-core[scipy].") from error
-    return optimize

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...core import Count, OpenFraction, Positive, Var
 from ...core.declare import Range
 from ...core.evaluate import uniform_settings
+from ...core.packages import required
 from ...core.point import StepPoint, loss_after
 from ...core.vector_method import Unit, VectorMethod
 from ...linalg import jacobian
@@ -96,7 +97,7 @@ class HigherOrderNewton(VectorMethod):
     def __post_init__(self) -> None:
         if self.defaults["de_iters"] is not None and self.defaults["trust_method"] != "bounds":
             raise ValueError("HigherOrderNewton: de_iters searches a box, so it needs trust_method='bounds'.")
-        _scipy()
+        required("scipy.optimize", "scipy", "HigherOrderNewton")
 
     def prepare(self, var: Var) -> _Taylor:
         """Loss and derivatives of the step."""
@@ -144,7 +145,7 @@ class HigherOrderNewton(VectorMethod):
         return direction if better else torch.zeros_like(direction)
 
     def _minimum(self, polynomial: _Taylor, h: Any, size: float) -> Tensor:
-        optimize = _scipy()
+        optimize = required("scipy.optimize", "scipy", "HigherOrderNewton")
         method, n = h["trust_method"], polynomial.derivatives[0].numel()
         bounds = [(-size, size)] * n if method == "bounds" else None
 
@@ -164,13 +165,3 @@ class HigherOrderNewton(VectorMethod):
         options = dict(ftol=1e-14, gtol=1e-10, maxiter=1000)
         found = optimize.minimize(model, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         return torch.from_numpy(found.x)
-
-
-def _scipy() -> Any:
-    try:
-        from scipy import optimize
-    except ImportError as error:
-        raise ImportError(
-            "HigherOrderNewton minimises its polynomial by scipy: pip install torchzero-core[scipy]."
-        ) from error
-    return optimize

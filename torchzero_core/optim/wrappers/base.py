@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -21,26 +20,6 @@ from ...linalg.vector import flatten, unflatten
 Array: TypeAlias = NDArray[np.float64]
 #: A bound of parameters: one number, or an array or tensor of their shape. None: none.
 Bound: TypeAlias = float | NDArray[Any] | Tensor | None
-
-
-def required(module: str, extra: str, who: str) -> Any:
-    """An optional package.
-
-    Args:
-        module: what to import.
-        extra: the extra that installs it.
-        who: asks.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.split(".")[0]
-        raise ImportError(
-            f"{who} needs {package}, which is not installed: pip install 'torchzero-core[{extra}]'."
-        ) from error
 
 
 class Objective:

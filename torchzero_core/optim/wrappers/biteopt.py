@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import Bound, Objective, Wrapper, required
+from ...core.packages import required
+from .base import Bound, Objective, Wrapper
 
 
 class BiteOptOptimizer(Wrapper):

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Array, Bound, Objective, Wrapper, required
+from ...core.packages import required
+from .base import Array, Bound, Objective, Wrapper
 
 #: Nevergrad warns of larger losses.
 LARGEST = 1e20

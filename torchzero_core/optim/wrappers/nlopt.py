@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import Array, Bound, Objective, Wrapper, required
+from ...core.packages import required
+from .base import Array, Bound, Objective, Wrapper
 
 
 class NLOptOptimizer(Wrapper):

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import Array, Bound, Objective, Wrapper, required, seed_or_drawn
+from ...core.packages import required
+from .base import Array, Bound, Objective, Wrapper, seed_or_drawn
 
 #: What scipy's methods make use of. It warns of, or ignores, what a method does not.
 TAKE_GRADIENT = {
