@@ -260,8 +260,8 @@ def adafactor(lr: float = 1e-2, weight_decay: float = 0.0, beta2_decay: float = 
         beta2_decay: the power with which averages grow longer.
         d: the largest root mean square of a step that is not clipped.
     """
-    decay = [m.DirectWeightDecay(weight_decay)] if weight_decay else []
-    return [*decay, m.Adafactor(lr, beta2_decay, d=d)]
+    decay = [m.DirectWeightDecay(weight_decay)] if weight_decay else []  # behind: the scale is of the weights before
+    return [m.Adafactor(lr, beta2_decay, d=d), *decay]
 
 
 def lion(lr: float = 1e-4, beta1: float = 0.9, beta2: float = 0.99, weight_decay: float = 0.1) -> list[Module]:

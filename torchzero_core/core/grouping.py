@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .kinds import KINDS, kinds
+from .kinds import KINDS, is_bias, kinds
 from .near import did_you_mean, near
 
 
@@ -30,7 +30,7 @@ class Groups(list[dict[str, Any]]):
 
 
 def groups(
-    model: nn.Module,
+    model: nn.Module | Iterable[tuple[str, Tensor]],
     settings: Mapping[str, Mapping[str, Any]],
     params: Iterable[Tensor] | None = None,
 ) -> Groups:
@@ -48,7 +48,7 @@ def groups(
     optimizer refuses those that no module knows.
 
     Args:
-        model: the model.
+        model: the model, or names and parameters, of which only ``biases`` is a kind that can be told.
         settings: for each key the settings of its parameters.
         params: only these, where not all parameters of the model are optimized.
 
@@ -70,12 +70,15 @@ def groups(
         >>> optimizer = tz.Modular(found, *tz.recipes.adamw(lr=1e-3))
     """
     if not isinstance(settings, Mapping):
-        raise TypeError(f"groups are settings by name or kind, as in {{'norms': {{'weight_decay': 0}}}}, not {settings!r}.")
+        raise TypeError(
+            f"groups are settings by name or kind, as in {{'norms': {{'weight_decay': 0}}}}, not {settings!r}.")
     wanted = None if params is None else set(map(id, params))
-    named = [(name, p) for name, p in model.named_parameters() if wanted is None or id(p) in wanted]
+    every = list(model.named_parameters() if isinstance(model, nn.Module) else model)
+    named = [(name, p) for name, p in every if wanted is None or id(p) in wanted]
     if wanted is not None and len(named) < len(wanted):
-        raise ValueError(f"{len(wanted) - len(named)} of the parameters do not belong to the model {type(model).__name__}.")
-    of_kind = kinds(model)
+        raise ValueError(f"{len(wanted) - len(named)} of the parameters do not belong to the model.")
+    named_biases = {"biases": [name for name, _ in named if is_bias(name)]}
+    of_kind = kinds(model) if isinstance(model, nn.Module) else named_biases
     fitting: dict[str, list[str]] = {name: [] for name, _ in named}
     for key, values in settings.items():
         if not isinstance(values, Mapping):
@@ -120,6 +123,8 @@ def _fitting(key: str, names: list[str], of_kind: Mapping[str, list[str]]) -> li
             there = ", ".join(kind for kind, members in of_kind.items() if members) or "none of the kinds"
             raise ValueError(f"groups: the model has no {key}; it has {there}.")
         return found
+    if key in KINDS:
+        raise ValueError(f"groups: which parameters are {key} only the model says, and names alone were given.")
     if key.startswith("re:"):
         try:
             pattern = re.compile(key[3:])

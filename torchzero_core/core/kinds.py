@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
@@ -42,9 +41,13 @@ def _norms(model: nn.Module) -> list[Tensor]:
     return [p for p in own if is_lazy(p) or p.ndim <= 1]
 
 
+def is_bias(name: str) -> bool:
+    """Whether a name is that of a bias, such as ``bias``, ``in_proj_bias``, ``bias_hh_l0``."""
+    return "bias" in name.removesuffix(".original").rsplit(".", 1)[-1].split("_")
+
+
 def _biases(model: nn.Module) -> list[Tensor]:
-    named = model.named_parameters(remove_duplicate=False)
-    return [p for name, p in named if "bias" in re.split(r"[._]", name.removesuffix(".original").rsplit(".", 1)[-1])]
+    return [p for name, p in model.named_parameters(remove_duplicate=False) if is_bias(name)]
 
 
 #: The kinds by name.
