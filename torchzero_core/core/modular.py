@@ -12,6 +12,7 @@ from torch.autograd import profiler
 from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..distributed import Reductions
+from ..engine import Segment
 from ..engine.params import Params
 from . import checkpoint, show
 from .advice import advise, order
@@ -182,6 +183,8 @@ class Modular(ModuleHome, Optimizer):
     def _step_without_grad(self, closure: Closure | None) -> Any:
         whole = self.refresh()
         params: Params = self.all_params
+        if closure is None and whole.repeatable is not None and self._repeated(whole.repeatable):
+            return None
         if closure is None and whole.needy is not None and asks_for_state(self.param_groups, self.state):
             return self._blank_step()
         if closure is None:
@@ -198,6 +201,8 @@ class Modular(ModuleHome, Optimizer):
         if whole.foreign or self._proven is not self._params or (whole.evaluates and closure is not None):
             self.transaction.begin(self.state, thorough=whole.thorough)
         if closure is None:
+            if var.grad is not None and var.params is self._params:
+                self._params.note_grads(var.grad)
             self.last_step = whole.run(var, self, None).info
         else:
             try:
@@ -206,10 +211,25 @@ class Modular(ModuleHome, Optimizer):
                 var.let_go()
                 counted.close()
         self._proven = self._params
-        self.current_step += 1
-        if params:
-            self.first_state()["Modular.step"] = self.current_step
+        self._count()
         return None if closure is None else self.last_step.loss
+
+    def _repeated(self, rules: Segment) -> bool:
+        """Whether a step has been made that differs from the one before in nothing but numbers, as most do."""
+        params = self._params
+        if params is None or self._proven is not params:
+            return False
+        grads = [p.grad for p in params]
+        if not params.grads_as_before(grads) or not rules.repeat(params, grads):  # type: ignore[arg-type]
+            return False
+        self.last_step = StepInfo()
+        self._count()
+        return True
+
+    def _count(self) -> None:
+        self.current_step += 1
+        if self.all_params:
+            self.first_state()["Modular.step"] = self.current_step
 
     def forget_evaluations(self) -> None:
         """Let the next step evaluate a deterministic closure anew, although nothing has changed since."""
