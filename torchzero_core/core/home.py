@@ -77,6 +77,9 @@ class Home(EngineHome, Protocol):
     def return_grads(self) -> None:
         """Put the user's gradients back."""
 
+    def evaluated(self) -> None:
+        """The closure has been called for the first time in this step, and may have changed settings."""
+
     def adopt(self, child: Any, parent: Any, name: str) -> None:
         """Make a module and its children part of this optimizer."""
 

@@ -67,7 +67,8 @@ class WholeChain:
         if not transaction.active:
             if counted is not None:
                 var.get_grad()
-            transaction.seal()
+            if not transaction.active:  # the closure may have changed a setting that nobody has looked at yet
+                transaction.seal()
         var = run_stages(self.stages, var)
         if not var.skip_update:
             if var.loss_approx is None and counted is not None and not counted.gave_none:
