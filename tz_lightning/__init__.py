@@ -14,15 +14,19 @@ from .chain import ModularChain
 from .cli import ModularCLI
 from .closure import ClosureModule, ClosureOptimization, closure_step
 from .reevaluation import is_reevaluation
+from .schedule import LRSchedulerCallback, Ramp, WarmupCosine
 from .stop import StopWhen
 
 __all__ = [
     "ClosureModule",
     "ClosureOptimization",
+    "LRSchedulerCallback",
     "ModularCLI",
     "ModularChain",
+    "Ramp",
     "StopWhen",
     "UpdateNormMonitor",
+    "WarmupCosine",
     "closure_step",
     "is_reevaluation",
 ]
