@@ -113,6 +113,6 @@ def bit_sum(tensor: Tensor) -> Tensor:
     words = flat.view(word) if width <= 8 else torch.view_as_real(flat).reshape(-1).view(torch.int64)
     total = torch.zeros((), dtype=torch.int64, device=flat.device)
     for part in words.split(1 << 22):  # in pieces, since each word becomes eight bytes
-        places = torch.arange(1, 2 * len(part), 2, device=part.device)
+        places = 2 * torch.arange(len(part), device=part.device) + 1
         total = total * 31 + (part.to(torch.int64) * places).sum()
     return total

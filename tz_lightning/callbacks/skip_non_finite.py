@@ -19,6 +19,8 @@ from .. import loop
 from .hooks import log, prefixes
 from .norms import dense, has_norm
 
+#: Buffers from this size on are copied only when something has written to them.
+LARGE = 1 << 16
 _version = operator.attrgetter("_version")
 
 
@@ -113,8 +115,8 @@ class SkipNonFinite(Callback):
             rank_zero_warn(f"SkipNonFinite: {what} is not finite, so the step{of} was left out. It is the first one.")
         if self.limit is not None and self._in_a_row >= self.limit and self.on_limit == "raise":
             raise NonFiniteError(
-                f"SkipNonFinite: {what} was not finite, for the {self._in_a_row}th step in a row. The parameters are "
-                "those of before. Look at the data, lower the learning rate, or clip the gradient; with "
+                f"SkipNonFinite: {self._in_a_row} steps in a row were left out, the last one because {what} is not "
+                "finite. The parameters are those of before. Look at the data, lower the learning rate, or clip the gradient; with "
                 "torch.autograd.detect_anomaly() torch says where the first such number comes from."
             )
 
@@ -244,7 +246,8 @@ class _Guard:
 class _Buffers:
     """What the buffers of a model were before a batch.
 
-    A buffer that nothing has written to is copied once.
+    Large ones that nothing has written to are copied once. Small ones are copied each time: batch normalisation writes
+    to its statistics without a mark.
 
     Args:
         module: the model.
@@ -259,19 +262,22 @@ class _Buffers:
         before, self._kept = self._kept, {}
         for buffer in self._module.buffers():
             known, mark = before.get(id(buffer)), _mark(buffer)
-            if known is None or known[0] is not buffer or known[1] != mark:
+            if known is None or known[0] is not buffer or known[1] != mark or mark is None:
                 known = (buffer, mark, buffer.detach().clone())
             self._kept[id(buffer)] = known
 
     def put_back(self) -> None:
         """Give them their values back."""
         for key, (buffer, mark, value) in self._kept.items():
-            if _mark(buffer) != mark and buffer.shape == value.shape:
+            if (mark is None or _mark(buffer) != mark) and buffer.shape == value.shape:
                 buffer.data.copy_(value)
                 self._kept[key] = buffer, _mark(buffer), value
 
 
 def _mark(tensor: Tensor) -> Any:
+    """What tells that a large tensor has changed; None for a small one."""
+    if tensor.numel() < LARGE:
+        return None
     version = None if tensor.is_inference() else _version(tensor)
     return version, tensor.data_ptr() if tensor.layout is torch.strided else None
 
