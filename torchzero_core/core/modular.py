@@ -25,7 +25,7 @@ from .module import Chain, Module, Modules, as_module
 from .module_home import ModuleHome
 from .naming import adopt, check_free, release
 from .var import Var
-from .watch import WatchHandle
+from .watch import AfterEach, Look, Watcher, WatchHandle
 
 
 class Modular(ModuleHome, Optimizer):
@@ -198,7 +198,8 @@ class Modular(ModuleHome, Optimizer):
             params = params.part([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
             var.closure = counted = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
-        if whole.foreign or self._proven is not self._params or (whole.evaluates and closure is not None):
+        evaluates = whole.evaluates and closure is not None
+        if whole.foreign or self._proven is not self._params or evaluates or len(self.watchers):
             self.transaction.begin(self.state, thorough=whole.thorough)
         if closure is None:
             if var.grad is not None and var.params is self._params:
@@ -217,7 +218,7 @@ class Modular(ModuleHome, Optimizer):
     def _repeated(self, rules: Segment) -> bool:
         """Whether a step has been made that differs from the one before in nothing but numbers, as most do."""
         params = self._params
-        if params is None or self._proven is not params:
+        if params is None or self._proven is not params or self.watchers:
             return False
         grads = [p.grad for p in params]
         if not params.grads_as_before(grads) or not rules.repeat(params, grads):  # type: ignore[arg-type]
@@ -309,16 +310,17 @@ class Modular(ModuleHome, Optimizer):
         self.drop_params()
 
     # -- looking at it -----------------------------------------------------------------------------------------------
-    def watch(self, fn: Callable[[str, list[Tensor]], None]) -> WatchHandle:
+    def watch(self, fn: Look | Watcher) -> WatchHandle:
         """Call ``fn(path, update)`` after each module of the chain; the chain runs unfused while it is watched.
 
         Args:
-            fn: gets the module's path and the update after it, to read and not to keep.
+            fn: gets the module's path and the update after it, to read and not to keep. Or an object that sees more,
+                see :class:`~torchzero_core.core.watch.Watcher`.
 
         Returns:
             A handle whose ``remove()`` ends it.
         """
-        return WatchHandle(self.watchers, fn)
+        return self.watchers.add(AfterEach(fn) if callable(fn) else fn)
 
     def summary(self) -> str:
         """The chain as a tree: each module with its settings and the bytes of its state."""
