@@ -72,6 +72,23 @@ def test_residuals_are_not_to_be_had_in_a_projection(around, method):
     assert same(bits([p]), before) and not any(optimizer.state.values())
 
 
+@pytest.mark.parametrize("method", [lambda: tz.m.GaussNewton(), lambda: tz.m.LevenbergMarquardt()])
+def test_residuals_are_not_to_be_had_behind_an_approximation(method):
+    p = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimizer = tz.Modular([p], tz.m.FDM(), method())
+    with pytest.raises(RuntimeError, match=r"needs the residuals themselves.*a gradient approximation"):
+        optimizer.step(lambda backward=True: (p**2).sum())
+    assert p.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("method", [lambda: tz.m.GaussNewton(), lambda: tz.m.LevenbergMarquardt()])
+def test_residuals_of_something_else_move_nothing(method):
+    p, other = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    optimizer = tz.Modular([p], method(), tz.m.LR(0.5))
+    assert optimizer.step(lambda backward=True: other * 2).item() == 8.0
+    assert p.tolist() == [1.0, 1.0]
+
+
 def residuals(params):
     return torch.cat([(p**2 - 2 - i).reshape(-1) for i, p in enumerate(params)])
 

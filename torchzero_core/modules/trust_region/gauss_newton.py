@@ -63,17 +63,17 @@ class GaussNewton(VectorMethod):
             raise RuntimeError(f"{self.path} has to evaluate the residuals: call optimizer.step(closure).")
         if not hasattr(var.closure, "residuals"):
             raise RuntimeError(
-                f"{self.path} needs the residuals themselves, and the space or the module that it stands in has a "
-                "closure of the loss only: put it first in the chain of the optimizer, outside of projections, or use "
-                "LBFGS."
+                f"{self.path} needs the residuals themselves, and what stands around it or before it, such as a "
+                "projection or a gradient approximation, hands on the loss only: put it first in the chain of the "
+                "optimizer, outside of projections, or use LBFGS."
             )
         residuals = _Residuals(var.closure, self.path)
-        r = residuals()
+        r, vectorize = residuals(), uniform_settings(self, var.params)["vectorize"]
         with torch.enable_grad():
             grads = torch.autograd.grad(_square(r), var.params, retain_graph=True, allow_unused=True)
             var.closure = residuals.loss(var)
             var.narrow(list(grads))
-            J = jacobian(r, var.params, vectorize=uniform_settings(self, var.params)["vectorize"])
+            J = jacobian(r, var.params, vectorize=vectorize)
         J, reductions = at_least_float32(J), reductions_of(var)
         var.loss = _square(r.detach())
         var.grad = reductions.mean_grads(var.get_grad())
