@@ -323,7 +323,11 @@ class Modular(ModuleHome, Optimizer):
         return self.watchers.add(AfterEach(fn) if callable(fn) else fn)
 
     def summary(self) -> str:
-        """The chain as a tree: each module with its settings and the bytes of its state."""
+        """The chain as a tree: each module with its settings and the bytes of its state.
+
+        Before the first step they are those that the state will take: what is found by two steps on tensors that have
+        a shape and no memory. "At least" says that values of tensors, which nobody knows yet, may add to it.
+        """
         return show.summary(self)
 
     def __repr__(self) -> str:
