@@ -124,8 +124,8 @@ def load_torch_state(optimizer: Modular, state_dict: Mapping[str, Any]) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     if changed:
         warnings.warn(
-            f"load_torch_state has taken settings from the state that are others in the chain: {', '.join(changed)}. To "
-            "change one of them, set its key in param_groups after loading.",
+            f"load_torch_state has taken settings from the state that are others in the chain: {', '.join(changed)}. "
+            "To change one of them, set its key in param_groups after loading.",
             UserWarning,
             stacklevel=2,
         )
