@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 import torchzero_core as tz
 from torchzero_core.core import Modular
 
-from .chain import ModularChain  # what --optimizer ModularChain finds
+from . import recipes  # what --optimizer adamw finds
+from .chain import ModularChain, parameters_of
 from .closure import ClosureOptimization
 
 
@@ -117,6 +118,10 @@ class ModularCLI(LightningCLI):
             self._parser(self.subcommand).error(str(error), error)
         self._check_scheduler()
 
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        with parameters_of(self.model):
+            super()._add_configure_optimizers_method_to_model(subcommand)
+
     def _check_scheduler(self) -> None:
         """Refuse options of a scheduler that would do nothing."""
         parser, config = self._parser(self.subcommand), self.config_init
@@ -157,4 +162,4 @@ class ModularCLI(LightningCLI):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
 
-__all__ = ["ModularCLI", "ModularChain"]
+__all__ = ["ModularCLI", "ModularChain", "recipes"]
