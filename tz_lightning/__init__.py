@@ -14,8 +14,10 @@ from .chain import ModularChain
 from .cli import ModularCLI
 from .closure import ClosureModule, ClosureOptimization, closure_step
 from .reevaluation import is_reevaluation
+from .rng import RNGCheckpoint
 from .schedule import LRSchedulerCallback, Ramp, WarmupCosine
 from .stop import StopWhen
+from .switch import SwitchOptimizer
 
 __all__ = [
     "ClosureModule",
@@ -24,10 +26,12 @@ __all__ = [
     "LRSchedulerCallback",
     "ModularCLI",
     "ModularChain",
+    "RNGCheckpoint",
     "Ramp",
     "RankAgreement",
     "SkipNonFinite",
     "StopWhen",
+    "SwitchOptimizer",
     "UpdateNormMonitor",
     "WarmupCosine",
     "closure_step",
