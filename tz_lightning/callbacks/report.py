@@ -39,7 +39,7 @@ class Report(Callback):
         names = [c.monitor for c in checkpoints if c.monitor] if self.metrics is None else self.metrics
         values = {name: trainer.callback_metrics.get(name) for name in dict.fromkeys(names)}
         lines = {n: "was not logged" if value is None else f"{float(value):.4f}" for n, value in values.items()}
-        folder = trainer.log_dir
+        folder = trainer.log_dir if trainer.loggers else None
         try:
             lines["report"] = str(write_report(folder) if folder else "no logger writes to a folder")
         except (ImportError, ValueError) as error:

@@ -10,11 +10,13 @@ from typing import Any
 
 from .read import Run, Series
 
-#: Colours that are told apart by nearly everybody, on light and on dark (Okabe and Ito).
-COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9", "#949494")
+#: Colours that are told apart on light and on dark, the first ones by nearly everybody.
+COLOURS = ("#2f86d6", "#e8930c", "#17a077", "#dc4f45", "#b377d9", "#b98650", "#3fb6d6", "#8b94a1")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 #: Where there are more curves than colours, from the first to the last.
 RAMP = ("#4c6ef5", "#15aabf", "#40c057", "#fab005", "#fa5252")
+#: Of a figure without a legend, in pixels.
+HEIGHT = 320
 #: More layers than these are drawn as a map.
 FEW = 10
 NORMS = {"grad_norm": "gradient", "update_norm": "update", "param_norm": "parameters"}
@@ -151,8 +153,19 @@ class _Material:
         axis: dict[str, Any] = {"type": "log" if log else "linear"}
         if range_ is not None:
             axis["range"] = range_
+        if shape != "linear":  # counts
+            axis["rangemode"] = "tozero"
         layout = {"xaxis": {"title": {"text": "step"}}, "yaxis": axis, "showlegend": len(data) > 1}
+        if len(data) > 1:
+            layout["height"] = HEIGHT + 19 * _lines(data, 1250 if wide else 560)
         return [Figure(title, data, layout, wide)]
+
+
+def _lines(data: Iterable[dict[str, Any]], width: int) -> int:
+    """How many lines a legend takes: its columns are as wide as the longest name."""
+    names = [trace["name"] for trace in data]
+    columns = max(1, width // (45 + 7 * max(map(len, names))))
+    return math.ceil(len(names) / columns)
 
 
 def colour(place: int, number: int) -> str:
@@ -164,7 +177,7 @@ def colour(place: int, number: int) -> str:
 
     Example:
         >>> colour(1, 3), colour(0, 20), colour(19, 20)
-        ('#de8f05', '#4c6ef5', '#fa5252')
+        ('#e8930c', '#4c6ef5', '#fa5252')
     """
     if number <= len(COLOURS):
         return COLOURS[place]
@@ -234,8 +247,10 @@ def _modules(material: _Material) -> list[Figure]:
         return f"{match['owner'] or ''}{match['place']} {word}{match['module']}"
 
     out = {n: label(m) for n, m in found.items() if m["what"] == "out"}
-    firsts = {m["owner"]: n for n, m in reversed(found.items()) if m["what"] == "in"}
-    entrance = {n: label(found[n], "into ") for n in firsts.values()}
+    entrance = {}
+    for run in material.runs:
+        firsts = {m["owner"]: n for n, m in reversed(found.items()) if m["what"] == "in" and n in run.series}
+        entrance |= {n: label(found[n], "into ") for n in firsts.values()}
     cosines = {n: label(m) for n, m in found.items() if m["what"] == "cosine"}
     return [
         *material.lines("norm of what each module passes on", entrance | out, by_kind=True, scale="log", wide=True),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from torchzero_core.core.packages import required
 
-from .figures import CLOSURE, COLOURS, LAYER, MODULE, OVERALL, RATE, Figure, sections
+from .figures import CLOSURE, COLOURS, HEIGHT, LAYER, MODULE, OVERALL, RATE, Figure, sections
 from .read import Run, read_runs
 
 
@@ -69,9 +70,8 @@ def page(title: str, runs: Sequence[Run], script: str) -> str:
         "PLOTLY": script,
     }
     text = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    for key in sorted(filled, key="PLOTLY".__eq__):  # the script last: nothing in it is looked at
-        text = text.replace(f"<!--{key}-->", filled[key], 1)
-    return text
+    # in one go, so that nothing that was filled in is looked at
+    return re.sub(r"<!--([A-Z]+)-->", lambda match: filled[match[1]], text)
 
 
 def _anchor(name: str) -> str:
@@ -81,13 +81,13 @@ def _anchor(name: str) -> str:
 def _json(value: object) -> str:
     """JSON that may stand inside a script element."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
+    return text.replace("<", "\\u003c")
 
 
 def _card(number: int, figure: Figure) -> str:
     drawn = figure.layout.get("yaxis", {}).get("type")
     scale = "" if drawn is None else f'<button data-scale="{number}" aria-pressed="{str(drawn == "log").lower()}">log</button>'
-    height = figure.layout.get("height", 340)
+    height = figure.layout.get("height", HEIGHT)
     return (
         f'<figure class="{"card wide" if figure.wide else "card"}"><figcaption>{html.escape(figure.title)}{scale}'
         f'</figcaption><div class="plot" id="figure-{number}" style="height:{height}px"></div></figure>'

@@ -104,6 +104,9 @@ def read_runs(folder: str | Path) -> list[Run]:
         if series:
             name = str(place.relative_to(root)) if place != root else place.resolve().name
             found.append(Run(name, series))
+    shorter = [run.name.removesuffix("/version_0") for run in found]
+    if len(set(shorter)) == len(found):  # of each there is only the first version
+        found = [Run(name, run.series) for name, run in zip(shorter, found, strict=True)]
     if not found:
         raise ValueError(f"the logs in {str(root)!r} have no metrics yet; what a run logs is written at its end")
     return found
