@@ -9,7 +9,7 @@ except ModuleNotFoundError as error:
         "tz_lightning needs Lightning: install it with `pip install torchzero-core[lightning]`."
     ) from error
 
-from .callbacks import ClosureMonitor, RankAgreement, SkipNonFinite, UpdateNormMonitor
+from .callbacks import ClosureMonitor, RankAgreement, Report, SkipNonFinite, UpdateNormMonitor
 from .chain import ModularChain
 from .cli import ModularCLI
 from .closure import ClosureModule, ClosureOptimization, closure_step
@@ -29,6 +29,7 @@ __all__ = [
     "RNGCheckpoint",
     "Ramp",
     "RankAgreement",
+    "Report",
     "SkipNonFinite",
     "StopWhen",
     "SwitchOptimizer",
