@@ -32,7 +32,7 @@ def optimizer_of(entry, params, **options):
     return tz.Modular(params, *entry.build(), **options)
 
 
-# -- state_dtype ---------------------------------------------------------------------------------------------------------
+# -- state_dtype -------------------------------------------------------------------------------------------------------
 def check_dtypes(entry, compile):
     ends = []
     for options in ({}, {"state_dtype": BF16, "compile": compile}):
@@ -180,7 +180,7 @@ def test_a_state_of_another_dtype_is_taken_over():
     assert max(float((a - b).detach().abs().max()) for a, b in zip(params, others, strict=True)) < 1e-3
 
 
-# -- bfloat16 parameters: arithmetic in float32 --------------------------------------------------------------------------
+# -- bfloat16 parameters: arithmetic in float32 ------------------------------------------------------------------------
 def check_arithmetic(entry):
     """Each step is the float32 rule's on the same numbers, but for the rounding of what is kept."""
     params = make_params([(6, 5), (4,)], dtype=BF16)
@@ -220,7 +220,7 @@ def test_the_first_step_of_momentum_moves_every_element(module, n):
     assert torch.equal(p, p[:1].expand(n)) and float(p.detach()[0]) < 0.8
 
 
-# -- stochastic rounding -------------------------------------------------------------------------------------------------
+# -- stochastic rounding -----------------------------------------------------------------------------------------------
 def steps(count, *, n=20_000, size=2.0**-11, start=1.0, lr=1.0, **options):
     """Steps of one size from one number in bfloat16, whose neighbours are 1/128 above and 1/256 below."""
     p = torch.full((n,), start, dtype=BF16, requires_grad=True)
