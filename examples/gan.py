@@ -22,7 +22,7 @@ import torchzero_core as tz
 from examples.showing import COLOURS, GRAYS, Shown, best, show
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-STEPS, NOISE, BATCH = 1500, 8, 128
+STEPS, NOISE, BATCH = 1200, 8, 128
 
 
 def circle(n: int) -> Tensor:
@@ -92,3 +92,42 @@ def last(model: GAN) -> float:
     """The distance, over the last quarter of the run."""
     quarter = model.distances[-len(model.distances) // 4 :]
     return sum(quarter) / len(quarter)
+
+
+def main() -> Shown:
+    """Both, and what they draw."""
+    makers: dict[str, Callable[[float], Make]] = {
+        "optimistic Adam": lambda lr: lambda params: tz.Modular(
+            params, tz.m.Adam(0.5, 0.9), tz.m.Add(tz.m.LastDifference()), tz.m.LR(lr)
+        ),
+        "torch Adam": lambda lr: lambda params: torch.optim.Adam(params, lr, (0.5, 0.9)),
+    }
+    models, figures = {}, {}
+    for name, maker in makers.items():
+        runs = {lr: play(maker(lr)) for lr in (3e-4, 1e-3, 3e-3)}
+        models[name] = runs[best({lr: last(model) for lr, model in runs.items()})]
+        figures[name] = last(models[name])
+
+    def draw(distance, *clouds) -> None:  # noqa: ANN001, ANN002
+        for (name, model), axes, colour in zip(models.items(), clouds, (COLOURS[0], GRAYS[0]), strict=True):
+            distance.plot(range(50, STEPS + 1, 50), model.distances, color=colour, label=name)
+            axes.scatter(*circle(500).T, s=2, color="#e0b050", label="data")
+            axes.scatter(*model.generator(torch.randn(500, NOISE)).detach().T, s=2, color=colour, label=name)
+            axes.set(title=name, xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
+        distance.set(xlabel="step", ylabel="energy distance to the data", yscale="log")
+        distance.grid(alpha=0.25)
+        distance.legend(fontsize=8)
+
+    return Shown(
+        figure="energy distance to the data, mean of the last quarter",
+        ours={"optimistic Adam": figures["optimistic Adam"]},
+        baselines={"torch Adam": figures["torch Adam"]},
+        curves={},
+        digits=".4f",
+        draw=draw,
+        panels=3,
+    )
+
+
+if __name__ == "__main__":
+    show(main)
