@@ -8,8 +8,10 @@ and both have their best learning rate of three.
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +65,7 @@ def adamw(model: Writer, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=0.01)
 
 
-def train(make, lr: float) -> tuple[float, list[float]]:  # noqa: ANN001
+def train(make: Callable[[Writer, float], Any], lr: float) -> tuple[float, list[float]]:
     """Validation loss at the end, and the losses of the batches."""
     torch.manual_seed(0)
     model, generator = Writer(), torch.Generator().manual_seed(1)
@@ -92,8 +94,7 @@ def main() -> Shown:
         ours={"Muon + Adam": ours[a][0]},
         baselines={"torch AdamW": theirs[b][0]},
         curves={
-            "Muon + Adam": (range(STEPS), smooth(ours[a][1])),
-            "torch AdamW": (range(STEPS), smooth(theirs[b][1])),
+            name: (range(STEPS), smooth(run[1])) for name, run in (("Muon + Adam", ours[a]), ("torch AdamW", theirs[b]))
         },
         log="",
         digits=".3f",

@@ -1,8 +1,8 @@
 """A schedule for weight decay and one for the clipped norm, beside the best constants.
 
-Any setting of any module may change from step to step: it is a key of the parameter group. Here a network learns digits of
-which 30 % have a wrong label. What is wrong is learnt last, so weight decay grows during the run, and the norm that the
-gradient is clipped to falls. Both sides try twelve combinations, over three seeds.
+Any setting of any module may change from step to step: it is a key of the parameter group. Here a network learns
+digits of which 30 % have a wrong label. What is wrong is learnt last, so weight decay grows during the run, and the
+norm that the gradient is clipped to falls. Both sides have their best of twelve combinations, over three seeds.
 """
 
 from __future__ import annotations

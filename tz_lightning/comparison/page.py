@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import platform
 import statistics
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from .tables import heads, rows
 
 #: By optimizer in their order; they differ for the colour-blind too (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3fbf", "#8c6d31")
+#: Losses so many times larger than where runs begin are not drawn.
+FAR = 10.0
 AXES = {"steps": 0, "evaluations": 1, "seconds": 2}
 
 STYLE = """
@@ -40,23 +43,36 @@ td:last-child { white-space: normal; color: var(--soft); min-width: 10rem }
 tr.first td { font-weight: 600 }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 1rem }
-.chart { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .5rem; min-width: 0 }
+.chart { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .5rem; min-width: 0;
+  overflow: hidden }
+.chart h3 { font-size: .95rem; font-weight: 500; margin: .2rem .5rem 0 }
+tbody tr { cursor: pointer } tr.off { opacity: .35 }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .8rem; overflow-x: auto;
   font-size: 13px }
 """
 
-#: The colours of text and grid follow the page's.
+#: The colours of text and grid follow the page's, and the table is the legend of all charts.
 SCRIPT = """
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const charts = () => document.querySelectorAll(".plotly-graph-div");
 function paint() {
   const ink = dark.matches ? "#c6ccd4" : "#3b434c", line = dark.matches ? "#343b44" : "#dfe3e8";
-  for (const chart of document.querySelectorAll(".plotly-graph-div")) {
-    Plotly.relayout(chart, {"font.color": ink, "xaxis.gridcolor": line, "yaxis.gridcolor": line,
-      "xaxis.linecolor": line, "yaxis.linecolor": line});
+  for (const chart of charts()) {
+    Plotly.relayout(chart, {"font.color": ink, "xaxis.gridcolor": line, "yaxis.gridcolor": line});
+    Plotly.Plots.resize(chart);
   }
 }
 addEventListener("load", paint);
 dark.addEventListener("change", paint);
+for (const row of document.querySelectorAll("tbody tr")) {
+  row.addEventListener("click", () => {
+    const shown = !row.classList.toggle("off");
+    for (const chart of charts()) {
+      const at = chart.data.flatMap((trace, i) => trace.name === row.dataset.name ? [i] : []);
+      if (at.length) Plotly.restyle(chart, {visible: shown}, at);
+    }
+  });
+}
 """
 
 
@@ -78,7 +94,7 @@ def page(plan: Plan, summaries: Sequence[Summary], source: str) -> str:
         charts += [_curves(graphs, plan, summaries, axis, losses=False) for axis in AXES]
     if any(len({run.lr for run in s.all_runs}) > 1 for s in summaries):
         charts.append(_rates(graphs, plan, summaries))
-    shown = "".join(f'<div class="chart">{_div(chart)}</div>' for chart in charts)
+    shown = "".join(f'<div class="chart"><h3>{html.escape(title)}</h3>{_div(chart)}</div>' for title, chart in charts)
     budget = ", ".join(f"{value:g} {name}" for name, value in plan.budget.items())
     seeds = f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}"
     versions = (
@@ -92,7 +108,7 @@ def page(plan: Plan, summaries: Sequence[Summary], source: str) -> str:
 <body><h1>{html.escape(_problem(plan))}: {len(summaries)} optimizers</h1>
 <p>{seeds} each, at most {budget} a run; each optimizer at its best learning rate.</p>
 <div class="wide">{_table(plan, summaries)}</div>
-<h2>Curves</h2><p>Means over the seeds, at the best learning rate. A click on a name hides it.</p>
+<h2>Curves</h2><p>Means over the seeds, at the best learning rate. A click on a row of the table hides an optimizer.</p>
 <div class="charts">{shown}</div>
 <h2>The file</h2><pre>{html.escape(source.strip())}</pre><p>{versions}</p>
 <script>{SCRIPT}</script></body></html>
@@ -118,22 +134,30 @@ def _table(plan: Plan, summaries: Sequence[Summary]) -> str:
     for i, (summary, row) in enumerate(zip(summaries, rows(summaries), strict=True)):
         dot = f'<span class="dot" style="background:{colours[summary.rival]}"></span>'
         cells = "".join(f"<td>{dot * (j == 0)}{html.escape(cell)}</td>" for j, cell in enumerate(row))
-        body += f'<tr class="{"first" * (i == 0)}">{cells}</tr>'
+        name = html.escape(summary.rival)
+        body += f'<tr class="{"first" * (i == 0)}" data-name="{name}">{cells}</tr>'
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _curves(graphs: Any, plan: Plan, summaries: Sequence[Summary], axis: str, *, losses: bool) -> Any:
+def _curves(
+    graphs: Any, plan: Plan, summaries: Sequence[Summary], axis: str, *, losses: bool
+) -> tuple[str, Any]:
     """A chart of the training losses, or of the monitored values, against one axis."""
     figure, at = graphs.Figure(), AXES[axis]
+    # what explodes would press all else into a line
+    starts = [run.curve[0][3] for s in summaries for run in s.runs if run.curve and run.curve[0][3] is not None]
+    top = FAR * max(map(abs, starts), default=1.0) if losses else math.inf
     what = "training loss" if losses else str(plan.monitor)
     for summary in summaries:
         x, y = _mean_curve(summary.runs, at, lambda run: run.curve if losses else run.checks)
         if not x:
             continue
         style = {"color": _colours(summaries)[summary.rival], "width": 2}
+        y = [None if v is None or v > top else v for v in y]
         figure.add_scatter(x=x, y=y, name=summary.rival, mode="lines" if len(x) > 1 else "markers", line=style)
     positive = all(v is None or v > 0 for trace in figure.data for v in trace.y)
-    return _styled(figure, f"{what} by {axis}", axis, what, logarithmic=positive and (losses or not plan.maximise))
+    logarithmic = positive and (losses or not plan.maximise)
+    return f"{what} by {axis}", _styled(figure, axis, what, logarithmic=logarithmic)
 
 
 def _mean_curve(
@@ -148,7 +172,7 @@ def _mean_curve(
     return x, y
 
 
-def _rates(graphs: Any, plan: Plan, summaries: Sequence[Summary]) -> Any:
+def _rates(graphs: Any, plan: Plan, summaries: Sequence[Summary]) -> tuple[str, Any]:
     """A chart of the value that decides against the learning rate."""
     figure, what = graphs.Figure(), plan.monitor or "training loss"
     for summary in summaries:
@@ -165,19 +189,20 @@ def _rates(graphs: Any, plan: Plan, summaries: Sequence[Summary]) -> Any:
         text = [f"{number(value)} ± {number(s)}" for value, s in zip(y, spread, strict=True)]
         figure.add_scatter(x=x, y=y, name=summary.rival, mode="lines+markers", line=style, hovertext=text)
     positive = all(v > 0 for trace in figure.data for v in trace.y)
-    figure = _styled(figure, f"{what} by learning rate", "learning rate", what, logarithmic=positive and not plan.maximise)
-    return figure.update_xaxes(type="log")
+    figure = _styled(figure, "learning rate", what, logarithmic=positive and not plan.maximise)
+    tried = sorted({lr for trace in figure.data for lr in trace.x})
+    figure.update_xaxes(type="log", **({"tickvals": tried, "ticktext": [f"{lr:.3g}" for lr in tried]} if len(tried) < 9 else {}))
+    return f"{what} by learning rate", figure
 
 
-def _styled(figure: Any, title: str, x: str, y: str, *, logarithmic: bool) -> Any:
+def _styled(figure: Any, x: str, y: str, *, logarithmic: bool) -> Any:
     figure.update_layout(
-        title={"text": title, "font": {"size": 15}},
-        height=360,
-        margin={"l": 60, "r": 15, "t": 45, "b": 75},
+        height=320,
+        margin={"l": 70, "r": 15, "t": 15, "b": 45},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "y": -0.2},
-        hovermode="x unified" if x != "learning rate" else "closest",
+        showlegend=False,
+        hovermode="closest",
         template="none",
         font={"family": "system-ui, sans-serif", "size": 12},
     )
@@ -187,5 +212,5 @@ def _styled(figure: Any, title: str, x: str, y: str, *, logarithmic: bool) -> An
 
 
 def _div(figure: Any) -> str:
-    config = {"displaylogo": False, "responsive": True}
-    return figure.to_html(full_html=False, include_plotlyjs=False, config=config)
+    config = {"displayModeBar": False, "responsive": True}
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, config=config))

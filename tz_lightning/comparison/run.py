@@ -172,10 +172,11 @@ def _search(plan: Plan, rival: Rival) -> Rates:
     for _ in range(rival.rates.trials):
         trial = study.ask(space)
         values = yield trial.params["lr"]
-        if any(value is None for value in values):
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
-            study.tell(trial, statistics.fmean(values))
+            study.tell(trial, statistics.fmean(known))
 
 
 def _kept_or_run(
@@ -225,7 +226,6 @@ def _train(plan: Plan, rival: Rival, outcome: Outcome, recorder: Recorder) -> No
     if scheduler is not None:
         configured = {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
     module.configure_optimizers = lambda: configured  # type: ignore[method-assign]
-    every = {} if plan.check_every is None else {"val_check_interval": plan.check_every, "check_val_every_n_epoch": None}
     trainer = Trainer(
         max_epochs=-1,
         logger=False,
@@ -237,7 +237,8 @@ def _train(plan: Plan, rival: Rival, outcome: Outcome, recorder: Recorder) -> No
         callbacks=[ClosureOptimization(), recorder],
         accelerator="auto",
         devices=1,
-        **every,
+        val_check_interval=plan.check_every,
+        check_val_every_n_epoch=1 if plan.check_every is None else None,
     )
     trainer.fit(module, datamodule=data)
     if plan.monitor is None or outcome.status != "ok":

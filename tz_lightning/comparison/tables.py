@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -51,8 +52,8 @@ def plain(summaries: Sequence[Summary], monitor: str | None) -> str:
     width = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = []
     for row in table:
-        cells = [cell.ljust(w) if i in (0, len(row) - 1) else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, width, strict=True))]
-        lines.append("  ".join(cells).rstrip())
+        padded = [cell.rjust(w) for cell, w in zip(row, width, strict=True)]
+        lines.append("  ".join([row[0].ljust(width[0]), *padded[1:-1], row[-1]]).rstrip())
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
@@ -63,13 +64,10 @@ def show(summaries: Sequence[Summary], monitor: str | None) -> None:
         summaries: the optimizers, the best first.
         monitor: what decides.
     """
-    try:
-        console, table = importlib.import_module("rich.console"), importlib.import_module("rich.table")
-    except ImportError:
-        console = table = None
-    if console is None or not sys.stdout.isatty():
+    if not (sys.stdout.isatty() and importlib.util.find_spec("rich")):
         print(plain(summaries, monitor))
         return
+    console, table = importlib.import_module("rich.console"), importlib.import_module("rich.table")
     grid = table.Table()
     for i, head in enumerate(heads(monitor)):
         grid.add_column(head, justify="left" if i in (0, 7) else "right", no_wrap=i == 2)
