@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
 import jsonargparse
@@ -19,6 +20,7 @@ from torchzero_core.core import Modular
 from . import recipes  # what --optimizer adamw finds
 from .chain import ModularChain, parameters_of
 from .closure import ClosureOptimization
+from .schedule import ChainedScheduler, SequentialLR, WarmupCosine
 
 
 def load_yaml(text: str) -> Any:
@@ -28,7 +30,30 @@ def load_yaml(text: str) -> Any:
         >>> load_yaml("{filter: hidden_matrices, true: {class_path: Muon}, false: null}")
         {'filter': 'hidden_matrices', 'true': {'class_path': 'Muon'}, 'false': None}
     """
-    return _with_text_keys(jsonargparse.get_loader("yaml")(text))
+    return spelled_out(_with_text_keys(jsonargparse.get_loader("yaml")(text)))
+
+
+#: Schedulers of torch that are made of schedulers, which no configuration can give, and those that stand for them.
+_COMPOSED = {
+    f"{place}{cls.__name__}": f"{cls.__module__}.{cls.__name__}"
+    for cls in (SequentialLR, ChainedScheduler)
+    for place in ("", "torch.optim.lr_scheduler.")
+}
+
+
+def spelled_out(value: Any) -> Any:
+    """A configuration in which schedulers that are made of schedulers are those of this package.
+
+    Args:
+        value: the configuration, or a part of it.
+    """
+    if isinstance(value, str):
+        return _COMPOSED.get(value, value)
+    if isinstance(value, list):
+        return [spelled_out(v) for v in value]
+    if isinstance(value, dict):
+        return {k: spelled_out(v) for k, v in value.items()}
+    return value
 
 
 def _with_text_keys(value: Any) -> Any:
@@ -40,6 +65,12 @@ def _with_text_keys(value: Any) -> Any:
     return {str(k).lower() if names and isinstance(k, bool) else k: _with_text_keys(v) for k, v in value.items()}
 
 
+def _spelled_out_word(word: str) -> str:
+    """A word of the command line, or an option with its value after "="."""
+    option, equals, value = word.partition("=")
+    return f"{option}={spelled_out(value)}" if equals and option.startswith("-") else spelled_out(word)
+
+
 jsonargparse.set_loader("modular_yaml", load_yaml, (yaml.YAMLError,))
 
 
@@ -48,6 +79,15 @@ class ModularParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, parser_mode: str = "modular_yaml", **kwargs: Any) -> None:
         super().__init__(*args, parser_mode=parser_mode, **kwargs)
+
+    def parse_object(self, cfg_obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration that is given as a dict."""
+        return super().parse_object(spelled_out(cfg_obj), *args, **kwargs)
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Parse the words of a command line."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_args([_spelled_out_word(word) for word in words], *rest, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and exit with status 2."""
@@ -152,6 +192,8 @@ class ModularCLI(LightningCLI):
             optimizer.model = lightning_module
         if lr_scheduler is None:
             return optimizer
+        if isinstance(lr_scheduler, WarmupCosine) and lr_scheduler.total is None:
+            lr_scheduler.last(self._scheduler_steps())
         config = {
             "scheduler": lr_scheduler,
             "interval": self._get(self.config_init, "lr_interval"),
@@ -160,6 +202,14 @@ class ModularCLI(LightningCLI):
         if hasattr(lr_scheduler, "monitor"):
             config["monitor"] = lr_scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _scheduler_steps(self) -> int:
+        """How many steps the scheduler makes in the training."""
+        by_epoch = self._get(self.config_init, "lr_interval") == "epoch"
+        total = self.trainer.max_epochs if by_epoch else self.trainer.estimated_stepping_batches
+        if total is None or not 0 < total < float("inf"):
+            raise ValueError("WarmupCosine: the training has no end, so total has to be given.")
+        return max(1, int(total) // (self._get(self.config_init, "lr_frequency") or 1))
 
 
 __all__ = ["ModularCLI", "ModularChain", "recipes"]
