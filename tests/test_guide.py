@@ -4,7 +4,11 @@ import pytest
 
 from tests.test_readme import ROOT, blocks
 
-PAGES = sorted((ROOT / "docs" / "guide").glob("*.md"))
+PAGES = [
+    *sorted((ROOT / "docs" / "guide").glob("*.md")),
+    *sorted((ROOT / "docs" / "families").glob("*.md")),
+    ROOT / "docs" / "index.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -14,19 +14,27 @@ from .chain import ModularChain
 from .cli import ModularCLI
 from .closure import ClosureModule, ClosureOptimization, closure_step
 from .reevaluation import is_reevaluation
+from .rng import RNGCheckpoint
+from .schedule import LRSchedulerCallback, Ramp, WarmupCosine
 from .stop import StopWhen
+from .switch import SwitchOptimizer
 
 __all__ = [
     "ClosureModule",
     "ClosureMonitor",
     "ClosureOptimization",
+    "LRSchedulerCallback",
     "ModularCLI",
     "ModularChain",
+    "RNGCheckpoint",
+    "Ramp",
     "RankAgreement",
     "Report",
     "SkipNonFinite",
     "StopWhen",
+    "SwitchOptimizer",
     "UpdateNormMonitor",
+    "WarmupCosine",
     "closure_step",
     "is_reevaluation",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..engine import Home as EngineHome
 from ..engine import Segment
 from .all_params import AllParams
+from .precision import Precision
 from .watch import Watchers
 
 
@@ -45,7 +46,10 @@ class Home(EngineHome, Protocol):
         watchers: who looks at the modules while they run.
         model: the model it was given, or None.
         deterministic: whether the closure is the same function at every step.
+        precision: the dtypes that states are kept in.
     """
+
+    precision: Precision
 
     param_groups: list[dict[str, Any]]
     lr_scales_update: bool
@@ -78,6 +82,9 @@ class Home(EngineHome, Protocol):
 
     def return_grads(self) -> None:
         """Put the user's gradients back."""
+
+    def evaluated(self) -> None:
+        """The closure has been called for the first time in this step, and may have changed settings."""
 
     def adopt(self, child: Any, parent: Any, name: str) -> None:
         """Make a module and its children part of this optimizer."""

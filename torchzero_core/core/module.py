@@ -70,6 +70,10 @@ class Module:
     is_rule: ClassVar[bool] = False
     #: Whether it is a list of modules.
     is_chain: ClassVar[bool] = False
+    #: Whether it only shows the step to somebody.
+    only_shows: ClassVar[bool] = False
+    #: Whether modules in it, or it itself, keep something only after some steps.
+    state_comes_later: ClassVar[bool] = False
     #: What it does to the size of the update, which advice about the order of modules goes by: "factor" multiplies it
     #: by a number, "adds" adds to it, "unit" makes it about 1 in every element, "own" makes it another one that does
     #: not depend on the size before, "limit" only limits it, "keeps" leaves it about as it is, "same" leaves the update
@@ -265,7 +269,7 @@ class Module:
         """
         key = str(torch.device(device))
         if key not in self.generators:
-            generator = torch.Generator(device)
+            generator = torch.Generator("cpu" if key == "meta" else device)
             saved = self.global_state.get(f"generator:{key}")
             if saved is not None:
                 generator.set_state(saved.cpu())
@@ -354,6 +358,10 @@ class Chain(Module):
     def is_rule(self) -> bool:  # type: ignore[override]
         """Whether all in it are rules; their composition is one too."""
         return all(map(only_rules, self.children.values()))
+
+    def declared(self, name: str) -> Any:
+        """It declares no state."""
+        return self.slots[name]
 
     def check(self, params: list[Tensor]) -> None:
         """Nothing to check."""

@@ -245,6 +245,8 @@ class Preconditioner(Module):
                     key = matrix.shape, matrix.dtype, matrix.device, arguments
                     groups.setdefault(key, []).append(_Member(i, k, matrix, factor))
         failed: set[int] = set()
+        if any(u.is_meta for u in us):  # a step on tensors without memory, to see what will be kept
+            return 0
         for (*_, (first, *arguments)), members in groups.items():
             failed |= self._refresh_group(members, states, settings, first, arguments)
         self._count(us, states, [i for i, refreshed in enumerate(due) if refreshed], failed)

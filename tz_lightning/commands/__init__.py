@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from . import describe, list_modules, report
+from . import compare, describe, list_modules, report
 
 
 class Command(Protocol):
@@ -35,6 +35,7 @@ COMMANDS: tuple[Command, ...] = (
     list_modules,
     describe,
     report,
+    compare,
 )
 
 
