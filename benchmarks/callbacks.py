@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import torchzero_core as tz
 from tz_lightning import ClosureMonitor, ClosureOptimization, SkipNonFinite, UpdateNormMonitor
@@ -99,7 +100,8 @@ def seconds_per_step(chain: Callable[[], list[Any]], callbacks: list[Callback], 
             enable_model_summary=False,
             log_every_n_steps=10**9,
         )
-        trainer.fit(Network(chain, width), batches)
+        loader: DataLoader[Batch] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        trainer.fit(Network(chain, width), loader)
     return (times.at[warm + steps] - times.at[warm]) / steps
 
 
