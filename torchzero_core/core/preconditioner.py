@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .kept import StateKind
 from .module import Module, Modules
 from .var import Var
 from .vector_method import Unit, at_least_float32, inner_update, units_of
@@ -72,6 +73,8 @@ class Preconditioner(Module):
         tensor([[-1.,  0.,  0.],
                 [ 0., -1.,  0.]])
     """
+
+    kept = {"phase": StateKind.COUNT, "failures": StateKind.WHOLE}
 
     #: The names of matrices and factors in the state. Where a tensor has several they are one vector.
     accumulator: ClassVar[str] = "GG"
