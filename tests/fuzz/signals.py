@@ -113,7 +113,7 @@ class Child:
 
     def __init__(self) -> None:
         self.armed = False
-        self.seen = 0
+        self.seen = self.told = 0
         signal.signal(signal.SIGINT, self.handle)
 
     def handle(self, *_: object) -> None:
@@ -130,7 +130,7 @@ class Child:
         for _ in range(STEPS):
             twin.step()
             known.append(twin.all())
-        subject, told = Subject(name, compile=compile), self.seen
+        subject = Subject(name, compile=compile)
         while subject.optimizer.current_step < STEPS:
             before, outcome = subject.optimizer.current_step, "made"
             try:
@@ -144,12 +144,13 @@ class Child:
                 outcome = f"wrong: {made} steps after {before}"
             elif not same(subject.all(), known[made]):
                 outcome = f"wrong: not what it is after {made} steps"
-            if self.seen != told or outcome.startswith("wrong"):
-                told = self.seen
+            if self.seen != self.told or outcome.startswith("wrong"):
+                self.told = self.seen
                 print(f"{name}{' compiled' * compile}: {outcome}", flush=True)
                 if outcome.startswith("wrong"):
                     raise SystemExit(1)
-        if self.seen != told:
+        if self.seen != self.told:
+            self.told = self.seen
             print(f"{name}{' compiled' * compile}: between runs", flush=True)
 
 
