@@ -377,6 +377,12 @@ class Preconditioner(Module):
                 f"{self.path} keeps matrices for another shape than {tuple(u.shape)}, which a parameter has now, or "
                 "for other settings; forget them with the module's reset()."
             )
+        for name in self.more_states:
+            if state[name].shape != u.shape:
+                raise ValueError(
+                    f"{self.path} keeps {name!r} of shape {tuple(state[name].shape)} for a parameter of shape "
+                    f"{tuple(u.shape)}; forget it with the module's reset()."
+                )
 
     def _due(self, units: Sequence[Unit], us: Sequence[Tensor]) -> list[bool]:
         """Count a step of every tensor; whose factors are to be refreshed in it."""
