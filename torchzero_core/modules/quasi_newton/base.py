@@ -29,6 +29,7 @@ class _FullMatrix(VectorMethod):
         inner: a module that gives what the matrix is multiplied with; the matrix learns from the plain update.
     """
 
+    learns_scale = True
     gathers = True
     #: The name of the matrix in the state.
     matrix: ClassVar[str] = "H"

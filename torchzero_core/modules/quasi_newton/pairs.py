@@ -28,6 +28,7 @@ class PairMethod(VectorMethod):
         inner: a module that gives what H is multiplied with; the pairs are taken from the plain update.
     """
 
+    learns_scale = True
     #: The names of what the state holds for a pair: vectors, single numbers, and a number for each other pair.
     rows: ClassVar[tuple[str, ...]] = ("s", "y")
     vectors = ("s", "y", "v", "prev_params", "prev_update", "z")
