@@ -32,14 +32,16 @@ class StrongWolfe(LineSearch):
 
     The first step size to try is ``init``, times a factor where the length of the direction means less than usual:
 
-    - In the first step of a quasi-Newton or conjugate gradient method it is min(2·abs(f)/abs(d), 1/‖u‖): as far as a
-      loss without a minimum below zero can fall, and no farther than a length of 1. From there it grows faster.
-    - A direction of conjugate gradients has no length of its own. Behind one the step is as long as the last one was,
-      ‖p₁ − p₀‖·√(α*/α)/‖u‖, with α* the minimiser of the parabola through the slopes at both ends of it. Such
-      directions also need a better minimum along the line than others: not more than a fifth of the slope may be left,
-      whatever c2 allows.
-    - A quasi-Newton method that begins with too large a curvature makes short steps until it has learnt of each
-      direction. Where the last two steps ended before the minima α* of their parabolas, it is the smaller α*, at most 4.
+    - In the first step of a quasi-Newton or conjugate gradient method it is min(2·abs(f)/abs(d), 1/‖u‖): what would
+      bring a parabola down to zero, but no farther than a length of 1.
+    - A direction of conjugate gradients has no length of its own. Behind one the step is as long as the last one, of
+      the size α: √(α*/α)·‖p − p₀‖/‖u‖ whatever ``init`` is, with α* the minimiser of the parabola with the slopes at
+      both ends of it. Such directions also need a better minimum along the line than others: not more than a fifth of
+      the slope may be left, whatever c2 allows.
+    - A quasi-Newton method that begins with too large a curvature makes short steps until it has learnt of every
+      direction. Where the last two steps ended before the minima α* of their parabolas it is the smaller α*, at most 4.
+
+    Behind these methods the step size also grows to the minimiser of a cubic, by up to five times ``expand``.
 
     Near a minimum, where the decrease is lost in the rounding of the loss, the slope decides alone; but a step never
     ends at a loss above that of its start.
@@ -112,13 +114,13 @@ class StrongWolfe(LineSearch):
         before = self.before
         scaled = before is None or before.has_scale
         learns = not scaled or (before is not None and before.learns_scale)
-        first = 1.0
+        first = h["init"]
         if start.finite and learns:
-            first = self._first(phi, start, scaled=scaled, guessed=bool(var.guessed))
+            first = self._first(phi, start, first, scaled=scaled, guessed=bool(var.guessed))
         found = strong_wolfe(
             along,
             start,
-            init=scale * first * h["init"],
+            init=scale * first,
             c1=h["c1"],
             c2=h["c2"] if scaled or h["c1"] >= EXACT else min(h["c2"], EXACT),
             maxiter=h["maxiter"],
@@ -138,18 +140,19 @@ class StrongWolfe(LineSearch):
         self._status = found.status
         return sign * found.alpha
 
-    def _first(self, phi: LineFunction, start: Point, *, scaled: bool, guessed: bool) -> float:
-        """What the first step size to try is multiplied by, behind a direction whose length is being learnt."""
+    def _first(self, phi: LineFunction, start: Point, init: float, *, scaled: bool, guessed: bool) -> float:
+        """The first step size to try along a direction whose length is being learnt."""
         state = self.global_state
         if scaled and not guessed:
-            return min(max(1.0, min(state.get("minimum", 1.0), state.get("minimum_before", 1.0))), LONGEST)
+            farther = min(state.get("minimum", 1.0), state.get("minimum_before", 1.0))
+            return init * min(max(1.0, farther / init), LONGEST)
         length = phi.length
         if not 0 < length < math.inf or start.slope >= 0:
-            return 1.0
+            return init
         if not scaled and (previous := state.get("previous_length", 0.0)) > 0:
             return previous / length
         falls = -2 * abs(start.loss) / start.slope or math.inf
-        return max(min(falls, 1 / length), SHORTEST / length)
+        return init * max(min(falls, 1 / length), SHORTEST / length)
 
     def _note(self, phi: LineFunction, start: Point, end: Point | float, *, scaled: bool) -> None:
         """Remember where the minimum along the line has been."""
