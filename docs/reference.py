@@ -194,8 +194,10 @@ def expected() -> dict[str, Any]:
         homes[name] = importlib.import_module(name)
     found = {f"{prefix}.{name}": item for prefix, home in homes.items() for name, item in public(home).items()}
     # what the catalogue needs for itself; a table; the type of var.params, which is a list to everybody
-    beside = {f"{M}.{name}" for name, item in public(modules).items() if not inspect.isclass(item)} - {
-        f"{M}.hidden_matrices"
+    beside = {
+        f"{M}.{name}"
+        for name, item in public(modules).items()
+        if not getattr(item, "__module__", "").startswith("torchzero_core")
     }
     beside |= {"torchzero_core.recipes.RECIPES", "torchzero_core.core.Params"}
     return {name: item for name, item in found.items() if name not in beside}
