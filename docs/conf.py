@@ -52,9 +52,10 @@ HOMES = ("torchzero_core", reference.M, "torchzero_core.core", "torchzero_core.s
 
 def find(app, env, node, contnode):
     """Where a name is described: docstrings say torchzero_core.core.Var, the page torchzero_core.Var."""
-    objects = env.get_domain("py").objects
-    last = node["reftarget"].rsplit(".", 1)[-1]
-    for prefix in HOMES if node.get("refdomain") == "py" else ():
+    objects, target = env.get_domain("py").objects, node["reftarget"]
+    last = target.rsplit(".", 1)[-1]
+    ours = "." not in target or target.startswith(("torchzero_core.", "tz_lightning."))
+    for prefix in HOMES if ours and node.get("refdomain") == "py" else ():
         if found := objects.get(f"{prefix}.{last}"):
             return make_refnode(app.builder, node["refdoc"], found.docname, found.node_id, contnode, last)
     return None

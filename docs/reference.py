@@ -339,7 +339,7 @@ def write_table(rows: Sequence[tuple[str, str, type[Module]]]) -> None:
             f"     - :py:obj:`{name} <{M}.{target}>`",
             f"     - {line}",
             f"     - {closure_needed(cls)}",
-            f"     - {papers(cls) or '–'}",
+            f"     - {papers(cls)}".rstrip(),
         ]
     lines += ["```", ""]
     save(HERE / "api" / "modules.md", "\n".join(lines))
