@@ -54,10 +54,10 @@ MEMBERS = {
     "tz_lightning.ModularCLI": "",
 }
 #: What a module is derived from, and what belongs to it; they stand on the page of the bases.
-BASES = (
-    "BinaryOperation MultiOperation ReduceOperation GradApproximator LineSearch LineFunction MaxLineSearchItersReached"
-    " Projection QuasiNewtonH QuasiNewtonB TrustMethod ConjugateGradientBase"
-).split()
+BASES = [
+    "BinaryOperation", "MultiOperation", "ReduceOperation", "GradApproximator", "LineSearch", "LineFunction",
+    "MaxLineSearchItersReached", "Projection", "QuasiNewtonH", "QuasiNewtonB", "TrustMethod", "ConjugateGradientBase",
+]  # fmt: skip
 #: What stands on the page of the optimizer.
 TOP = "Modular Module Transform Chain Var StepInfo Advice groups kinds"
 #: The names of families that are no words.
@@ -166,8 +166,8 @@ def pages() -> Iterator[Page]:
     yield Page(
         "stopping",
         "Stopping rules",
-        "`tz.stopping`: when a run is over, for `tz.minimize`, `SwitchWhen`, `tz_lightning.StopWhen` and loops of one's "
-        "own.",
+        "`tz.stopping`: when a run is over, for `tz.minimize`, `SwitchWhen`, `tz_lightning.StopWhen` and loops of "
+        "one's own.",
         "torchzero_core.stopping",
         public(stopping),
     )
@@ -312,9 +312,9 @@ def write_table(rows: Sequence[tuple[str, str, type[Module]]]) -> None:
     lines = [
         "# All modules",
         "",
-        f"{len({cls for _, _, cls in rows})} modules, as `tz.m.Adam` in Python and `class_path: Adam` in YAML. *Closure*: "
-        "whether a chain with the module has to be given one ([closures](../guide/closures.md)). Type to filter; several "
-        "words have to occur all.",
+        f"{len({cls for _, _, cls in rows})} modules, as `tz.m.Adam` in Python and `class_path: Adam` in YAML. "
+        "*Closure*: whether a chain with the module has to be given one ([closures](../guide/closures.md)). Type to "
+        "filter; several words have to occur all.",
         "",
         "```{eval-rst}",
         ".. list-table::",
