@@ -137,7 +137,7 @@ def picture() -> str:
         f'<path class="curve" style="stroke:{WARN}" d="{line(alone, x, y, inside, LOSS_HEIGHT, -2, 1)}"/>',
         f'<path class="curve" style="stroke-width:2.2" d="{line(errors, x, y, inside, LOSS_HEIGHT, -2, 1)}"/>',
         text(WIDTH - MARGIN, LOSS_TOP - 14, f"five modules: {errors[-1]:.2f}", "five name", "end"),
-        text(WIDTH - MARGIN - 130, LOSS_TOP - 14, f"Adam and LR alone: {alone[-1]:.2f}", "adam name", "end"),
+        text(WIDTH - MARGIN - 142, LOSS_TOP - 14, f"Adam and LR alone: {alone[-1]:.2f}", "adam name", "end"),
         "</svg>",
     ]
     return "\n".join([*out, ""])

@@ -231,6 +231,8 @@ def entry(prefix: str, name: str, item: Any) -> list[str]:
 
 def described(name: str) -> str:
     """What is said of a type above its definition in the source."""
+    if name == "Target":
+        return "What a rule is applied to: the words that :class:`Transform` takes as its target."
     for place in (Module, Transform, Range):
         source = inspect.getsource(inspect.getmodule(place) or place)
         if found := re.search(rf"((?:^#: .*\n)+)^{name}: TypeAlias = (.*)$", source, re.M):

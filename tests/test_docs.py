@@ -154,6 +154,19 @@ PROSE = """(() => {
 
 @pytest.mark.slow
 @pytest.mark.skipif(browser.program() is None, reason="there is no browser")
+def test_formulas_fit_a_wide_page(site):
+    wide = "[...document.querySelectorAll('div.math')].filter((m) => m.scrollWidth > m.clientWidth + 1).length"
+    with browser.Browser(1400) as page:
+        found = {}
+        for file in pages(site):
+            page.open(file)
+            if count := page.evaluate(wide):
+                found[file.name] = count
+    assert not found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.program() is None, reason="there is no browser")
 def test_the_table_can_be_filtered(site):
     with browser.Browser(1400) as page:
         page.open(site / "api" / "modules.html")
@@ -180,7 +193,8 @@ def test_the_search_finds(site, words):
               let left = 100;
               const look = () => {
                 const n = document.querySelectorAll("#search-results li").length;
-                const over = /finished|found|matching/.test(document.querySelector("#search-results")?.textContent ?? "");
+                const text = document.querySelector("#search-results")?.textContent ?? "";
+                const over = /finished|found|matching/.test(text);
                 if ((n && over) || !left--) done(n); else setTimeout(look, 100);
               };
               look();
