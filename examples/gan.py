@@ -84,8 +84,8 @@ def play(make: Make) -> GAN:
 def main() -> Shown:
     """Both, and what they draw."""
     makers: dict[str, Callable[[float], Make]] = {
-        "optimistic Adam": lambda lr: lambda params: tz.Modular(
-            params, tz.m.Adam(0.5, 0.9), tz.m.Add(tz.m.LastDifference()), tz.m.LR(lr)
+        "optimistic Adam": lambda lr: (
+            lambda params: tz.Modular(params, tz.m.Adam(0.5, 0.9), tz.m.Add(tz.m.LastDifference()), tz.m.LR(lr))
         ),
         "torch Adam": lambda lr: lambda params: torch.optim.Adam(params, lr, (0.5, 0.9)),
     }

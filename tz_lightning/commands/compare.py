@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from ..comparison import Outcome, Plan, compare, summarise
-from ..comparison.page import page
 from ..comparison.outcome import write
+from ..comparison.page import page
 from ..comparison.progress import Progress
 from ..comparison.tables import show
 
@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> None:
     finally:
         progress.close()
     if interrupted:
-        print(f"interrupted: {len(outcomes)} runs are kept in {folder}; the same command goes on there", file=sys.stderr)
+        print(
+            f"interrupted: {len(outcomes)} runs are kept in {folder}; the same command goes on there", file=sys.stderr
+        )
         sys.exit(130)
     _report(plan, outcomes, folder, html=not args.no_html, source=args.file.read_text("utf-8"))
 

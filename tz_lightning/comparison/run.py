@@ -22,7 +22,6 @@ from torch.optim import Optimizer
 from torchzero_core.core import Modular
 from torchzero_core.core.packages import required
 
-from ..chain import parameters_of
 from ..closure import ClosureOptimization
 from .outcome import Outcome
 from .plan import Plan, Rival, Search
