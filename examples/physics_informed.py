@@ -1,7 +1,7 @@
 """A differential equation solved by a network: Adam, and then a method that sees curvature.
 
 The network is to satisfy u″ + u³ = f at 128 points of [−1, 1], with u = 0 at both ends, where f is chosen so that the
-solution is sin(2πt) + 0.3·sin(5πt). Every run has the same 10 seconds of one core, from the same weights, in float64.
+solution is sin(2πt) + 0.3·sin(5πt). Every run has the same 8 seconds of one core, from the same weights, in float64.
 Adam alone has its best learning rate of three, with a cosine schedule to the end. The others begin as Adam too, for
 1,500 steps; then ``SwitchWhen`` hands over.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import torchzero_core as tz
 from examples.showing import Shown, best, show
 
-m, SECONDS = tz.m, 10.0
+m, SECONDS = tz.m, 8.0
 AFTER_ADAM = {
     "Adam, then BFGS": lambda: [m.BFGS(), m.StrongWolfe()],
     "Adam, then L-BFGS": lambda: [m.LBFGS(history_size=50), m.StrongWolfe()],

@@ -229,7 +229,9 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_the_summary_and_its_table():
-    runs = [Outcome("A", lr, s, value=abs(lr - 0.2) + s, steps=5, evaluations=6) for lr in (0.1, 0.2, 0.3) for s in (0, 1)]
+    runs = [
+        Outcome("A", lr, s, value=abs(lr - 0.2) + s, steps=5, evaluations=6) for lr in (0.1, 0.2, 0.3) for s in (0, 1)
+    ]
     runs += [Outcome("B", 1.0, 0, value=0.1), Outcome("B", 1.0, 1, "failed", message="no")]
     best, worst = summarise(runs)
     assert (best.rival, best.lr, best.value, best.edge) == ("A", 0.2, 0.5, False)
@@ -246,7 +248,12 @@ def test_the_report_needs_nothing_else(file):
     text = (file.parent / "runs" / "small" / "report.html").read_text()
     assert len(re.findall('class="chart"', text)) == 4  # by steps, evaluations and seconds, and by learning rate
     assert not re.findall(r"""(?:src|href)=["']https?:""", text)
-    for words in ("rosenbrock: 3 optimizers", 'data-name="SGD"', "2 seeds each, at most 4 steps a run", "torch.optim.SGD"):
+    for words in (
+        "rosenbrock: 3 optimizers",
+        'data-name="SGD"',
+        "2 seeds each, at most 4 steps a run",
+        "torch.optim.SGD",
+    ):
         assert words in text
     (first, *_) = re.findall(r'"name":"SGD","x":(\[[^\]]*\])', text)
     assert json.loads(first) == [1.0, 2.0, 3.0, 4.0]

@@ -1,4 +1,4 @@
-"""What an optimizer shows of itself, in colours where a terminal has them and rich is installed, and plain elsewhere."""
+"""What an optimizer shows of itself: in colours where a terminal has them and rich is installed, plain elsewhere."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Compare optimizers on one problem, as a YAML file says, and write a report.
 
-Every run that has ended is kept as a file, so the same command goes on where it was interrupted, and does nothing again.
+Every run that has ended is kept as a file: the same command goes on where it was interrupted, and does nothing twice.
 """
 
 from __future__ import annotations

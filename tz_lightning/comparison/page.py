@@ -164,9 +164,9 @@ def _mean_curve(
     """The mean over the runs, row by row as far as all of them go; None where one of them is not finite."""
     lists = [rows_of(run) for run in runs if rows_of(run)]
     x, y = [], []
-    for rows in zip(*lists, strict=False):
-        x.append(statistics.fmean(row[at] for row in rows))
-        y.append(None if any(row[3] is None for row in rows) else statistics.fmean(row[3] for row in rows))
+    for level in zip(*lists, strict=False):
+        x.append(statistics.fmean(row[at] for row in level))
+        y.append(None if any(row[3] is None for row in level) else statistics.fmean(row[3] for row in level))
     return x, y
 
 
