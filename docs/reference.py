@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import torchzero_core
-from torchzero_core import core, modules, optim, stopping
+from torchzero_core import core, modules, optim, recipes, stopping
 from torchzero_core.core import Module, Range, Transform
 
 HERE = Path(__file__).parent
@@ -58,6 +58,8 @@ BASES = (
     "BinaryOperation MultiOperation ReduceOperation GradApproximator LineSearch LineFunction MaxLineSearchItersReached"
     " Projection QuasiNewtonH QuasiNewtonB TrustMethod ConjugateGradientBase"
 ).split()
+#: What stands on the page of the optimizer.
+TOP = "Modular Module Transform Chain Var StepInfo Advice groups kinds"
 #: The names of families that are no words.
 TITLES = {"ops": "Operations", "grad_approximation": "Gradient approximations", "quasi_newton": "Quasi-Newton methods"}
 TITLES |= {"step_size": "Learning rate and step size", "line_search": "Line searches", "clipping": "Clipping"}
@@ -121,7 +123,7 @@ def pages() -> Iterator[Page]:
     for family in families():
         yield family_page(family)
     names = public(torchzero_core)
-    of_core, top = public(core), {"Modular", "Module", "Transform", "Chain", "Var", "StepInfo", "Advice"}
+    of_core, top = public(core), {*TOP.split()}
     yield Page(
         "core",
         "Optimizer and module",
@@ -169,6 +171,14 @@ def pages() -> Iterator[Page]:
         "torchzero_core.stopping",
         public(stopping),
     )
+    yield Page(
+        "recipes",
+        "Recipes",
+        "`tz.recipes`: the chains of well-known optimizers, as lists of modules. `tz.Modular(model, "
+        "*tz.recipes.adamw(lr=3e-4))` is an optimizer, and in YAML the name alone is one.",
+        "torchzero_core.recipes",
+        {name: item for name, item in public(recipes).items() if inspect.isfunction(item)},
+    )
     wrappers = "torchzero_core.optim.wrappers"
     home = importlib.import_module(wrappers)
     yield Page("packages", "Optimizers of other packages", inspect.getdoc(home) or "", wrappers, public(home))
@@ -179,14 +189,16 @@ def pages() -> Iterator[Page]:
 def expected() -> dict[str, Any]:
     """Every public name, with what it is."""
     homes = {"torchzero_core": torchzero_core, M: modules, "torchzero_core.core": core, "torchzero_core.optim": optim}
-    homes |= {"torchzero_core.stopping": stopping}
+    homes |= {"torchzero_core.stopping": stopping, "torchzero_core.recipes": recipes}
     for name in ("torchzero_core.optim.wrappers", "tz_lightning"):
         homes[name] = importlib.import_module(name)
     found = {f"{prefix}.{name}": item for prefix, home in homes.items() for name, item in public(home).items()}
-    for name in ("CHAINS", "Any", "difflib"):  # what the catalogue needs for itself
-        found.pop(f"{M}.{name}", None)
-    found.pop("torchzero_core.core.Params", None)  # the type of var.params, which is a list to everybody
-    return found
+    # what the catalogue needs for itself; a table; the type of var.params, which is a list to everybody
+    beside = {f"{M}.{name}" for name, item in public(modules).items() if not inspect.isclass(item)} - {
+        f"{M}.hidden_matrices"
+    }
+    beside |= {"torchzero_core.recipes.RECIPES", "torchzero_core.core.Params"}
+    return {name: item for name, item in found.items() if name not in beside}
 
 
 def missing(documented: Iterable[str]) -> list[str]:

@@ -23,6 +23,7 @@ from .declare import (
 from .home import StepInfo
 from .modular import Modular
 from .module import Chain, Child, Input, Module, Modules
+from .rounding import StochasticRounding
 from .transform import Target, Transform
 from .var import Var
 
@@ -52,6 +53,7 @@ __all__ = [
     "Seed",
     "Slot",
     "StepInfo",
+    "StochasticRounding",
     "Target",
     "Transform",
     "Value",

@@ -359,6 +359,10 @@ class Chain(Module):
         """Whether all in it are rules; their composition is one too."""
         return all(map(only_rules, self.children.values()))
 
+    def declared(self, name: str) -> Any:
+        """It declares no state."""
+        return self.slots[name]
+
     def check(self, params: list[Tensor]) -> None:
         """Nothing to check."""
 
