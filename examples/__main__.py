@@ -11,7 +11,6 @@ import importlib
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -49,7 +48,9 @@ def main() -> int:
     failed = []
     for i, name in enumerate(args.names or NAMES):
         print(f"[{i + 1}/{len(args.names or NAMES)}] {name} …", file=sys.stderr, flush=True)
-        failed += [name] * bool(subprocess.run([sys.executable, "-m", "examples", "--here", name], check=False).returncode)
+        failed += [name] * bool(
+            subprocess.run([sys.executable, "-m", "examples", "--here", name], check=False).returncode
+        )
     page()
     print("failed: " + ", ".join(failed) if failed else f"the page is {GALLERY.parent / 'guide' / 'gallery.md'}")
     return len(failed)

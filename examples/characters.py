@@ -1,7 +1,7 @@
 """A transformer that writes Python, letter by letter: Muon for its matrices and Adam for the rest, beside AdamW.
 
 The text is the source of the standard library of the Python that runs this, two million letters, the last tenth for
-validation. Both sides take 400 steps of 16 pieces of 64 letters with the same warm-up and decay of the learning rate,
+validation. Both sides take 300 steps of 16 pieces of 64 letters with the same warm-up and decay of the learning rate,
 and both have their best learning rate of three.
 """
 
@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 import torchzero_core as tz
 from examples.showing import Shown, best, show, smooth
 
-STEPS, CONTEXT, BATCH, WIDTH = 400, 64, 16, 64
+STEPS, CONTEXT, BATCH, WIDTH = 300, 64, 16, 64
 
 
 @cache

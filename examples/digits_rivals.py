@@ -1,7 +1,7 @@
 """Digits with Adam, SOAP, Muon and cautious Lion, from one YAML file.
 
-`python -m tz_lightning compare examples/compare.yaml` runs each of them with the same seeds, batches and number of steps,
-at four learning rates, and writes a table and a report; see [the comparison](compare.md). The network has two
+`python -m tz_lightning compare examples/compare.yaml` runs each of them with the same seeds, batches and number of
+steps, at several learning rates, and writes a table and a report; see [the comparison](compare.md). The network has two
 convolutions, and the figure is the loss on the validation images, mean of two seeds, each at its best learning rate.
 """
 

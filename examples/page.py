@@ -81,6 +81,15 @@ def kept(name: str) -> dict[str, Any]:
     return figures
 
 
+def was_run(name: str) -> bool:
+    """Whether there are figures.
+
+    Args:
+        name: of the example.
+    """
+    return (GALLERY / f"{name}.json").exists()
+
+
 def text_of(name: str) -> tuple[str, str]:
     """The first line of the docstring of an example, and the rest of it, as Markdown.
 
@@ -100,7 +109,7 @@ def page(path: Path = PAGE) -> None:
     """
     table = ["| example | what is compared | here | baseline | seconds |", "| --- | --- | --- | --- | --- |"]
     sections = []
-    for name in NAMES:
+    for name in filter(was_run, NAMES):
         title, rest = text_of(name)
         run = kept(name)
         ours, theirs = ("<br>".join(f"{n}: **{v}**" for n, v in run[side].items()) for side in ("ours", "baselines"))
@@ -110,10 +119,8 @@ def page(path: Path = PAGE) -> None:
         sections += [f"\n## {title}\n", f"{rest}\n", f"![{title}](../gallery/{name}.png)\n"]
         for file in files:
             language = "yaml" if file.endswith("yaml") else "python"
-            sections += [
-                f"````{{dropdown}} examples/{file}\n" if False else f"`examples/{file}`\n",
-                f"```{{literalinclude}} ../../examples/{file}\n:language: {language}\n```\n",
-            ]
+            include = f"```{{literalinclude}} ../../examples/{file}\n:language: {language}\n```"
+            sections.append(f"````{{dropdown}} examples/{file}\n{include}\n````\n")
     path.write_text(HEAD + "\n".join([*table, *sections]) + TAIL, "utf-8")
 
 

@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 from ..distributed import Reductions
 from ..engine import Segment
 from ..engine.params import Params
-from . import checkpoint, show
+from . import checkpoint, colours, show
 from .accidents import is_accident
 from .advice import advise, order
 from .blank import asks_for_state, blank_closure
@@ -359,11 +359,22 @@ class Modular(ModuleHome, Optimizer):
 
         Before the first step they are those that the state will take: what is found by two steps on tensors that have
         a shape and no memory. "At least" says that values of tensors, which nobody knows yet, may add to it.
+
+        It is a string; printed on a terminal it has colours where rich is installed, and so has the optimizer itself.
         """
-        return show.summary(self)
+        return colours.Shown(show.summary(self))
 
     def __repr__(self) -> str:
         return show.tree(self)
+
+    def __str__(self) -> str:
+        return colours.for_terminal(repr(self))
+
+    def __rich__(self) -> Any:
+        return colours.coloured(repr(self))
+
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec)
 
 
 _hooked_step = Optimizer.profile_hook_step(Modular._step)

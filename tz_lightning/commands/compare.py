@@ -1,6 +1,6 @@
 """Compare optimizers on one problem, as a YAML file says, and write a report.
 
-Every run that has ended is kept as a file, so the same command goes on where it was interrupted, and does nothing again.
+Every run that has ended is kept as a file: the same command goes on where it was interrupted, and does nothing twice.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from ..comparison import Outcome, Plan, compare, summarise
-from ..comparison.page import page
 from ..comparison.outcome import write
+from ..comparison.page import page
 from ..comparison.progress import Progress
 from ..comparison.tables import show
 
@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> None:
     finally:
         progress.close()
     if interrupted:
-        print(f"interrupted: {len(outcomes)} runs are kept in {folder}; the same command goes on there", file=sys.stderr)
+        print(
+            f"interrupted: {len(outcomes)} runs are kept in {folder}; the same command goes on there", file=sys.stderr
+        )
         sys.exit(130)
     _report(plan, outcomes, folder, html=not args.no_html, source=args.file.read_text("utf-8"))
 

@@ -139,9 +139,7 @@ def _table(plan: Plan, summaries: Sequence[Summary]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _curves(
-    graphs: Any, plan: Plan, summaries: Sequence[Summary], axis: str, *, losses: bool
-) -> tuple[str, Any]:
+def _curves(graphs: Any, plan: Plan, summaries: Sequence[Summary], axis: str, *, losses: bool) -> tuple[str, Any]:
     """A chart of the training losses, or of the monitored values, against one axis."""
     figure, at = graphs.Figure(), AXES[axis]
     # what explodes would press all else into a line
@@ -166,9 +164,9 @@ def _mean_curve(
     """The mean over the runs, row by row as far as all of them go; None where one of them is not finite."""
     lists = [rows_of(run) for run in runs if rows_of(run)]
     x, y = [], []
-    for rows in zip(*lists, strict=False):
-        x.append(statistics.fmean(row[at] for row in rows))
-        y.append(None if any(row[3] is None for row in rows) else statistics.fmean(row[3] for row in rows))
+    for level in zip(*lists, strict=False):
+        x.append(statistics.fmean(row[at] for row in level))
+        y.append(None if any(row[3] is None for row in level) else statistics.fmean(row[3] for row in level))
     return x, y
 
 
@@ -191,7 +189,9 @@ def _rates(graphs: Any, plan: Plan, summaries: Sequence[Summary]) -> tuple[str, 
     positive = all(v > 0 for trace in figure.data for v in trace.y)
     figure = _styled(figure, "learning rate", what, logarithmic=positive and not plan.maximise)
     tried = sorted({lr for trace in figure.data for lr in trace.x})
-    figure.update_xaxes(type="log", **({"tickvals": tried, "ticktext": [f"{lr:.3g}" for lr in tried]} if len(tried) < 9 else {}))
+    figure.update_xaxes(
+        type="log", **({"tickvals": tried, "ticktext": [f"{lr:.3g}" for lr in tried]} if len(tried) < 9 else {})
+    )
     return f"{what} by learning rate", figure
 
 

@@ -172,7 +172,9 @@ def _table(data: Any, what: str, keys: Iterable[str]) -> dict[str, Any]:
         raise ValueError(f"{what} is a table with {', '.join(keys)}, not {data!r}.")
     for key in data:
         if key not in keys:
-            raise ValueError(f"{key!r} means nothing in {what}; it has {', '.join(keys)}.{did_you_mean(str(key), keys)}")
+            raise ValueError(
+                f"{key!r} means nothing in {what}; it has {', '.join(keys)}.{did_you_mean(str(key), keys)}"
+            )
     return dict(data)
 
 
@@ -259,7 +261,9 @@ def _problem(data: Any) -> Callable[[], tuple[LightningModule, LightningDataModu
 
 def _built_in(name: str, init_args: Any) -> Callable[[], tuple[LightningModule, None]]:
     if name not in PROBLEMS:
-        raise ValueError(f"problem: none is called {name!r}; there are {', '.join(PROBLEMS)}.{did_you_mean(name, PROBLEMS)}")
+        raise ValueError(
+            f"problem: none is called {name!r}; there are {', '.join(PROBLEMS)}.{did_you_mean(name, PROBLEMS)}"
+        )
     kind = PROBLEMS[name]
     init_args = _table(init_args, f"problem: {name}", inspect.signature(kind).parameters)
     try:

@@ -10,7 +10,7 @@ import statistics
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from torch.optim import Optimizer
 from torchzero_core.core import Modular
 from torchzero_core.core.packages import required
 
-from ..chain import parameters_of
 from ..closure import ClosureOptimization
 from .outcome import Outcome
 from .plan import Plan, Rival, Search
@@ -129,24 +128,13 @@ def compare(plan: Plan, folder: Path, *, progress: Progress | None = None, retry
     progress = progress or Progress(on=False)
     progress.begin(sum(len(plan.seeds) * _tries(rival) for rival in plan.rivals))
     for rival in plan.rivals:
-        rates = _search(plan, rival) if isinstance(rival.rates, Search) else _grid(rival)
-        values: list[float | None] = []
-        begun = False
-        while True:
-            try:
-                lr = rates.send(values) if begun else next(rates)
-                begun = True
-            except StopIteration:
-                break
-            values = []
+        told: list[list[float | None]] = []
+        for lr in _rates(plan, rival, told):
+            told.append([])
             for seed in plan.seeds:
                 outcome = _kept_or_run(plan, rival, lr, seed, folder, progress, retry=retry)
-                values.append(outcome.value if outcome.status == "ok" else None)
+                told[-1].append(outcome.value if outcome.status == "ok" else None)
                 yield outcome
-
-
-#: Gives learning rates, and is sent the values of the runs at each.
-Rates = Generator[float | None, list[float | None], None]
 
 
 def _tries(rival: Rival) -> int:
@@ -155,25 +143,31 @@ def _tries(rival: Rival) -> int:
     return 1 if rival.rates is None else len(rival.rates)
 
 
-def _grid(rival: Rival) -> Rates:
-    assert not isinstance(rival.rates, Search)
-    for lr in [None] if rival.rates is None else rival.rates:  # a list that would be yielded from takes no values
-        yield lr
+def _rates(plan: Plan, rival: Rival, told: list[list[float | None]]) -> Iterator[float | None]:
+    """The learning rates to try, one after the other.
+
+    Args:
+        plan: what is compared.
+        rival: the optimizer.
+        told: for each rate so far the values that it led to.
+    """
+    if isinstance(rival.rates, Search):
+        return _searched(rival.rates, told, maximise=plan.maximise)
+    return iter([None] if rival.rates is None else rival.rates)
 
 
-def _search(plan: Plan, rival: Rival) -> Rates:
-    """Learning rates that Optuna's TPE chooses; the same ones again where the same values come back."""
+def _searched(search: Search, told: list[list[float | None]], *, maximise: bool) -> Iterator[float]:
+    """Those that Optuna's TPE chooses; the same ones again where the same values come back."""
     optuna = required("optuna", "optuna", "A search for the learning rate, lr: {low, high, trials},")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    assert isinstance(rival.rates, Search)
-    space = {"lr": optuna.distributions.FloatDistribution(rival.rates.low, rival.rates.high, log=True)}
-    direction = "maximize" if plan.maximise else "minimize"
-    study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=0))
-    for _ in range(rival.rates.trials):
+    space = {"lr": optuna.distributions.FloatDistribution(search.low, search.high, log=True)}
+    sampler = optuna.samplers.TPESampler(seed=0)
+    study = optuna.create_study(direction="maximize" if maximise else "minimize", sampler=sampler)
+    for _ in range(search.trials):
         trial = study.ask(space)
-        values = yield trial.params["lr"]
-        known = [value for value in values if value is not None]
-        if len(known) < len(values):
+        yield trial.params["lr"]
+        known = [value for value in told[-1] if value is not None]
+        if len(known) < len(told[-1]):
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(trial, statistics.fmean(known))
