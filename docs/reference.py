@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import torchzero_core
-from torchzero_core import core, modules, optim, stopping
+from torchzero_core import core, modules, optim, recipes, stopping
 from torchzero_core.core import Module, Range, Transform
 
 HERE = Path(__file__).parent
@@ -54,10 +54,12 @@ MEMBERS = {
     "tz_lightning.ModularCLI": "",
 }
 #: What a module is derived from, and what belongs to it; they stand on the page of the bases.
-BASES = (
-    "BinaryOperation MultiOperation ReduceOperation GradApproximator LineSearch LineFunction MaxLineSearchItersReached"
-    " Projection QuasiNewtonH QuasiNewtonB TrustMethod ConjugateGradientBase"
-).split()
+BASES = [
+    "BinaryOperation", "MultiOperation", "ReduceOperation", "GradApproximator", "LineSearch", "LineFunction",
+    "MaxLineSearchItersReached", "Projection", "QuasiNewtonH", "QuasiNewtonB", "TrustMethod", "ConjugateGradientBase",
+]  # fmt: skip
+#: What stands on the page of the optimizer.
+TOP = "Modular Module Transform Chain Var StepInfo Advice groups kinds"
 #: The names of families that are no words.
 TITLES = {"ops": "Operations", "grad_approximation": "Gradient approximations", "quasi_newton": "Quasi-Newton methods"}
 TITLES |= {"step_size": "Learning rate and step size", "line_search": "Line searches", "clipping": "Clipping"}
@@ -121,7 +123,7 @@ def pages() -> Iterator[Page]:
     for family in families():
         yield family_page(family)
     names = public(torchzero_core)
-    of_core, top = public(core), {"Modular", "Module", "Transform", "Chain", "Var", "StepInfo", "Advice"}
+    of_core, top = public(core), {*TOP.split()}
     yield Page(
         "core",
         "Optimizer and module",
@@ -164,10 +166,18 @@ def pages() -> Iterator[Page]:
     yield Page(
         "stopping",
         "Stopping rules",
-        "`tz.stopping`: when a run is over, for `tz.minimize`, `SwitchWhen`, `tz_lightning.StopWhen` and loops of one's "
-        "own.",
+        "`tz.stopping`: when a run is over, for `tz.minimize`, `SwitchWhen`, `tz_lightning.StopWhen` and loops of "
+        "one's own.",
         "torchzero_core.stopping",
         public(stopping),
+    )
+    yield Page(
+        "recipes",
+        "Recipes",
+        "`tz.recipes`: the chains of well-known optimizers, as lists of modules. `tz.Modular(model, "
+        "*tz.recipes.adamw(lr=3e-4))` is an optimizer, and in YAML the name alone is one.",
+        "torchzero_core.recipes",
+        {name: item for name, item in public(recipes).items() if inspect.isfunction(item)},
     )
     wrappers = "torchzero_core.optim.wrappers"
     home = importlib.import_module(wrappers)
@@ -179,14 +189,18 @@ def pages() -> Iterator[Page]:
 def expected() -> dict[str, Any]:
     """Every public name, with what it is."""
     homes = {"torchzero_core": torchzero_core, M: modules, "torchzero_core.core": core, "torchzero_core.optim": optim}
-    homes |= {"torchzero_core.stopping": stopping}
+    homes |= {"torchzero_core.stopping": stopping, "torchzero_core.recipes": recipes}
     for name in ("torchzero_core.optim.wrappers", "tz_lightning"):
         homes[name] = importlib.import_module(name)
     found = {f"{prefix}.{name}": item for prefix, home in homes.items() for name, item in public(home).items()}
-    for name in ("CHAINS", "Any", "difflib"):  # what the catalogue needs for itself
-        found.pop(f"{M}.{name}", None)
-    found.pop("torchzero_core.core.Params", None)  # the type of var.params, which is a list to everybody
-    return found
+    # what the catalogue needs for itself; a table; the type of var.params, which is a list to everybody
+    beside = {
+        f"{M}.{name}"
+        for name, item in public(modules).items()
+        if not getattr(item, "__module__", "").startswith("torchzero_core")
+    }
+    beside |= {"torchzero_core.recipes.RECIPES", "torchzero_core.core.Params"}
+    return {name: item for name, item in found.items() if name not in beside}
 
 
 def missing(documented: Iterable[str]) -> list[str]:
@@ -217,6 +231,8 @@ def entry(prefix: str, name: str, item: Any) -> list[str]:
 
 def described(name: str) -> str:
     """What is said of a type above its definition in the source."""
+    if name == "Target":
+        return "What a rule is applied to: the words that :class:`Transform` takes as its target."
     for place in (Module, Transform, Range):
         source = inspect.getsource(inspect.getmodule(place) or place)
         if found := re.search(rf"((?:^#: .*\n)+)^{name}: TypeAlias = (.*)$", source, re.M):
@@ -298,9 +314,9 @@ def write_table(rows: Sequence[tuple[str, str, type[Module]]]) -> None:
     lines = [
         "# All modules",
         "",
-        f"{len({cls for _, _, cls in rows})} modules, as `tz.m.Adam` in Python and `class_path: Adam` in YAML. *Closure*: "
-        "whether a chain with the module has to be given one ([closures](../guide/closures.md)). Type to filter; several "
-        "words have to occur all.",
+        f"{len({cls for _, _, cls in rows})} modules, as `tz.m.Adam` in Python and `class_path: Adam` in YAML. "
+        "*Closure*: whether a chain with the module has to be given one ([closures](../guide/closures.md)). Type to "
+        "filter; several words have to occur all.",
         "",
         "```{eval-rst}",
         ".. list-table::",
@@ -325,7 +341,7 @@ def write_table(rows: Sequence[tuple[str, str, type[Module]]]) -> None:
             f"     - :py:obj:`{name} <{M}.{target}>`",
             f"     - {line}",
             f"     - {closure_needed(cls)}",
-            f"     - {papers(cls) or '–'}",
+            f"     - {papers(cls)}".rstrip(),
         ]
     lines += ["```", ""]
     save(HERE / "api" / "modules.md", "\n".join(lines))

@@ -43,9 +43,9 @@ def by_scipy(method: str, seen: Callable[[float], None]) -> None:
     def fun(x: Any) -> tuple[float, Any]:
         point = torch.tensor(x, requires_grad=True)
         value = rosenbrock(point)
-        value.backward()
         seen(value.item())
-        return value.item(), point.grad.numpy()
+        (grad,) = torch.autograd.grad(value, point)
+        return value.item(), grad.numpy()
 
     optimize.minimize(fun, START.numpy(), jac=True, method=method)
 

@@ -32,7 +32,7 @@ class Votes(nn.Module):
         """Votes in halves."""
         return (self.out(self.hidden(x).sign()) * 2).round() / 2
 
-    def loss(self, *_: bool) -> Tensor:
+    def loss(self, backward: bool = False) -> Tensor:
         """On the first 1,400 images."""
         return nn.functional.cross_entropy(self(x[:1400]), y[:1400])
 
@@ -78,7 +78,8 @@ def main() -> Shown:
     """Both."""
     ours = {lr: by_mezo(lr) for lr in (0.01, 0.02, 0.04)}
     theirs = {sigma: by_evolution(sigma) for sigma in (0.02, 0.05, 0.1)}
-    (error, losses), (their_error, their_losses) = (runs[best({k: r[1][-1] for k, r in runs.items()})] for runs in (ours, theirs))
+    error, losses = ours[best({lr: run[1][-1] for lr, run in ours.items()})]
+    their_error, their_losses = theirs[best({sigma: run[1][-1] for sigma, run in theirs.items()})]
     a, b = "MeZO + Adam", "(1+1) evolution strategy"
     return Shown(
         figure=f"share of wrong digits in validation after {EVALUATIONS} evaluations",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ class Shown:
     figure: str
     ours: dict[str, float]
     baselines: dict[str, float]
-    curves: dict[str, Curve]
+    curves: dict[str, Curve] = field(default_factory=dict)
     x: str = "step"
     y: str = "loss"
     log: str = "y"
@@ -109,6 +112,20 @@ def smooth(values: Sequence[float], beta: float = 0.95) -> list[float]:
     for value in values:
         out.append(value if not out else beta * out[-1] + (1 - beta) * value)
     return out
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what Lightning says at the start of each training."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def show(main: Callable[[], Shown]) -> None:

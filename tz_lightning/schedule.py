@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -239,7 +240,7 @@ class _Stage(Optimizer):
 
 
 class LRSchedulerCallback(Callback):
-    """A scheduler for any setting of any module: weight decay, a momentum, a clipping threshold, also the learning rate.
+    """A scheduler for any setting of any module: weight decay, momentum, a clipping threshold, the learning rate too.
 
     Whatever schedules a learning rate schedules the setting: torch's schedulers, which multiply the value that a group
     has, and :class:`~tz_lightning.schedule.Ramp`, which goes from one value to another. Where it has come to is saved
@@ -256,7 +257,8 @@ class LRSchedulerCallback(Callback):
         log: whether values are logged.
 
     Raises:
-        ValueError: a setting that no module of the chain has, with the nearest one.
+        ValueError: an interval or frequency that is none.
+        MisconfigurationException: as the training begins, a setting that no module of the chain has, with the nearest.
 
     Example:
         >>> from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -294,9 +296,12 @@ class LRSchedulerCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the scheduler, or go on with that of a checkpoint."""
         if self.optimizer >= len(trainer.optimizers):
-            raise ValueError(f"LRSchedulerCallback(optimizer={self.optimizer}): there are {len(trainer.optimizers)}.")
+            raise MisconfigurationException(f"LRSchedulerCallback(optimizer={self.optimizer}): there are {len(trainer.optimizers)}.")
         optimizer = trainer.optimizers[self.optimizer]
-        values = values_of(optimizer, self.setting)
+        try:
+            values = values_of(optimizer, self.setting)
+        except ValueError as error:
+            raise MisconfigurationException(f"LRSchedulerCallback(setting={self.setting!r}): {error}") from None
         for group, value in zip(optimizer.param_groups, values, strict=True):
             group.setdefault(f"initial_{self.setting}", value)
         first = [group[f"initial_{self.setting}"] for group in optimizer.param_groups]
@@ -305,7 +310,7 @@ class LRSchedulerCallback(Callback):
         if isinstance(self.scheduler, ReduceLROnPlateau) and self.monitor is None:
             self.monitor = getattr(self.scheduler, "monitor", None)
             if self.monitor is None:
-                raise ValueError("LRSchedulerCallback: ReduceLROnPlateau needs monitor, the name of a metric.")
+                raise MisconfigurationException("LRSchedulerCallback: ReduceLROnPlateau needs monitor, the name of a metric.")
         if self._saved is not None:
             self._count = self._saved["count"]
             self.scheduler.load_state_dict(self._saved["scheduler"])
@@ -339,7 +344,7 @@ class LRSchedulerCallback(Callback):
             metrics = trainer.callback_metrics
             if self.monitor not in metrics:
                 near = did_you_mean(str(self.monitor), metrics) or f" There are {', '.join(metrics) or 'none'}."
-                raise ValueError(f"LRSchedulerCallback(monitor={self.monitor!r}): there is no such metric.{near}")
+                raise MisconfigurationException(f"LRSchedulerCallback(monitor={self.monitor!r}): there is no such metric.{near}")
             self.scheduler.step(metrics[self.monitor])
         else:
             self.scheduler.step()
@@ -352,7 +357,8 @@ class LRSchedulerCallback(Callback):
             return
         groups = trainer.optimizers[self.optimizer].param_groups
         labels = [""] if len(groups) == 1 else [f"/{g.get('name', f'pg{i + 1}')}" for i, g in enumerate(groups)]
-        found = {f"schedule/{self.setting}{label}": float(g[self.setting]) for label, g in zip(labels, groups, strict=True)}
+        values = [float(group[self.setting]) for group in groups]
+        found = {f"schedule/{self.setting}{label}": v for label, v in zip(labels, values, strict=True)}
         for logger in trainer.loggers:
             logger.log_metrics(found, step=step)
 
@@ -399,7 +405,8 @@ def values_of(optimizer: Optimizer, setting: str) -> list[Any]:
         if setting in group:
             found.append(group[setting])
             continue
-        owners = [m for m in optimizer.unrolled_modules if name in m.defaults and f".{m.path}".endswith(f".{path}" if path else "")]
+        end = f".{path}" if path else ""
+        owners = [m for m in optimizer.unrolled_modules if name in m.defaults and f".{m.path}".endswith(end)]
         values = [m.settings[p][name] for m in owners for p in group["params"][:1]]
         if any(v != values[0] for v in values):
             paths = ", ".join(f"{m.path}.{name}" for m in owners)

@@ -24,6 +24,7 @@ from .home import StepInfo
 from .kept import StateKind
 from .modular import Modular
 from .module import Chain, Child, Input, Module, Modules
+from .rounding import StochasticRounding
 from .transform import Target, Transform
 from .var import Var
 
@@ -54,6 +55,7 @@ __all__ = [
     "Slot",
     "StateKind",
     "StepInfo",
+    "StochasticRounding",
     "Target",
     "Transform",
     "Value",

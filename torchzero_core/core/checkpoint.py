@@ -131,7 +131,7 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     optimizer.loaded = True
     first = optimizer.state.get(optimizer.all_params[0], {}) if optimizer.all_params else {}
     optimizer.current_step = int(first.get("Modular.step", 0))
-    for module in optimizer.unrolled_modules:
+    for module in optimizer.drawers:
         module.generators.clear()
     optimizer.drop_params()
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..engine import Home as EngineHome
 from ..engine import Segment
 from .all_params import AllParams
+from .precision import Precision
 from .watch import Watchers
 
 
@@ -45,7 +46,10 @@ class Home(EngineHome, Protocol):
         watchers: who looks at the modules while they run.
         model: the model it was given, or None.
         deterministic: whether the closure is the same function at every step.
+        precision: the dtypes that states are kept in.
     """
+
+    precision: Precision
 
     param_groups: list[dict[str, Any]]
     lr_scales_update: bool

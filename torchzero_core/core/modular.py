@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 from ..distributed import Reductions
 from ..engine import Segment
 from ..engine.params import Params
-from . import checkpoint, show
+from . import checkpoint, colours, show
 from .accidents import is_accident
 from .advice import advise, order
 from .blank import asks_for_state, blank_closure
@@ -25,6 +25,8 @@ from .mistakes import check_closure, check_params, explained
 from .module import Chain, Module, Modules, as_module
 from .module_home import ModuleHome
 from .naming import adopt, check_free, release
+from .precision import Precision, StateDtype
+from .rounding import StochasticRounding
 from .var import Var
 from .watch import AfterEach, Look, Watcher, WatchHandle
 
@@ -48,6 +50,11 @@ class Modular(ModuleHome, Optimizer):
             so loss and gradients at the point where a step ended serve as the start of the next one. It saves a line
             search one evaluation a step, and keeps two copies of parameters and gradients.
         advice: warn of an order of modules that makes one of them useless, and of a chain without a learning rate.
+        state_dtype: the dtype of declared state that is like a parameter, as a dtype or by name ("bfloat16"); for some
+            modules or states by their paths, ``{"Adam": "float32", "EMA.exp_avg": "bfloat16"}``. None: that of the
+            parameter. Counts, numbers per tensor and what modules keep by hand are left alone.
+        stochastic_rounding: round new bfloat16 parameters up or down at random, so that small steps are not lost; see
+            :class:`~torchzero_core.core.StochasticRounding`. A number is the seed.
 
     Attributes:
         model: the model, where one was given.
@@ -80,6 +87,8 @@ class Modular(ModuleHome, Optimizer):
         compile: bool = False,
         deterministic: bool = False,
         advice: bool = True,
+        state_dtype: StateDtype = None,
+        stochastic_rounding: bool | int = False,
     ) -> None:
         check_params(params)
         if not modules:
@@ -99,6 +108,8 @@ class Modular(ModuleHome, Optimizer):
         self.chain.path = ""
         try:
             adopt(self, self.chain)
+            self.precision = Precision(state_dtype, self.unrolled_modules)
+            self._begin_rounding(stochastic_rounding)
             defaults, self.lr_scales_update = default_values(self.unrolled_modules)
             given: list[Any] = list(params.named_parameters() if isinstance(params, nn.Module) else params)
             if not given:
@@ -113,6 +124,12 @@ class Modular(ModuleHome, Optimizer):
         self.current_step = 0
         if advice:
             advise(order(self.modules))
+
+    def _begin_rounding(self, given: bool | int) -> None:
+        """Make what rounds parameters, if that is asked for."""
+        if given is not False:
+            self.rounding = StochasticRounding(None if given is True else int(given))
+            self.rounding.home = self
 
     # -- structure ---------------------------------------------------------------------------------------------------
     @property
@@ -129,7 +146,10 @@ class Modular(ModuleHome, Optimizer):
         """
         check_new_group(param_group, self.unrolled_modules)
         known = [p for group in getattr(self, "param_groups", []) for p in group["params"]]
-        super().add_param_group({**param_group, "params": checked_params(param_group["params"], known)})
+        params = checked_params(param_group["params"], known)
+        if self.rounding is not None and any(p.dtype is torch.float16 for p in params if isinstance(p, Tensor)):
+            raise ValueError("stochastic_rounding=True is for bfloat16 parameters, and there are some of float16.")
+        super().add_param_group({**param_group, "params": params})
         self.drop_params()
 
     # -- the step ----------------------------------------------------------------------------------------------------
@@ -225,7 +245,7 @@ class Modular(ModuleHome, Optimizer):
     def _repeated(self, rules: Segment) -> bool:
         """Whether a step has been made that differs from the one before in nothing but numbers, as most do."""
         params = self._params
-        if params is None or self._proven is not params or self.watchers:
+        if params is None or self._proven is not params or self.watchers or self.rounding is not None:
             return False
         grads = [p.grad for p in params]
         if not params.grads_as_before(grads) or not rules.repeat(params, grads):  # type: ignore[arg-type]
@@ -282,7 +302,7 @@ class Modular(ModuleHome, Optimizer):
 
         That goes for random generators too: a module with a ``seed`` draws the same directions again.
         """
-        for module in self.modules:
+        for module in (*self.modules, *([] if self.rounding is None else [self.rounding])):
             module.reset()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -297,6 +317,8 @@ class Modular(ModuleHome, Optimizer):
             "modules": self.modules,
             "chain": self.chain,
             "lr_scales_update": self.lr_scales_update,
+            "precision": self.precision,
+            "rounding": self.rounding,
             "distributed": self.distributed,
             "current_step": self.current_step,
             "last_step": StepInfo(),
@@ -310,6 +332,9 @@ class Modular(ModuleHome, Optimizer):
                 shared = {id(p): p for m in self.unrolled_modules for params, _ in m.overrides.groups for p in params}
                 self.chain = copy.deepcopy(self.chain, shared)
                 self.modules = tuple(self.chain.children.values())
+            if self.rounding is not None:
+                self.rounding = copy.copy(self.rounding)
+                self.rounding.home = self
             self._evaluations = Evaluations() if self.deterministic else None
             self._habits = Habits()
             self.begin()
@@ -334,11 +359,22 @@ class Modular(ModuleHome, Optimizer):
 
         Before the first step they are those that the state will take: what is found by two steps on tensors that have
         a shape and no memory. "At least" says that values of tensors, which nobody knows yet, may add to it.
+
+        It is a string; printed on a terminal it has colours where rich is installed, and so has the optimizer itself.
         """
-        return show.summary(self)
+        return colours.Shown(show.summary(self))
 
     def __repr__(self) -> str:
         return show.tree(self)
+
+    def __str__(self) -> str:
+        return colours.for_terminal(repr(self))
+
+    def __rich__(self) -> Any:
+        return colours.coloured(repr(self))
+
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec)
 
 
 _hooked_step = Optimizer.profile_hook_step(Modular._step)

@@ -67,6 +67,8 @@ class Module:
     needs_gradient: ClassVar[bool] = True
     #: Whether the length of its update means something, so that a search tries a step size of 1 first.
     has_scale: ClassVar[bool] = True
+    #: Whether that length is learnt step by step, so that it may be too short for a while.
+    learns_scale: ClassVar[bool] = False
     #: Whether the engine can trace it.
     is_rule: ClassVar[bool] = False
     #: Whether it is a list of modules.
@@ -367,6 +369,10 @@ class Chain(Module):
     def is_rule(self) -> bool:  # type: ignore[override]
         """Whether all in it are rules; their composition is one too."""
         return all(map(only_rules, self.children.values()))
+
+    def declared(self, name: str) -> Any:
+        """It declares no state."""
+        return self.slots[name]
 
     def check(self, params: list[Tensor]) -> None:
         """Nothing to check."""

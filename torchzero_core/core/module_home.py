@@ -15,7 +15,9 @@ from .all_params import AllParams
 from .groups import GroupValues
 from .module import Chain, Module
 from .naming import adopt, check_free, child_path, release, unrolled
+from .precision import Precision
 from .replaced_grads import replace_grads, return_grads
+from .rounding import StochasticRounding
 from .route import Routes, RuleStage
 from .stand_ins import real_place
 from .step import WholeChain
@@ -37,6 +39,8 @@ class ModuleHome:
         advice: whether to say where modules are hardly in the order that was meant.
         distributed: the reductions over ranks.
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
+        precision: the dtypes that states are kept in.
+        rounding: what rounds new parameters; None: to the nearest.
         watchers: who looks at the modules while they run.
         model: the model that the optimizer was given.
         settings_version: counts the changes of settings.
@@ -51,6 +55,8 @@ class ModuleHome:
     advice: bool = True
     distributed: Reductions
     lr_scales_update: bool
+    precision: Precision
+    rounding: StochasticRounding | None = None
     param_groups: list[dict[str, Any]]
     model: nn.Module | None
     state: Any
@@ -80,6 +86,11 @@ class ModuleHome:
     def unrolled_modules(self) -> list[Module]:
         """Every module of the chain and every child, depth first."""
         return [m for m in unrolled(self.chain) if not isinstance(m, Chain)]
+
+    @property
+    def drawers(self) -> list[Module]:
+        """All that may have a random generator: the modules, and what rounds parameters."""
+        return [*self.unrolled_modules, *([] if self.rounding is None else [self.rounding])]
 
     def adopt(self, child: Module, parent: Module, name: str) -> None:
         """Put a module into one that is part of this optimizer; see :meth:`Module.set_child`.
@@ -179,7 +190,7 @@ class ModuleHome:
         self._watched = watched
         whole = self._whole.get(watched)
         if whole is None:
-            whole = self._whole[watched] = WholeChain(self.stages(self.chain), self.unrolled_modules, watched=watched)
+            whole = self._whole[watched] = WholeChain(self.stages(self.chain), self.drawers, watched=watched)
             if self.compile:
                 self._warn_uncompiled(whole.stages)
             if self.advice and self.lr_scales_update and all(group["lr"] == 1 for group in groups):
@@ -214,7 +225,7 @@ class ModuleHome:
     def undo(self) -> None:
         """Make it as if the step had not been tried."""
         self.transaction.roll_back()
-        for module in self.unrolled_modules:
+        for module in self.drawers:
             module.rewind_generators()
         self.invalidate()  # some of it may be half made
 

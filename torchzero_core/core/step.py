@@ -97,4 +97,7 @@ def move(var: Var, home: Home) -> None:
         scales = [home.final_scale(p) for p in var.params]
         if any(s != 1.0 for s in scales):
             torch._foreach_mul_(update, scales)
-    torch._foreach_sub_(var.params, update)
+    if home.rounding is None:
+        torch._foreach_sub_(var.params, update)
+    else:
+        home.rounding.subtract(var.params, update)

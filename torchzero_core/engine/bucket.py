@@ -15,6 +15,7 @@ from ..lang.rule import Rule, Slot
 from .layout import are_plain, layout_check
 from .params import same_objects
 from .program import Program
+from .surroundings import Rounding
 
 
 class Places:
@@ -110,6 +111,7 @@ class Bucket:
         dense: whether each fills one block of memory.
         compilable: whether a compiling backend takes them.
         kernels: whether torch's kernels take them.
+        rounding: what moves parameters of less than 32 bits; None: to the nearest.
         recompute: whether they are too many to stay in the processor's cache between two passes.
         program: what runs on them in this step.
         hosts: its host numbers in this step.
@@ -132,6 +134,7 @@ class Bucket:
         self.shards: Shards | None = shards_of(params)
         self.dense = is_dense(self.data[0])
         self.compilable = self.recompute = self.kernels = False
+        self.rounding: Rounding | None = None
         self.program: Program | None = None
         self.hosts: tuple[Any, ...] = ()
         self.checked: list[Any] = []
@@ -161,7 +164,7 @@ class Bucket:
     # -- state -------------------------------------------------------------------------------------------------------
     def slot(self, rule: int, name: str) -> Slot:
         """The declaration of a state."""
-        return self.rules[rule].slots[name]
+        return self.rules[rule].declared(name)
 
     def places(self, rule: int, name: str) -> Places:
         """For each tensor, the dict that holds a state and its name there."""
@@ -349,4 +352,4 @@ def is_dense(p: Tensor) -> bool:
 def state_dtypes(rules: Sequence[Rule], dtype: torch.dtype) -> Callable[[Storage], torch.dtype]:
     """Says the dtype of each state for parameters of a dtype. It knows no tensors, so programs may keep it."""
     like = torch.empty(0, dtype=dtype)
-    return lambda storage: rules[storage.rule].slots[storage.name].dtype_for(like)
+    return lambda storage: rules[storage.rule].declared(storage.name).dtype_for(like)

@@ -18,12 +18,14 @@ class Mode(NamedTuple):
         moves: it moves the parameters.
         kernels: what torch has a kernel for is one call.
         recompute: a later pass computes again what is cheaper to compute than to keep.
+        narrow: the parameters have less than 32 bits, and arithmetic more.
     """
 
     writable: bool
     moves: bool
     kernels: bool
     recompute: bool = False
+    narrow: bool = False
 
 
 class Program:

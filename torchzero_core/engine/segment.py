@@ -126,7 +126,7 @@ class Segment:
     def trace(self, settings: Sequence[Any], counts: Sequence[int], facts: Sequence[float], mode: Mode) -> Program:
         """Run the rules on symbols."""
         trace = Trace(settings, counts, facts)
-        self._kernels = mode.kernels
+        self._kernels = mode.kernels and not mode.narrow
         u = trace.load(UPDATE, Kind.ELEMENT)
         modules, tail = self.modules, len(self.modules) - len(self._tail)
         scale: Any = 1.0
@@ -207,9 +207,20 @@ class Segment:
         return Binding(buckets, [numel, *steps], alike, version, self._turn)
 
     def _choose_backend(self, bucket: Bucket) -> None:
-        bucket.kernels = kernels.supports(bucket.data[0], dense=bucket.dense)
+        dtype = bucket.data[0].dtype
+        slots = [(rule, name) for rule in self.rules for name in rule.slots]
+        as_asked = any(rule.declared(name).asked not in (None, dtype) for rule, name in slots)
+        rounding = None if self.home is None else self.home.rounding
+        bucket.rounding = rounding if rounding is not None and rounding.takes(dtype) else None
+        bucket.kernels = (
+            kernels.supports(bucket.data[0], self._tail, dense=bucket.dense)
+            and not as_asked
+            and bucket.rounding is None
+        )
         if self.home is not None and self.home.compile:
-            refusal = backends.refusal(bucket)
+            refusal = backends.refusal(bucket) or (
+                None if bucket.rounding is None else "there is no compiled form of stochastic rounding"
+            )
             bucket.compilable = refusal is None
             bucket.kernels &= not bucket.compilable
             bucket.recompute = bucket.compilable and sum(p.numel() for p in bucket.data) >= RECOMPUTE_FROM
@@ -271,7 +282,8 @@ class Segment:
                 known = bucket.checked is bucket.settings
                 hosts = bucket.program.again(*host) if known else bucket.program.evaluate(*host)
             if hosts is None:
-                mode = Mode(writable, moves, bucket.kernels, bucket.recompute)
+                narrow = bucket.data[0].dtype in (torch.bfloat16, torch.float16)
+                mode = Mode(writable, moves, bucket.kernels, bucket.recompute, narrow)
                 bucket.program, hosts = self._program(binding, bucket, host, mode)
             bucket.hosts, bucket.checked = hosts, bucket.settings
         if len(buckets) > 1:

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ...lang.graph import Kind, Place, Storage, Value
 from ...lang.ops import AMAX
-from ..bucket import Bucket
+from ..bucket import Bucket, state_dtypes
 from ..numbers import doubles, real, write_numbers
 from ..numbers_runner import NumbersRunner
 from ..plan import Pass
 from ..program import Program
 from ..runner import Given, Scratch
-from .foreach_source import Parts, write_slices, write_sweep
+from .foreach_source import Memory, Parts, write_slices, write_sweep
 
 #: Whether numbers per tensor are the host's on the CPU; False runs what accelerators run, for tests.
 NUMBERS_ON_HOST = True
@@ -55,14 +55,16 @@ class ForeachRunner(NumbersRunner):
         cpu = data[0].device.type == "cpu"
         self.host = NUMBERS_ON_HOST and cpu
         super().__init__(bucket, program, scratch)
-        key = ("foreach", self.host)
+        dtype, rounded = data[0].dtype, bucket.rounding is not None
+        key = ("foreach", self.host, dtype, rounded)
         if key not in program.compiled:
             collect = _arrays if self.host else _vectors
+            memory = Memory(dtype, state_dtypes(bucket.rules, dtype), rounded=rounded)
             program.compiled[key] = [
                 (
                     write_numbers(plan, here, program.ids, host=self.host),
                     write_slices(plan, here, program.ids, host=self.host),
-                    write_sweep(plan, here, program.ids, collect, host=self.host),
+                    write_sweep(plan, here, program.ids, collect, memory, host=self.host),
                 )
                 for here in plan.passes
             ]
@@ -150,9 +152,8 @@ class ForeachRunner(NumbersRunner):
             pass
         elif self.single:
             results = {self.program.ids[v]: tensors for v, tensors in self.results.items()} if self.results else {}
-            found, lists = elements(
-                self.lists, self.hosts, self.T, self.Z, self.dims[k], results, self.cells, self.cell_list
-            )
+            given = self.lists, self.hosts, self.T, self.Z, self.dims[k], results
+            found, lists = elements(*given, self.cells, self.cell_list, self.bucket.rounding)
             for i, values in zip(self.per_tensor[k], found, strict=True):
                 self.T[i] = values
             for i, tensors in zip(self.per_slice[k], lists, strict=True):
@@ -188,9 +189,8 @@ class ForeachRunner(NumbersRunner):
             Z = {i: [self.Z[i][m] for m in members] for i, kind in wanted if kind is Kind.SLICE}
             D = {i: [along[m] for m in members] for i, along in self.dims[k].items()}
             piece = [None if v is None else v[c] for v in views]
-            found.append(
-                elements(piece, self.hosts, T, Z, D, {i: v[c] for i, v in results.items()}, self.cells, self.cell_list)
-            )
+            given = piece, self.hosts, T, Z, D, {i: v[c] for i, v in results.items()}
+            found.append(elements(*given, self.cells, self.cell_list, self.bucket.rounding))
         return found
 
     def _join(self, node: Value, found: list[Any]) -> Any:

@@ -31,6 +31,7 @@ class _FullMatrix(VectorMethod):
 
     kept = {"fresh": StateKind.MASK}
 
+    learns_scale = True
     gathers = True
     #: The name of the matrix in the state.
     matrix: ClassVar[str] = "H"

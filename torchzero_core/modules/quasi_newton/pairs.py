@@ -31,6 +31,7 @@ class PairMethod(VectorMethod):
 
     kept = {"valid": StateKind.MASK, "spare": StateKind.WHOLE}
 
+    learns_scale = True
     #: The names of what the state holds for a pair: vectors, single numbers, and a number for each other pair.
     rows: ClassVar[tuple[str, ...]] = ("s", "y")
     vectors = ("s", "y", "v", "prev_params", "prev_update", "z")
