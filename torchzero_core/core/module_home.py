@@ -41,7 +41,7 @@ class ModuleHome:
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
         precision: the dtypes that states are kept in.
         rounding: what rounds new parameters; None: to the nearest.
-        watchers: functions that look at the update after each module.
+        watchers: who looks at the modules while they run.
         model: the model that the optimizer was given.
         settings_version: counts the changes of settings.
         transaction: what has to be undone where a step fails.
@@ -64,12 +64,13 @@ class ModuleHome:
     def begin(self) -> None:
         """Start with nothing derived from anything."""
         self.settings_version = 0
-        self.watchers: Watchers = {}
+        self.watchers = Watchers()
         self._warned: set[str] = set()
         self.transaction = Transaction()
         # A chain that has made a step with these parameters and settings makes the next one too: then nothing in it is
         # noted down to be undone, unless somebody else's code runs in it.
         self._proven: AllParams | None = None
+        self.loaded = False  # whether no step has been made yet with the state that is there
         self._grads_replaced = False
         self._watched = False
         self._values: GroupValues | None = None
@@ -176,17 +177,13 @@ class ModuleHome:
     # -- while a step is made ----------------------------------------------------------------------------------------
     @property
     def watched(self) -> bool:
-        """Whether somebody looks at the update of each module."""
-        return bool(self.watchers)
+        """Whether somebody looks at each module while it runs."""
+        return self.watchers.apart
 
     def refresh(self) -> WholeChain:
         """Notice what has changed since the last step; what the chain runs now."""
-        groups, watched = self.param_groups, bool(self.watchers)
-        if self._values is None or not self._values.same(groups):
-            before, self._values = self._values, GroupValues(groups, self.unrolled_modules, self._values)
-            self.settings_version += 1
-            if len(groups) > 1 and (before is None or self._values.differ(before)):
-                self._proven = None  # modules that take one value for all parameters may refuse them
+        groups, watched = self.param_groups, self.watchers.apart
+        self._read_groups()
         # A chain that is watched runs by other segments, and each counts steps in its buckets.
         if self._params is not None and (watched != self._watched or not self._params.unchanged(groups, self.state)):
             self.drop_params()
@@ -199,6 +196,21 @@ class ModuleHome:
             if self.advice and self.lr_scales_update and all(group["lr"] == 1 for group in groups):
                 advise(missing_lr(self.modules))
         return whole
+
+    def _read_groups(self) -> None:
+        """Notice the values of groups that have changed."""
+        groups = self.param_groups
+        if self._values is None or not self._values.same(groups):
+            before, self._values = self._values, GroupValues(groups, self.unrolled_modules, self._values)
+            self.settings_version += 1
+            if len(groups) > 1 and (before is None or self._values.differ(before)):
+                self._proven = None  # modules that take one value for all parameters may refuse them
+
+    def evaluated(self) -> None:
+        """Notice settings that the closure has changed: a schedule by hand may stand in it."""
+        self._read_groups()
+        if self._proven is None and not self.transaction.active:
+            self.transaction.begin(self.state, thorough=False)
 
     def _warn_uncompiled(self, stages: Sequence[Any]) -> None:
         """One warning that names the modules of the chain that are no rules, so that there is nothing to compile."""

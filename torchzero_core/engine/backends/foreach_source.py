@@ -115,9 +115,9 @@ class Writer:
     """Writes pointwise operations on lists.
 
     Values per element and per slice are lists ``n<i>`` of tensors. So are numbers per tensor, and a global number is a
-    0-d tensor, unless the host has the numbers: then they are lists of floats and floats. ``H`` holds host numbers, and
-    ``C``, where :attr:`cells` says so, the same as 0-d tensors: torch multiplies small tensors by one of their own
-    dtype in a third of the time that it takes with a number.
+    0-d tensor, unless the host has the numbers: then they are lists of floats and floats. ``H`` holds host numbers.
+    torch multiplies small tensors by a 0-d one of their own dtype in a third of the time that it takes with a number,
+    so where :attr:`cells` says so, ``C`` has the host numbers as such ones, and ``K(i, T[i])`` those per tensor.
 
     Args:
         plan: the plan.
@@ -173,8 +173,12 @@ class Writer:
             if op in LERP and any(a is first for a in operands[1:]):
                 first = None  # x·x in place is fine, a lerp towards itself is not
             last = args[-1]
-            if self.cells and op is MUL and isinstance(operands[-1], Number) and not operands[0].mask:
-                last, self.uses_cells = f"C[{self.plan.hosts[operands[-1]]}]", True
+            if self.cells and op is MUL and not operands[0].mask:
+                if isinstance(operands[-1], Number):
+                    last, self.uses_cells = f"C[{self.plan.hosts[operands[-1]]}]", True
+                elif letters[-1] == "F":
+                    i = self.ids[operands[-1]]
+                    last = f"K({i}, T[{i}])"
             if letters[-1] == "G" and op not in TAKES_TENSOR:
                 last = f"[{last}] * len({args[0]})"
             text = f"{op.foreach}{'_' if first is not None else ''}({', '.join([*args[:-1], last])})"
@@ -219,7 +223,7 @@ def write_slices(plan: Plan, here: Pass, ids: dict[Value, int], *, host: bool) -
 def write_sweep(
     plan: Plan, here: Pass, ids: dict[Value, int], collect: Callable[..., Any], memory: Memory, *, host: bool
 ) -> Callable[..., Any] | None:
-    """The sweep of one pass: ``f(E, H, T, Z, D, F, C, R)`` with lists of pieces; returns the partial reductions.
+    """The sweep of one pass: ``f(E, H, T, Z, D, F, C, K, R)`` with lists of pieces; returns the partial reductions.
 
     ``E[i]`` belongs to the i-th storage of the plan; ``T`` has a node's numbers (one per piece, or one in all), ``Z``
     those per slice, ``D`` the dimensions of slices, ``F`` what opaque calls returned, and ``R`` rounds parameters.
@@ -240,7 +244,7 @@ def write_sweep(
     sliced = [n for n in here.element_reductions if n.kind is Kind.SLICE]
     parts = ", ".join(map(out.name, whole))
     out.lines.append(f"return {f'collect({parts})' if parts else '()'}, [{', '.join(map(out.name, sliced))}]")
-    sweep = compiled("sweep", "E, H, T, Z, D, F, C, R", out.lines, {**NAMESPACE, "collect": collect})
+    sweep = compiled("sweep", "E, H, T, Z, D, F, C, K, R", out.lines, {**NAMESPACE, "collect": collect})
     sweep.uses_cells = out.uses_cells  # type: ignore[attr-defined]
     return sweep
 
