@@ -38,7 +38,7 @@ class ModularChain(Modular):
         params: Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]] | nn.Module,
         modules: list[Module],
         compile: bool = False,
-        deterministic: bool = False,
+        deterministic: bool | None = None,
         advice: bool = True,
     ) -> None:
         chain = copy.deepcopy([modules] if isinstance(modules, Module) else modules)

@@ -42,7 +42,7 @@ class Home(EngineHome, Protocol):
         modules: the chain.
         watchers: functions that look at the update after each module.
         model: the model it was given, or None.
-        deterministic: whether the closure is the same function at every step.
+        deterministic: whether the closure is the same function at every step; None where that is found out.
     """
 
     param_groups: list[dict[str, Any]]
@@ -50,7 +50,7 @@ class Home(EngineHome, Protocol):
     modules: tuple[Any, ...]
     watchers: Watchers
     model: nn.Module | None
-    deterministic: bool
+    deterministic: bool | None
 
     @property
     def all_params(self) -> AllParams:
