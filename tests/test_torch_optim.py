@@ -11,6 +11,7 @@ import torch
 from torch.optim import lr_scheduler, swa_utils
 
 import torchzero_core as tz
+from tests.parity import apart, found
 from tests.problems import backward, closure_of, make_params
 
 m = tz.m
@@ -131,6 +132,7 @@ def trajectory(optimizer, params, steps=STEPS, scale=1.0):
     return torch.stack(out)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("name", [n for n in CHAINS if n != "LBFGS"])
 def test_every_configuration_of_torch(name, compile):
@@ -140,8 +142,8 @@ def test_every_configuration_of_torch(name, compile):
         assert kw.keys() <= KNOWN, f"{kw} has something that the chain does not know"
         ours, theirs = make_params(SHAPES), make_params(SHAPES)
         expected = trajectory(cls(theirs, **kw), theirs, scale=5.0)
-        found = trajectory(tz.Modular(ours, *CHAINS[name](kw), compile=compile), ours, scale=5.0)
-        off = float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
+        seen = trajectory(tz.Modular(ours, *CHAINS[name](kw), compile=compile), ours, scale=5.0)
+        off = found(apart(seen, expected), f"the chain of torch's {name}", "torch.optim, every configuration")
         assert off <= 1e-12, f"{name}({kw}) is off by {off}"
         assert not torch.equal(expected[0], expected[-1])
 
@@ -312,16 +314,18 @@ def scheduled(optimizer, params, make):
     return torch.cat([p.detach().flatten() for p in params]), rates
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("schedule", SCHEDULERS)
 def test_every_scheduler_of_torch(schedule, compile):
     for name, (chain, reference) in SCHEDULED.items():
         ours, theirs = make_params(SHAPES), make_params(SHAPES)
         expected, rates = scheduled(reference(theirs), theirs, SCHEDULERS[schedule])
-        found, own_rates = scheduled(tz.Modular(ours, *chain(), compile=compile), ours, SCHEDULERS[schedule])
+        seen, own_rates = scheduled(tz.Modular(ours, *chain(), compile=compile), ours, SCHEDULERS[schedule])
         assert own_rates == rates and len(set(rates)) > 1, name
+        found(apart(seen, expected), f"chains under {schedule}", "torch.optim under the same")
         torch.testing.assert_close(
-            found, expected, rtol=1e-11, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
+            seen, expected, rtol=1e-11, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 

@@ -3,8 +3,10 @@
 from typing import Any as _Any
 
 from . import modules as m
-from . import optim
+from . import optim, recipes
 from .core import Advice, Chain, Context, Modular, Module, Reductions, Slot, StepInfo, Transform, Value, Var, stopping
+from .core.grouping import groups
+from .core.kinds import kinds
 from .optim import MinimizeResult, minimize
 
 __version__ = "0.1.0"
@@ -22,9 +24,12 @@ __all__ = [
     "Transform",
     "Value",
     "Var",
+    "groups",
+    "kinds",
     "m",
     "minimize",
     "optim",
+    "recipes",
     "stopping",
 ]
 

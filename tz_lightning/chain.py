@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
 
 from torchzero_core.core import Modular, Module
+from torchzero_core.core.grouping import Groups
+from torchzero_core.core.grouping import groups as group_parameters
 from torchzero_core.core.closure import Closure
 
 from .compat import module_of_lightning_closure
+
+
+_MODEL: ContextVar[nn.Module | None] = ContextVar("model", default=None)
+
+
+@contextmanager
+def parameters_of(model: nn.Module) -> Iterator[None]:
+    """Chains that are made in the block of nothing but tensors know their names from a model.
+
+    Args:
+        model: the model.
+    """
+    token = _MODEL.set(model)
+    try:
+        yield
+    finally:
+        _MODEL.reset(token)
 
 
 class ModularChain(Modular):
@@ -21,9 +42,14 @@ class ModularChain(Modular):
         params: tensors, (name, tensor) pairs, dicts that define groups, or a model.
         modules: the chain. The optimizer gets a copy of it, so that a function which makes optimizers, as Lightning
             injects it into a model, can be called again.
+        groups: settings for some parameters, by kind ("norms", "biases", "embeddings", "head", "hidden_matrices"), by
+            name or by a pattern of names; see :func:`torchzero_core.groups`. The optimizer has to know names then: give
+            it the model, or ``model.named_parameters()``.
         compile: run the rules of the chain as generated kernels.
         deterministic: the closure is the same function at every step; see :class:`~torchzero_core.core.Modular`.
         advice: warn of an order of modules that makes one of them useless.
+        state_dtype: the dtype of declared state, "bfloat16" for example, or one for each of some modules by path.
+        stochastic_rounding: round new bfloat16 parameters at random; a number is the seed.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -31,18 +57,56 @@ class ModularChain(Modular):
         >>> p = torch.zeros(1, requires_grad=True)
         >>> ModularChain([p], [tz.m.Adam(), tz.m.LR(1e-2)]).param_groups[0]["lr"]
         0.01
+
+        Without decay for biases:
+
+        >>> groups = {"biases": {"weight_decay": 0}}
+        >>> chain = ModularChain(torch.nn.Linear(2, 2), tz.recipes.adamw(lr=1e-3), groups)
+        >>> [(group["name"], group.get("weight_decay")) for group in chain.param_groups]
+        [('default', None), ('biases', 0)]
     """
 
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]] | nn.Module,
         modules: list[Module],
+        groups: dict[str, dict[str, Any]] | None = None,
         compile: bool = False,
         deterministic: bool | None = None,
         advice: bool = True,
+        state_dtype: str | dict[str, str] | None = None,
+        stochastic_rounding: bool | int = False,
     ) -> None:
         chain = copy.deepcopy([modules] if isinstance(modules, Module) else modules)
-        super().__init__(params, *chain, compile=compile, deterministic=deterministic, advice=advice)
+        model = params if isinstance(params, nn.Module) else _MODEL.get()
+        if groups:
+            params = _grouped(params, groups)
+        super().__init__(
+            params,
+            *chain,
+            compile=compile,
+            deterministic=deterministic,
+            advice=advice,
+            state_dtype=state_dtype,
+            stochastic_rounding=stochastic_rounding,
+        )
+        self.model = model
+
+
+def _grouped(params: Any, groups: Mapping[str, Mapping[str, Any]]) -> Groups:
+    """The groups of what a chain is made of."""
+    if isinstance(params, nn.Module):
+        return group_parameters(params, groups)
+    given = list(params)
+    if given and all(isinstance(pair, tuple) for pair in given):
+        return group_parameters(given, groups)
+    model = _MODEL.get()
+    if model is None or not all(isinstance(p, Tensor) for p in given):
+        raise ValueError(
+            "ModularChain(groups=...) must know the names of the parameters and the layers that they belong to: make it "
+            "of the model, optimizer(model), or of its names, optimizer(model.named_parameters())."
+        )
+    return group_parameters(model, groups, given)
 
 
 def _refuse_lightning_s_closure(modular: Modular, closure: Closure) -> None:

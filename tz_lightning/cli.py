@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import jsonargparse
+import torch
 import yaml
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 
-import torchzero_core as tz
 from torchzero_core.core import Modular
 
-from .chain import ModularChain  # what --optimizer ModularChain finds
+from . import catalogue, recipes  # what --optimizer adamw finds
+from .chain import ModularChain, parameters_of
 from .closure import ClosureOptimization
+from .mistakes import names_of, parameters, refusal, short_error, structure_fault
+from .schedule import ChainedScheduler, SequentialLR, WarmupCosine
 
 
 def load_yaml(text: str) -> Any:
@@ -27,16 +33,48 @@ def load_yaml(text: str) -> Any:
         >>> load_yaml("{filter: hidden_matrices, true: {class_path: Muon}, false: null}")
         {'filter': 'hidden_matrices', 'true': {'class_path': 'Muon'}, 'false': None}
     """
-    return _with_text_keys(jsonargparse.get_loader("yaml")(text))
+    return spelled_out(_with_text_keys(jsonargparse.get_loader("yaml")(text)))
 
 
-def _with_text_keys(value: Any) -> Any:
+#: Schedulers of torch that are made of schedulers, which no configuration can give, and those that stand for them.
+_COMPOSED = {
+    f"{place}{cls.__name__}": f"{cls.__module__}.{cls.__name__}"
+    for cls in (SequentialLR, ChainedScheduler)
+    for place in ("", "torch.optim.lr_scheduler.")
+}
+
+
+def spelled_out(value: Any) -> Any:
+    """A configuration in which schedulers that are made of schedulers are those of this package.
+
+    Args:
+        value: the configuration, or a part of it.
+    """
+    if isinstance(value, str):
+        return _COMPOSED.get(value, value)
+    if isinstance(value, list):
+        return [spelled_out(v) for v in value]
+    if isinstance(value, dict):
+        return {k: spelled_out(v) for k, v in value.items()}
+    return value
+
+
+def _with_text_keys(value: Any, names: bool = False) -> Any:
     if isinstance(value, list):
         return [_with_text_keys(v) for v in value]
     if not isinstance(value, dict):
         return value
-    names = any(isinstance(k, str) for k in value)  # and not the keys of a dict of truth values
-    return {str(k).lower() if names and isinstance(k, bool) else k: _with_text_keys(v) for k, v in value.items()}
+    names = names or any(isinstance(k, str) for k in value)  # and not the keys of a dict of truth values
+    return {
+        str(k).lower() if names and isinstance(k, bool) else k: _with_text_keys(v, k == "init_args")
+        for k, v in value.items()
+    }
+
+
+def _spelled_out_word(word: str) -> str:
+    """A word of the command line, or an option with its value after "="."""
+    option, equals, value = word.partition("=")
+    return f"{option}={spelled_out(value)}" if equals and option.startswith("-") else spelled_out(word)
 
 
 jsonargparse.set_loader("modular_yaml", load_yaml, (yaml.YAMLError,))
@@ -48,44 +86,96 @@ class ModularParser(LightningArgumentParser):
     def __init__(self, *args: Any, parser_mode: str = "modular_yaml", **kwargs: Any) -> None:
         super().__init__(*args, parser_mode=parser_mode, **kwargs)
 
+    def parse_object(self, cfg_obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration that is given as a dict."""
+        return super().parse_object(spelled_out(cfg_obj), *args, **kwargs)
+
+    #: The names of the options of the program.
+    vocabulary: Sequence[str] = ()
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Parse the words of a command line."""
+        words = list(sys.argv[1:] if args is None else args)
+        if (text := help_text(words)) is not None:
+            print(text)
+            sys.exit(0)
+        for file in _files(words):
+            if fault := _fault_of(file):
+                self.error(f"{file}{fault}")
+        return super().parse_args([_spelled_out_word(word) for word in words], *rest, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and exit with status 2."""
         if not self.exit_on_error:  # a parser within a parser, which knows only a part of the path
             super().error(message, ex)
-        sys.stderr.write(
-            f"{self.prog.replace(' [options]', '')}: error: {short_error(message)}\n(--help lists the options)\n"
-        )
+        program = self.prog.replace(" [options]", "")
+        sys.stderr.write(f"{program}: error: {short_error(message, self.vocabulary)}\n(--help lists the options)\n")
         sys.exit(2)
 
 
-def short_error(message: str) -> str:
-    r"""The path to a wrong value and what is wrong with it, from jsonargparse's nested report.
+def help_text(words: Sequence[str]) -> str | None:
+    """What is shown for options such as ``--optimizer.help`` that choose among many classes: a line for each.
 
-    Example:
-        >>> report = ["Parser key \"lr\":", "  Errors:", "    - Expected a <class 'float'>. Got value: x"]
-        >>> short_error("\n".join(report))
-        'lr: expected a float, got x'
+    Args:
+        words: of the command line.
+
+    Returns:
+        None where nothing of the kind is asked for.
     """
-    noise = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value", "Given")
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    parts: list[str] = []
-    for line in dict.fromkeys(line for line in lines if line and not line.startswith(noise)):
-        if found := re.match(r'Parser key "([^"]*)": (File does not exist: .*)', line):
-            parts += [found[1], found[2]]
-        elif (found := re.match(r'Parser key "(.*)":', line)) or (
-            found := re.match(r"Problem with given class_path '(?:.*\.)?(\w+)':", line)
-        ):
-            parts.append(found[1])
-        elif found := re.match(r"Expected a <class '(.*)'>\. Got value: (.*)", line):
-            parts.append(f"expected a {found[1]}, got {found[2]}")
-        elif found := re.match(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", line):
-            parts.append(f"expected one of {found[1]}, got {found[2]}")
-        elif found := re.match(r"Expected a dot import path string: (.*)", line):
-            near = difflib.get_close_matches(found[1], dir(tz.m), 1)
-            parts.append(f"no module is called {found[1]!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-        elif not line.startswith("Expected a path but"):
-            parts.append(line)
-    return ": ".join(parts) or message
+    for place, word in enumerate(words):
+        option, _, name = word.partition("=")
+        if not option.startswith("--") or not option.endswith(".help"):
+            continue
+        after = words[place + 1] if place + 1 < len(words) else ""
+        name = name or ("" if after.startswith("-") else after)
+        key = option.removeprefix("--").removesuffix(".help").rsplit(".", 1)[-1]
+        if name in catalogue.modules():
+            return catalogue.describe(name)
+        if key == "optimizer" and name.rsplit(".", 1)[-1] in ("", "ModularChain"):
+            return _help_of_optimizer(f"--{key}" if "." not in option.removesuffix(".help") else option[:-5], name)
+        if key in ("modules", "module", "inner", "true", "false") and not name:
+            return catalogue.listing()
+        if key in ("lr_scheduler", "callbacks") and not name:
+            return "\n".join(f"{name}" for name in names_of(key))
+    return None
+
+
+def _help_of_optimizer(option: str, name: str) -> str:
+    settings = [
+        f"A chain of modules: {option}=ModularChain, then module by module",
+        f"  {option}.modules+=Adam {option}.modules.beta1=0.8 {option}.modules+=LR {option}.modules.lr=1e-3",
+        f"{option}.modules.help=Adam tells about a module, {option}.help=adamw about a recipe. A chain also takes",
+    ]
+    takes = [n for n in parameters(ModularChain) if n != "modules"]
+    settings += [f"  {option}.{n}: {t}" for n, t in catalogue.explanations(ModularChain).items() if n in takes]
+    torch_s = [n for n in names_of("optimizer") if hasattr(torch.optim, n)]
+    recipes_ = [f"Recipes, as in {option}=adamw {option}.lr=3e-4", *(f"  {line}" for line in catalogue.recipe_lines())]
+    others = [] if name else ["", *recipes_, "", f"Of torch: {', '.join(torch_s)}"]
+    return "\n".join([*settings, *others, "", "The modules by family:", "", catalogue.listing()])
+
+
+def _files(words: Sequence[str]) -> list[str]:
+    """The configuration files that a command line names."""
+    found = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    return [*found, *(after for word, after in pairwise(words) if word in ("--config", "-c"))]
+
+
+def _fault_of(file: str) -> str:
+    """What is wrong with how a configuration file is written; "" where nothing is, or where it cannot be read at all."""
+    try:
+        config = load_yaml(Path(file).read_text())
+    except OSError:
+        return ""
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        hint = " (a tab; YAML is indented with spaces)" if "\\t" in str(problem) or "any token" in str(problem) else ""
+        return f"{f', line {mark.line + 1}' if mark else ''}: this is no YAML: {problem or error}{hint}"
+    if not isinstance(config, dict):
+        return f": a configuration is options by name, as in optimizer: adamw, and this is {config!r}"
+    places = [config, *(config[name] for name in LightningCLI.subcommands() if isinstance(config.get(name), dict))]
+    checked = ({name: place[name] for name in ("optimizer", "lr_scheduler", "trainer") if name in place} for place in places)
+    fault = next((found for part in checked if (found := structure_fault(part))), "")
+    return f": {fault}" if fault else ""
 
 
 class ModularCLI(LightningCLI):
@@ -107,8 +197,16 @@ class ModularCLI(LightningCLI):
         kwargs.setdefault("parser_class", ModularParser)
         super().__init__(*args, **kwargs, trainer_defaults=defaults)  # type: ignore[misc]
 
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Make the parsers, and tell each what options there are, for the sentence about one that there is not."""
+        super().setup_parser(*args, **kwargs)
+        parsers = list(getattr(self, "_subcommand_parsers", {}).values())
+        for parser in [*parsers, self.parser]:
+            parser.vocabulary = list((parsers[0] if parser is self.parser and parsers else parser).get_defaults().keys())
+
     def instantiate_classes(self) -> None:
         """Instantiate the classes; a value that a constructor refuses ends the program with its sentence."""
+        self._check_optimizer()
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -116,6 +214,30 @@ class ModularCLI(LightningCLI):
                 raise
             self._parser(self.subcommand).error(str(error), error)
         self._check_scheduler()
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        try:
+            with parameters_of(self.model):
+                super()._add_configure_optimizers_method_to_model(subcommand)
+        except (ValueError, TypeError) as error:
+            self._parser(subcommand).error(refusal(error), error)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except MisconfigurationException as error:  # a sentence of Lightning's, or of a callback, about the options
+            self._parser(subcommand).error(" ".join(str(error).split()), error)
+
+    def _check_optimizer(self) -> None:
+        """Refuse a training without an optimizer."""
+        own = is_overridden("configure_optimizers", self._model_class, LightningModule)
+        if self.subcommand != "fit" or own or not self.auto_configure_optimizers or self.subclass_mode_model:
+            return
+        if self._get(self.config, "optimizer") is None:
+            beside = " beside the lr_scheduler" if self._get(self.config, "lr_scheduler") is not None else ""
+            self._parser(self.subcommand).error(
+                f"there is no optimizer{beside}: give one, as in --optimizer=adamw --optimizer.lr=1e-3"
+            )
 
     def _check_scheduler(self) -> None:
         """Refuse options of a scheduler that would do nothing."""
@@ -147,6 +269,8 @@ class ModularCLI(LightningCLI):
             optimizer.model = lightning_module
         if lr_scheduler is None:
             return optimizer
+        if isinstance(lr_scheduler, WarmupCosine) and lr_scheduler.total is None:
+            lr_scheduler.last(self._scheduler_steps())
         config = {
             "scheduler": lr_scheduler,
             "interval": self._get(self.config_init, "lr_interval"),
@@ -156,5 +280,13 @@ class ModularCLI(LightningCLI):
             config["monitor"] = lr_scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": config}
 
+    def _scheduler_steps(self) -> int:
+        """How many steps the scheduler makes in the training."""
+        by_epoch = self._get(self.config_init, "lr_interval") == "epoch"
+        total = self.trainer.max_epochs if by_epoch else self.trainer.estimated_stepping_batches
+        if total is None or not 0 < total < float("inf"):
+            raise ValueError("WarmupCosine: the training has no end, so total has to be given.")
+        return max(1, int(total) // (self._get(self.config_init, "lr_frequency") or 1))
 
-__all__ = ["ModularCLI", "ModularChain"]
+
+__all__ = ["ModularCLI", "ModularChain", "recipes"]

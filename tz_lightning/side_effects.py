@@ -159,6 +159,19 @@ class Things:
             for value in attributes.values():
                 self._visit(value, depth + 1)
 
+    def changed(self) -> bool:
+        """Whether anything but the tensors is not as it was."""
+        return (
+            any(not _holds(container, content) for container, content in self.containers)
+            or any(
+                {k for k in own if k not in _OWN} != attributes.keys()
+                or any(own[k] is not v for k, v in attributes.items())
+                for own, attributes in self.attributes
+            )
+            or any(not _equal(_generator_state(generator), state) for generator, state in self.generators)
+            or any(not _equal(array, content) for array, content in self.arrays)
+        )
+
     def restore(self) -> None:
         """Put everything but the tensors back."""
         for container, content in self.containers:
@@ -200,16 +213,37 @@ def _set_generator(value: Any, state: Any) -> None:
         value.set_state(state)
 
 
-def _refill(container: Any, content: Any) -> None:
+def _equal(a: Any, b: Any) -> bool:
+    """Whether states of generators, or arrays, are the same."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(v, b[k]) for k, v in a.items())
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return bool(a == b)
+
+
+def _holds(container: Any, content: Any) -> bool:
+    """Whether a container holds what it held."""
+    if len(container) != len(content):
+        return False
     if isinstance(container, dict):
-        if len(container) == len(content) and all(
-            k is j and v is w for (k, v), (j, w) in zip(container.items(), content.items(), strict=True)
-        ):
-            return
+        pairs = zip(container.items(), content.items(), strict=True)
+        return all(k is j and v is w for (k, v), (j, w) in pairs)
+    return all(a is b for a, b in zip(container, content, strict=True))
+
+
+def _refill(container: Any, content: Any) -> None:
+    if _holds(container, content):
+        return
+    if isinstance(container, dict):
         kind: Any = type(container) if type(container) in (OrderedDict, defaultdict) else dict
         kind.clear(container)
         kind.update(container, content)
-    elif len(container) != len(content) or any(a is not b for a, b in zip(container, content, strict=True)):
+    else:
         container.clear()
         getattr(container, "update" if isinstance(container, set) else "extend")(content)
 
@@ -225,6 +259,11 @@ class Randomness:
         self._device = device
         self._states = (torch.get_rng_state(), random.getstate(), np.random.get_state())  # noqa: NPY002
         self._cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def moved(self) -> bool:
+        """Whether random numbers have been drawn."""
+        now = Randomness(self._device)
+        return not (_equal(now._states, self._states) and (self._cuda is None or _equal(now._cuda, self._cuda)))
 
     def restore(self) -> None:
         """Go back."""
@@ -248,9 +287,15 @@ class Snapshot:
         self.randomness, self.things, self.shadows = Randomness(device), things, shadows
         self.values: list[tuple[Tensor, Tensor]] = []
         self.moved: list[Tensor] = []
+        self.looked = False
+
+    def quiet(self) -> bool:
+        """After the evaluation: whether it has left everything as it was."""
+        return not (self.moved or self.things.changed() or self.randomness.moved())
 
     def look(self) -> None:
         """After the evaluation: find the tensors that it has changed."""
+        self.looked = True
         moved = [s for s in self.shadows if not s.fresh()]
         for shadow in moved:
             shadow.moving = True

@@ -244,7 +244,9 @@ class CountedClosure:
         """What the closure returns where no gradients are asked for, as it is: for methods that want residuals."""
         self._info.evaluations += 1
         with torch.enable_grad():
-            return self._call(False) if self._takes_backward else self._closure()
+            values = self._call(False) if self._takes_backward else self._closure()
+        self._called()
+        return values
 
     def close(self) -> None:
         """Let go of the user's closure, with its batch: the step has ended."""
@@ -253,8 +255,16 @@ class CountedClosure:
     def _evaluate(self, backward: bool) -> Tensor | None:
         self._info.evaluations += 1
         self._info.backward_evaluations += bool(backward)
-        if not backward:
-            return self._evaluate_loss()
+        loss = self._evaluate_with_grads() if backward else self._evaluate_loss()
+        self._called()
+        return loss
+
+    def _called(self) -> None:
+        """After the first call of a step: a schedule by hand in the closure counts in this step, as with torch's."""
+        if self._info.evaluations == 1:
+            self._home.evaluated()
+
+    def _evaluate_with_grads(self) -> Tensor | None:
         habits = self._habits
         with torch.enable_grad():
             if habits is None or not habits.watching:

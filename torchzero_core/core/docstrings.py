@@ -9,6 +9,7 @@ from typing import Any
 
 _ARGS = re.compile(r"\nArgs:\n(?P<body>.*?)(?=\n\S|\Z)", re.S)
 _ENTRY = re.compile(r"^    \*{0,2}(?P<name>\w+):.*(?:\n(?=     |\n).*)*", re.M)
+_HEADING = re.compile(r"(Args|Attributes|Raises|Returns|References?|Example):(.*)")
 _AFTER = re.compile(r"\n(?:Raises|References?|Example):")
 
 
@@ -45,12 +46,12 @@ def inherit_args(cls: Any, names: Iterable[str]) -> None:
     if not written:
         return
     text = inspect.cleandoc(written)
-    own = _explained(text)
+    own = explained(text)
     if all(name in own for name in names):
         return
     known: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        known.update(_explained(inspect.cleandoc(vars(base).get("__doc__") or "")))
+        known.update(explained(inspect.cleandoc(vars(base).get("__doc__") or "")))
     entries = [known[name] for name in names if name in known]
     if len(entries) == len(own):
         return
@@ -65,7 +66,31 @@ def inherit_args(cls: Any, names: Iterable[str]) -> None:
     cls.__doc__ = text.replace("\n", f"\n{indent[1]}").replace(f"\n{indent[1]}\n", "\n\n") if indent else text
 
 
-def _explained(text: str) -> dict[str, str]:
-    """The entries of the section Args by name."""
+def sections(text: str) -> dict[str, str]:
+    r"""The parts of a docstring by their headings, what stands before the first one under "".
+
+    Args:
+        text: the docstring, cleaned of its indentation.
+
+    Example:
+        >>> sections("Doubles.\n\nArgs:\n    x: a number.\n\nReference: none.")
+        {'': 'Doubles.\n', 'Args': '    x: a number.\n', 'Reference': ' none.'}
+    """
+    found, heading = {"": ""}, ""
+    for line in text.splitlines():
+        if head := _HEADING.match(line):
+            heading = head[1]
+            found[heading] = f"{found.get(heading, '')}{head[2]}"
+        else:
+            found[heading] += f"\n{line}" if found[heading] else line
+    return found
+
+
+def explained(text: str) -> dict[str, str]:
+    """The entries of the section Args by name.
+
+    Args:
+        text: a docstring, cleaned of its indentation.
+    """
     section = _ARGS.search(text)
     return {m["name"]: m[0].rstrip() for m in _ENTRY.finditer(section["body"])} if section else {}

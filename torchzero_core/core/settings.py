@@ -168,10 +168,12 @@ def unknown_keys(keys: Iterable[Any], modules: Iterable[Configured]) -> list[Any
     modules = list(modules)
     names = {name for m in modules for name in m.defaults} | FOREIGN_KEYS
     paths = [f".{m.path}.{name}" for m in modules for name in m.defaults]
-    return [
-        key
-        for key in keys
-        if key not in names
-        and str(key).removeprefix("initial_") not in names  # where a schedule keeps what a setting was at first
-        and not ("." in str(key) and any(path.endswith(f".{key}") for path in paths))
-    ]
+    return [key for key in keys if not _is_known(str(key).removeprefix(INITIAL), names, paths)]
+
+
+#: Before the name of a setting: where a schedule keeps what it was at first.
+INITIAL = "initial_"
+
+
+def _is_known(key: str, names: set[str], paths: list[str]) -> bool:
+    return key in names or ("." in key and any(path.endswith(f".{key}") for path in paths))

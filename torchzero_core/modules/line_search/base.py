@@ -301,6 +301,8 @@ class LineSearch(Module):
         if not math.isfinite(alpha) or (seen is not None and not math.isfinite(seen.loss)):
             alpha = self.fail(NOT_FINITE)
         var.info.step_size, var.info.status = alpha, self._status
+        seen = phi.points.get(alpha)
+        var.info.accepted_loss = None if seen is None else seen.loss
         if alpha == 0:
             torch._foreach_zero_(update)  # 0·inf would not be zero
         elif alpha != 1:

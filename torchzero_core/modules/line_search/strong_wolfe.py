@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from ...core import Natural, OpenFraction, Positive, Range, Var
+from ...core import Natural, OpenFraction, Positive, Range, StateKind, Var
 from .base import LineFunction, LineSearch
 from .scalar import NO_MOVE, Found, Point, backtrack, strong_wolfe
 
@@ -80,6 +80,12 @@ class StrongWolfe(LineSearch):
         >>> closure(False).item() < 1e-10
         True
     """
+
+    kept = {
+        "initial_scale": StateKind.POSITIVE,
+        "beta_scale": StateKind.POSITIVE,
+        "previous_decrease": StateKind.NUMBER,
+    }
 
     init: Positive = 1.0
     c1: OpenFraction = 1e-4

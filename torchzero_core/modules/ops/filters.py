@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
+
+from ...core.kinds import hidden
 
 
 class HiddenMatrices:
@@ -48,9 +49,4 @@ def hidden_matrices(model: nn.Module) -> Callable[[Tensor], bool]:
         >>> [name for name, p in model.named_parameters() if accepts(p)]
         ['1.weight']
     """
-    within = {id(m) for lists in model.modules() if isinstance(lists, ParametrizationList) for m in lists.modules()}
-    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)) and id(m) not in within]
-    embeddings = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
-    # Not by their `weight`: that of a parametrized layer is computed anew at each look, and is no parameter.
-    excluded = {id(p) for m in [*embeddings, *layers[-1:]] for p in m.parameters()}
-    return HiddenMatrices(p for p in model.parameters() if id(p) not in excluded)
+    return HiddenMatrices(hidden(model))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative, Positive
+from ...core import Beta, Child, Count, NonNegative, Positive, StateKind
 from ...core.vector_method import Unit, VectorMethod
 from ...linalg import DenseOperator, InverseOperator, SymmetricOperator
 
@@ -28,6 +28,8 @@ class _FullMatrix(VectorMethod):
             gradients. False: one matrix for each parameter.
         inner: a module that gives what the matrix is multiplied with; the matrix learns from the plain update.
     """
+
+    kept = {"fresh": StateKind.MASK}
 
     learns_scale = True
     gathers = True

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...core import StateKind
 from ...core.vector_method import Unit, VectorMethod, at_least_float32
 
 
@@ -27,6 +28,8 @@ class PairMethod(VectorMethod):
         update_freq: take a new pair every so many steps.
         inner: a module that gives what H is multiplied with; the pairs are taken from the plain update.
     """
+
+    kept = {"valid": StateKind.MASK, "spare": StateKind.WHOLE}
 
     learns_scale = True
     #: The names of what the state holds for a pair: vectors, single numbers, and a number for each other pair.

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative, Positive
+from ...core import Beta, Child, Count, NonNegative, Positive, StateKind
 from ...core.vector_method import Unit
 from ...linalg import cg
 from .products import HessianProducts
@@ -57,6 +57,8 @@ class NewtonCG(HessianProducts):
         >>> closure(False).item() < 1e-8
         True
     """
+
+    kept = {"prev_norm": StateKind.NUMBER, "x0": StateKind.VALUES}
 
     maxiter: Count | None = None
     tol: Beta = 1e-4

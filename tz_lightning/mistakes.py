@@ -1,0 +1,431 @@
+"""What to say of a command line or a configuration that cannot be read: the true culprit, and the nearest right one."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+import torchzero_core as tz
+from torchzero_core.core.mistakes import ELSEWHERE, unknown_option
+from torchzero_core.core.near import did_you_mean, near, same
+
+from . import catalogue
+
+#: What may stand beside a class_path.
+_BESIDE = ("class_path", "init_args", "dict_kwargs")
+#: Lines of jsonargparse's report that say nothing to a user.
+_NOISE = (
+    "Does not validate", "Subtypes:", "Errors:", "Given value type", "Subclass types expect", "a class path (str)",
+    "a dict with", "a dict without", "Expected a path but",
+)  # fmt: skip
+_KINDS = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null",
+    "list": "a list", "dict": "settings by name",
+}  # fmt: skip
+
+
+# -- jsonargparse's report ---------------------------------------------------------------------------------------------
+@dataclass
+class _Finding:
+    """A line that says what is wrong, and where: names of options and classes, the outermost first."""
+
+    where: list[str]
+    text: str
+    indent: int
+    owner: str = ""
+    given: str = ""
+    keys: list[str] = field(default_factory=list)
+
+    @property
+    def only_type(self) -> bool:
+        """Whether it says no more than that a value is of another type."""
+        return self.text.startswith(("Expected a <class", "Import path", "Not a valid subclass", "Expected a typing."))
+
+
+def short_error(message: str, vocabulary: Iterable[str] = ()) -> str:
+    r"""The path to a wrong value and what is wrong with it, from jsonargparse's nested report.
+
+    Args:
+        message: the report.
+        vocabulary: the names of the options that there are.
+
+    Example:
+        >>> report = ["Parser key \"lr\":", "  Errors:", "    - Expected a <class 'float'>. Got value: x"]
+        >>> short_error("\n".join(report))
+        'lr: expected a number, got x'
+    """
+    vocabulary = list(vocabulary)
+    if found := re.match(r"unrecognized arguments: (.*)", message, re.S):
+        return _unknown_words(found[1], vocabulary)
+    if found := re.search(r"Subcommand '\w+' does not accept option '([^']*)'", message):
+        return f"there is no option {found[1]!r}.{_near_option(found[1], vocabulary)}"
+    if found := re.search(r"argument subcommand: invalid choice: '([^']*)' \(choose from (.*)\)", message):
+        names = re.findall(r"\w+", found[2])
+        return f"no command is called {found[1]!r}.{did_you_mean(found[1], names) or f' There are {found[2]}.'}"
+    findings = list(_findings(message))
+    if not findings:
+        return " ".join(message.split())
+    telling = [f for f in findings if not f.only_type] or findings
+    deepest = max(len(f.where) for f in telling)
+    best = [f for f in findings if len(f.where) == deepest]
+    real = [f for f in best if not f.only_type]
+    chosen = real[0] if real else best[0]
+    text, where = _said(chosen, best), _readable(chosen.where)
+    if where and text.startswith(f"{where[-1]} "):
+        where.pop()
+    return ": ".join([*where, text])
+
+
+def _findings(message: str) -> Iterator[_Finding]:
+    """Every line that is a statement, with what it stands under."""
+    stack: list[tuple[int, str, str]] = []
+    found: list[_Finding] = []
+    for line in message.splitlines():
+        body = line.lstrip()
+        indent = len(line) - len(body)
+        if body.startswith("- "):
+            body, indent = body[2:], indent + 2
+        if not body:
+            continue
+        if given := re.match(r"Given value: (.*)", body):
+            for one in found:
+                if one.indent > indent and not one.given:
+                    one.given = given[1]
+            continue
+        if body.startswith(_NOISE):
+            continue
+        while stack and stack[-1][0] >= indent:
+            stack.pop()
+        if key := re.match(r'Parser key "([^"]*)":\s*(.*)', body):
+            stack.append((indent, key[1], ""))
+            body = key[2]
+            indent += 1
+        elif owner := re.match(r"Problem with given class_path '([^']*)':\s*(.*)", body):
+            stack.append((indent, owner[1].rsplit(".", 1)[-1], owner[1]))
+            body = owner[2]
+            indent += 1
+        if body:
+            owners = [path for _, _, path in stack if path]
+            keys = [name for _, name, path in stack if not path]
+            where = [name for _, name, _ in stack]
+            found.append(_Finding(where, body, indent, owners[-1] if owners else "", keys=keys))
+    yield from found
+
+
+def _readable(where: list[str]) -> list[str]:
+    """The path without what stands for a class that nobody has named."""
+    return [name for name in where if name not in ("Optimizer", "Module", "LRScheduler", "Callback")]
+
+
+def _said(finding: _Finding, beside: list[_Finding]) -> str:
+    """What is wrong, in words."""
+    text, key = finding.text, finding.keys[-1] if finding.keys else ""
+    if fault := structure_fault(_value(finding.given)):
+        return fault
+    if found := re.match(r"Option '([^']*)' is not accepted", text):
+        return _no_option(finding, found[1])
+    if found := re.match(r"the following arguments are required: (.*)", text):
+        name, place = finding.owner.rsplit(".", 1)[-1], ".".join(finding.keys)
+        first = found[1].split(",")[0]
+        return f"{name} needs {found[1]} (under init_args in YAML, --{place}.{first}=... on the command line)"
+    if found := re.match(r"No module named '([\w.]*)'", text):
+        return f"a class cannot be imported: there is no Python module {found[1]!r}"
+    if found := re.match(r"Expected a dot import path string: '?([\w.-]*)'?", text):
+        words = [word for one in beside for word in re.findall(r"'(\w+)'", one.text) if "Literal" in one.text]
+        return no_class(found[1], key, words)
+    if found := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
+        return f"{found[1]} is no {_kind_of(key).lower()}{_instead(found[1], key)}"
+    if found := re.match(r"'list' object has no attribute 'keys'", text):
+        return "init_args are settings by name, as in init_args: {lr: 0.1}, and not a list"
+    if found := re.match(r"Multiple subclasses with name (\w+)\. Give the full class path to avoid ambiguity: (.*)", text):
+        return f"several classes are called {found[1]}; write one of {found[2].rstrip('.')}"
+    if found := re.match(r"(?:tz\.m has no module|module '[^']*' has no attribute) '(\w+)'", text):
+        return no_class(found[1], key)
+    if finding.only_type or text.startswith("Expected a"):
+        return _wrong_type(finding, beside)
+    if text.startswith("File does not exist"):
+        return text
+    return " ".join(text.split())
+
+
+def _wrong_type(finding: _Finding, beside: list[_Finding]) -> str:
+    """What was expected, where the types alone say what is wrong."""
+    kinds: list[str] = []
+    for one in beside:
+        if found := re.match(r"Expected a <class '(?:[\w.]*\.)?(\w+)'>", one.text):
+            kinds.append(_KINDS.get(found[1], f"a {found[1]}"))
+        elif found := re.match(r"Expected a typing\.Literal\[(.*?)\]", one.text):
+            kinds.append(f"one of {found[1]}")
+        elif found := re.match(r"Not a valid subclass of (\w+)", one.text):
+            kinds.append(f"a {found[1]}")
+    value = next((v[1] for one in beside if (v := re.search(r"Got value: (.*)", one.text))), finding.given)
+    kinds = [kind for kind in dict.fromkeys(kinds) if kind != "null"] or kinds
+    if value.startswith("NestedArg"):
+        value = value.partition("val=")[2].rstrip(")").strip("'")
+    return f"expected {' or '.join(kinds)}, got {value}"
+
+
+def _value(text: str) -> Any:
+    """A value from its repr, where it is one of Python's own."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+
+
+def _no_option(finding: _Finding, option: str) -> str:
+    """What to say of a setting that a class does not have."""
+    cls = _class(finding.owner)
+    name = finding.owner.rsplit(".", 1)[-1]
+    first, key = option.split(".")[0], finding.keys[-1] if finding.keys else ""
+    if name in ("Optimizer", "LRScheduler", "Module", "Callback"):
+        kind, names = _kind_of(key).lower(), names_of(key)
+        if known := first if first in names else same(first, names):
+            return f"{_a(kind)} is written {{class_path: {known}, init_args: {{...}}}}, not {{{first}: ...}}"
+        return f"say which {kind} first, as in --{key}=NAME or class_path: NAME, and then its {first!r}"
+    takes = parameters(cls)
+    meant = _SYNONYMS.get(first)
+    if meant in takes:
+        hint = f"Did you mean {meant}?"
+    elif first == "betas" and "beta1" in takes:
+        hint = ELSEWHERE[first]
+    elif first in ELSEWHERE and cls is not None and issubclass(cls, tz.Module):
+        hint = unknown_option(name, {first: _nested(finding.given)}, takes)
+    else:
+        hint = did_you_mean(first, takes, 2).strip() or f"It takes {', '.join(takes) or 'nothing'}."
+    return f"{name} has no setting {first!r}. {hint}"
+
+
+#: What settings are called elsewhere.
+_SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "decay": "weight_decay", "mu": "momentum", "epsilon": "eps"}
+
+
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def _nested(given: str) -> Any:
+    found = re.search(r"val='([^']*)'", given)
+    return _value(found[1]) if found else "..."
+
+
+def parameters(cls: Any) -> list[str]:
+    """The names that the constructor of a class takes from a configuration."""
+    if cls is None:
+        return []
+    found = inspect.signature(cls).parameters.values()
+    hidden = ("params", "optimizer", "self", "last_epoch") if issubclass(cls, (Optimizer, LRScheduler)) else ()
+    return [p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in hidden]
+
+
+def _class(path: str) -> Any:
+    home, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(home), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return found if isinstance(found, type) else None
+
+
+# -- names of classes --------------------------------------------------------------------------------------------------
+#: What an option takes: how that is called, and the class that all of it comes from.
+_BASES: dict[str, tuple[str, tuple[type, ...]]] = {
+    "optimizer": ("Optimizer", (Optimizer,)),
+    "lr_scheduler": ("Scheduler", (LRScheduler, ReduceLROnPlateau)),
+    "scheduler": ("Scheduler", (LRScheduler,)),
+    "schedulers": ("Scheduler", (LRScheduler,)),
+    "callbacks": ("Callback", (Callback,)),
+    "logger": ("Logger", (Logger,)),
+}
+
+
+def _kind_of(key: str) -> str:
+    return _BASES.get(key.rsplit(".", 1)[-1].rstrip("+"), ("Module", ()))[0]
+
+
+def names_of(key: str) -> list[str]:
+    """The short names of the classes that an option takes.
+
+    Args:
+        key: the option.
+
+    Example:
+        >>> "adamw" in names_of("optimizer"), "Adam" in names_of("modules")
+        (True, True)
+    """
+    bases = _BASES.get(key.rsplit(".", 1)[-1].rstrip("+"), ("", ()))[1]
+    if not bases:
+        return list(catalogue.modules())
+    found = {cls.__name__ for base in bases for cls in _subclasses(base) if not cls.__name__.startswith("_")}
+    return sorted(found - {"Optimizer", "LRScheduler", "Modular", "Callback"})
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _subclasses(cls)
+
+
+def no_class(name: str, key: str, words: Iterable[str] = ()) -> str:
+    """What to say of a class that there is not.
+
+    Args:
+        name: as it was written.
+        key: the option that it was written for.
+        words: what else the option may be.
+
+    Example:
+        >>> no_class("Adamm", "modules")
+        "no module is called 'Adamm'. Did you mean 'Adam', 'RAdam' or 'NAdam'?"
+    """
+    kind, known = _kind_of(key), names_of(key)
+    bare = name.rsplit(".", 1)[-1]
+    if words := list(words):
+        options = [*words, *(n for n in known if n not in words)]
+        return f"{name!r} is neither {' nor '.join(map(repr, words))} nor a function with its path.{_quoted(bare, options)}"
+    if "." in name and same(bare, known) is None:
+        return f"{name!r} cannot be imported.{_quoted(bare, known)}"
+    exact = same(bare, known)
+    if exact is None and kind == "Module" and same(bare, _chains()):
+        return f"{catalogue.getattr_message(bare)} In YAML write its modules one by one."
+    hint = f" Did you mean {exact!r}?" if exact else _instead(bare, key) or _quoted(bare, known)
+    return f"no {kind.lower()} is called {name!r}.{hint}".replace("..", ".")
+
+
+def _chains() -> list[str]:
+    return list(tz.m.CHAINS)
+
+
+
+
+def _instead(name: str, key: str) -> str:
+    """Where a class belongs that stands where another kind is wanted."""
+    bare, kind = name.rsplit(".", 1)[-1], _kind_of(key)
+    recipe = same(bare, tz.recipes.RECIPES)
+    if kind == "Optimizer" and (module := same(bare, catalogue.modules())):
+        way = f"the recipe {recipe!r}, or " if recipe else ""
+        return f" {module} is a module; take {way}ModularChain with modules: [{{class_path: {module}}}]."
+    if kind == "Module" and same(bare, names_of("optimizer")) and not hasattr(tz.m, bare):
+        return f" It is an optimizer; {catalogue.getattr_message(bare)}"
+    if kind == "Module" and hasattr(tz.m, bare):
+        return f"; the module is called {bare} alone"
+    return ""
+
+
+def _quoted(name: str, known: Iterable[str]) -> str:
+    found = near(name, known, 3)
+    if not found:
+        return ""
+    *others, last = map(repr, found)
+    return f" Did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
+
+
+# -- the words of a command line ---------------------------------------------------------------------------------------
+def _unknown_words(words: str, vocabulary: list[str]) -> str:
+    """What to say of words that are no options."""
+    first = words.split(" --")[0].strip()
+    option, _, value = first.partition("=")
+    if " " in option and option.startswith("--"):
+        name, _, rest = option.partition(" ")
+        return f"{first!r} is one word in quotes; write {name}={rest}"
+    if not option.startswith("-"):
+        return f"{first!r} is no option; options begin with two hyphens, as in --trainer.max_epochs=3"
+    if not option.startswith("--"):
+        return f"there is no option {option}; options begin with two hyphens, as in -{first}"
+    return f"there is no option {option}.{_near_option(option.removeprefix('--'), vocabulary, '--')}"
+
+
+def _near_option(option: str, vocabulary: list[str], prefix: str = "") -> str:
+    """The options that are most like one."""
+    tops = sorted({name.split(".")[0] for name in vocabulary})
+    head, dot, _ = option.partition(".")
+    if dot and head in tops:
+        inside = [name for name in vocabulary if name.startswith(f"{head}.")]
+        return did_you_mean(option, inside, 2, 0.5, prefix) or f" There are {', '.join(inside[:8])}."
+    if dot and (found := near(head, tops, 1)):
+        return f" Did you mean {prefix}{found[0]}.{option[len(head) + 1:]}?"
+    return did_you_mean(head, tops, 1, 0.5, prefix) or f" There are {', '.join(tops)}."
+
+
+# -- the structure of a configuration ----------------------------------------------------------------------------------
+def structure_fault(value: Any, where: str = "") -> str:
+    """What is wrong with how classes are written in a configuration; "" where nothing is.
+
+    Args:
+        value: the configuration, or a part of it.
+        where: the path to it.
+
+    Example:
+        >>> structure_fault({"optimizer": {"class_path": "adamw", "lr": 0.1}})
+        "optimizer: 'lr' belongs under init_args: {class_path: adamw, init_args: {lr: ...}}"
+        >>> structure_fault({"optimizer": {"class_path": "adamw", "init_arg": {"lr": 0.1}}})
+        "optimizer: 'init_arg' stands beside class_path. Did you mean 'init_args'?"
+    """
+    path = f"{where}: " if where else ""
+    if isinstance(value, list):
+        faults = (structure_fault(v, where) for v in value)
+        return next((fault for fault in faults if fault), "")
+    if not isinstance(value, Mapping):
+        return ""
+    if "class_path" in value:
+        if fault := _class_fault(value):
+            return f"{path}{fault}"
+    elif wrong := next((k for k in value if isinstance(k, str) and near(k, ["class_path"], 1, 0.8)), None):
+        return f"{path}{wrong!r} is not known. Did you mean 'class_path'?"
+    for key, inner in value.items():
+        name = where if key in _BESIDE else str(key) if not where else f"{where}.{key}"
+        if fault := structure_fault(inner, name):
+            return fault
+    return ""
+
+
+def _class_fault(value: Mapping[Any, Any]) -> str:
+    name = value["class_path"]
+    if not isinstance(name, str):
+        return f"class_path is the name of a class, not {name!r}"
+    strange = [str(key) for key in value if key not in _BESIDE]
+    if strange:
+        first = strange[0]
+        if near(first, ["init_args"], 1, 0.7):
+            return f"{first!r} stands beside class_path. Did you mean 'init_args'?"
+        if first in _SCHEDULING:
+            return f"{first!r} is an option of its own: {_SCHEDULING[first]}: {value[first]}"
+        return f"{first!r} belongs under init_args: {{class_path: {name}, init_args: {{{first}: ...}}}}"
+    args = value.get("init_args")
+    if args is not None and not isinstance(args, Mapping):
+        return f"init_args of {name} are settings by name, as in init_args: {{lr: 0.1}}, not {args!r}"
+    return ""
+
+
+#: What Lightning's dictionaries of schedulers have beside the scheduler.
+_SCHEDULING = {"interval": "lr_interval", "frequency": "lr_frequency"}
+
+
+def refusal(error: BaseException) -> str:
+    """What a class said that could not be made, with the option and the name of the class.
+
+    Args:
+        error: the exception that Lightning passed on.
+    """
+    trace, made = error.__traceback__, None
+    while trace is not None:
+        made = trace.tb_frame.f_locals.get("args_class", made)
+        trace = trace.tb_next
+    text, name = " ".join(str(error).split()), getattr(made, "__name__", "")
+    option = "lr_scheduler" if isinstance(made, type) and issubclass(made, LRScheduler) else "optimizer"
+    if name == "Modular":
+        text = "a configuration spells it ModularChain, with modules: [{class_path: Adam}, ...] under init_args"
+    return f"{option}: {text}" if not name or text.startswith(name) else f"{option}: {name}: {text}"
+
+
+__all__ = ["names_of", "no_class", "parameters", "refusal", "short_error", "structure_fault"]
