@@ -72,7 +72,7 @@ class ModularChain(Modular):
         modules: list[Module],
         groups: dict[str, dict[str, Any]] | None = None,
         compile: bool = False,
-        deterministic: bool = False,
+        deterministic: bool | None = None,
         advice: bool = True,
         state_dtype: str | dict[str, str] | None = None,
         stochastic_rounding: bool | int = False,
