@@ -88,7 +88,7 @@ def test_a_budget_of_evaluations(tmp_path, budget, end):
 
 def test_a_budget_of_seconds(tmp_path):
     (run,) = outcomes(tmp_path, budget={"seconds": 0.05}, seeds=0, optimizers={"a": "torch.optim.SGD"}, lr=1e-4)
-    assert run.seconds >= 0.05 > run.curve[-1][2] - 0.05 and run.steps > 1
+    assert run.seconds >= 0.05 and all(row[2] < 0.05 for row in run.curve[:-1])
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was(file, monkeypatch, capsys):
@@ -171,7 +171,9 @@ def test_a_model_with_data_and_a_monitored_value(tmp_path):
         seeds=0,
     )
     assert by_class.value < math.log(2)
-    (missing,) = outcomes(tmp_path, problem="logistic", monitor="val_loss", optimizers={"a": ["BFGS"]}, seeds=0)
+    (missing,) = outcomes(
+        tmp_path, problem="logistic", monitor="val_loss", optimizers={"a": ["BFGS"]}, lr=None, seeds=0
+    )
     assert missing.status == "failed"
 
 
@@ -196,7 +198,7 @@ WRONG = {
     "lr: low=1 must be less than high=0.1": data(lr={"low": 1, "high": 0.1, "trials": 3}),
     "seeds: 'a' must be a whole number": data(seeds=["a"]),
     "mode: min or max, not 'most'": data(mode="most"),
-    "optimizers: mine: .*no module is called 'Adamm', did you mean 'Adam'": data(optimizers={"mine": ["Adamm"]}),
+    "optimizers: mine: .*no module is called 'Adamm'. Did you mean 'Adam'": data(optimizers={"mine": ["Adamm"]}),
     "optimizers: mine: .*momentum": data(
         optimizers={"mine": [{"class_path": "EMA", "init_args": {"momentum": "much"}}]}
     ),
