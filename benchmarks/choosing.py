@@ -149,13 +149,13 @@ def main() -> None:
     """Measure and write."""
     torch.set_num_threads(1)
     lines = [
-        f"Digits: {EPOCHS} epochs of 22 steps, cosine schedule, loss on what was held out, over {len(SEEDS)} seeds; each "
-        "chain with the best of three learning rates. Time: of the optimizer's step alone, processor time of one thread.",
+        f"Digits: {EPOCHS} epochs of 22 steps, cosine schedule, loss on what was held out, over {len(SEEDS)} seeds; "
+        "each chain with the best of three learning rates. Time: of the optimizer's step alone, processor time, one thread.",
         "",
         *table("loss", "ms / step", train_digits, DIGITS),
         "",
-        f"A differential equation: {EVALUATIONS:,} evaluations of the loss, largest error of the solution, float64, over "
-        f"{len(SEEDS)} seeds. Time: of the whole run, processor time of one thread.",
+        f"A differential equation: {EVALUATIONS:,} evaluations of the loss, largest error of the solution, float64, "
+        f"over {len(SEEDS)} seeds. Time: of the whole run, processor time, one thread.",
         "",
         *table("error", "seconds", train_physics, PHYSICS),
         "",

@@ -83,7 +83,9 @@ def picture() -> str:
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         'role="img" aria-label="A chain of five modules: the norm of the update after each, and the error">',
-        "<style>text{font-family:system-ui,sans-serif;font-size:12px;fill:" + INK + "}.name{font-weight:600}.box{font-weight:600;font-size:11.5px}"
+        "<style>text{font-family:system-ui,sans-serif;font-size:12px;fill:"
+        + INK
+        + "}.name{font-weight:600}.box{font-weight:600;font-size:11.5px}"
         f".soft{{fill:{SOFT};font-size:11px}}.five{{fill:{ACCENT}}}.adam{{fill:{WARN}}}"
         f".curve{{fill:none;stroke:{ACCENT};stroke-width:1.6}}.grid{{stroke:{LINE};stroke-width:1}}</style>",
         f'<marker id="to" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
@@ -113,7 +115,15 @@ def picture() -> str:
         out.append(f'<path class="curve" d="{line([n[i] for n in norms], x, y, width, PANEL, -2, 3)}"/>')
     x, y = MARGIN + 30.0, float(LOSS_TOP)
     inside = WIDTH - 2 * MARGIN - 30
-    out.append(text(MARGIN, LOSS_TOP - 14, "What it is good for: the error on clean data, and what it is at the end", "name", "start"))
+    out.append(
+        text(
+            MARGIN,
+            LOSS_TOP - 14,
+            "What it is good for: the error on clean data, and what it is at the end",
+            "name",
+            "start",
+        )
+    )
     for k, label in enumerate(("10", "1", "0.1", "0.01")):
         at = y + LOSS_HEIGHT * k / 3
         out += [f'<path class="grid" d="M{x} {at:.1f} H{x + inside}"/>', text(x - 6, at + 4, label, "soft", "end")]
@@ -127,7 +137,7 @@ def picture() -> str:
         f'<path class="curve" style="stroke:{WARN}" d="{line(alone, x, y, inside, LOSS_HEIGHT, -2, 1)}"/>',
         f'<path class="curve" style="stroke-width:2.2" d="{line(errors, x, y, inside, LOSS_HEIGHT, -2, 1)}"/>',
         text(WIDTH - MARGIN, LOSS_TOP - 14, f"five modules: {errors[-1]:.2f}", "five name", "end"),
-        text(WIDTH - MARGIN - 130, LOSS_TOP - 14, f"Adam and LR alone: {alone[-1]:.2f}", "adam name", "end"),
+        text(WIDTH - MARGIN - 142, LOSS_TOP - 14, f"Adam and LR alone: {alone[-1]:.2f}", "adam name", "end"),
         "</svg>",
     ]
     return "\n".join([*out, ""])

@@ -1,12 +1,15 @@
 """Sphinx settings; the reference and the pictures are made afresh at each build."""
 
+import inspect
 import sys
+import typing
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from sphinx.util import logging  # noqa: E402
+from sphinx.util.inspect import stringify_signature  # noqa: E402
 from sphinx.util.nodes import make_refnode  # noqa: E402
 
 from docs import chain_picture, picture, reference  # noqa: E402 - found by the line above
@@ -37,6 +40,7 @@ html_theme_options = {"navigation_with_keys": True}
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -52,12 +56,23 @@ HOMES = ("torchzero_core", reference.M, "torchzero_core.core", "torchzero_core.s
 
 def find(app, env, node, contnode):
     """Where a name is described: docstrings say torchzero_core.core.Var, the page torchzero_core.Var."""
-    objects = env.get_domain("py").objects
-    last = node["reftarget"].rsplit(".", 1)[-1]
-    for prefix in HOMES if node.get("refdomain") == "py" else ():
+    objects, target = env.get_domain("py").objects, node["reftarget"]
+    last = target.rsplit(".", 1)[-1]
+    ours = "." not in target or target.startswith(("torchzero_core.", "tz_lightning."))
+    for prefix in HOMES if ours and node.get("refdomain") == "py" else ():
         if found := objects.get(f"{prefix}.{last}"):
             return make_refnode(app.builder, node["refdoc"], found.docname, found.node_id, contnode, last)
     return None
+
+
+def signature(app, what, name, item, options, text, returns):
+    """Types as they are written: without the ranges and roles that an annotation carries."""
+    if what != "class" or not text or not any(word in text for word in ("Range(", "Role.", "Check(")):
+        return None
+    hints = typing.get_type_hints(item.__init__)
+    given = inspect.signature(item)
+    shown = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in given.parameters.values()]
+    return stringify_signature(given.replace(parameters=shown), unqualified_typehints=True), returns
 
 
 def complete(app, env):
@@ -75,6 +90,7 @@ def rest(app, docname, source):
 
 def setup(app):
     app.connect("source-read", rest)
+    app.connect("autodoc-process-signature", signature)
     app.connect("missing-reference", find)
     app.connect("env-check-consistency", complete)
 

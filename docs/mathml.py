@@ -20,11 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def prepared(tex: str) -> str:
-    """TeX with signs as commands, and names of three letters and more upright.
-
-    >>> prepared(r"u ← lr·u_{max} \\text{ if } lr\\_decay")
-    'u \\\\leftarrow  lr\\\\cdot u_{\\\\mathrm{max}} \\\\text{ if } \\\\mathrm{lr\\\\_decay}'
-    """
+    """TeX with signs as commands, and names of three letters and more upright."""
     for sign, command in SIGNS.items():
         tex = tex.replace(sign, command)
     tex = tex.replace(r"\arg", r"\mathrm{arg}\,")

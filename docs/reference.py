@@ -54,10 +54,10 @@ MEMBERS = {
     "tz_lightning.ModularCLI": "",
 }
 #: What a module is derived from, and what belongs to it; they stand on the page of the bases.
-BASES = (
-    "BinaryOperation MultiOperation ReduceOperation GradApproximator LineSearch LineFunction MaxLineSearchItersReached"
-    " Projection QuasiNewtonH QuasiNewtonB TrustMethod ConjugateGradientBase"
-).split()
+BASES = [
+    "BinaryOperation", "MultiOperation", "ReduceOperation", "GradApproximator", "LineSearch", "LineFunction",
+    "MaxLineSearchItersReached", "Projection", "QuasiNewtonH", "QuasiNewtonB", "TrustMethod", "ConjugateGradientBase",
+]  # fmt: skip
 #: What stands on the page of the optimizer.
 TOP = "Modular Module Transform Chain Var StepInfo Advice groups kinds"
 #: The names of families that are no words.
@@ -166,8 +166,8 @@ def pages() -> Iterator[Page]:
     yield Page(
         "stopping",
         "Stopping rules",
-        "`tz.stopping`: when a run is over, for `tz.minimize`, `SwitchWhen`, `tz_lightning.StopWhen` and loops of one's "
-        "own.",
+        "`tz.stopping`: when a run is over, for `tz.minimize`, `SwitchWhen`, `tz_lightning.StopWhen` and loops of "
+        "one's own.",
         "torchzero_core.stopping",
         public(stopping),
     )
@@ -194,8 +194,10 @@ def expected() -> dict[str, Any]:
         homes[name] = importlib.import_module(name)
     found = {f"{prefix}.{name}": item for prefix, home in homes.items() for name, item in public(home).items()}
     # what the catalogue needs for itself; a table; the type of var.params, which is a list to everybody
-    beside = {f"{M}.{name}" for name, item in public(modules).items() if not inspect.isclass(item)} - {
-        f"{M}.hidden_matrices"
+    beside = {
+        f"{M}.{name}"
+        for name, item in public(modules).items()
+        if not getattr(item, "__module__", "").startswith("torchzero_core")
     }
     beside |= {"torchzero_core.recipes.RECIPES", "torchzero_core.core.Params"}
     return {name: item for name, item in found.items() if name not in beside}
@@ -229,6 +231,8 @@ def entry(prefix: str, name: str, item: Any) -> list[str]:
 
 def described(name: str) -> str:
     """What is said of a type above its definition in the source."""
+    if name == "Target":
+        return "What a rule is applied to: the words that :class:`Transform` takes as its target."
     for place in (Module, Transform, Range):
         source = inspect.getsource(inspect.getmodule(place) or place)
         if found := re.search(rf"((?:^#: .*\n)+)^{name}: TypeAlias = (.*)$", source, re.M):
@@ -310,9 +314,9 @@ def write_table(rows: Sequence[tuple[str, str, type[Module]]]) -> None:
     lines = [
         "# All modules",
         "",
-        f"{len({cls for _, _, cls in rows})} modules, as `tz.m.Adam` in Python and `class_path: Adam` in YAML. *Closure*: "
-        "whether a chain with the module has to be given one ([closures](../guide/closures.md)). Type to filter; several "
-        "words have to occur all.",
+        f"{len({cls for _, _, cls in rows})} modules, as `tz.m.Adam` in Python and `class_path: Adam` in YAML. "
+        "*Closure*: whether a chain with the module has to be given one ([closures](../guide/closures.md)). Type to "
+        "filter; several words have to occur all.",
         "",
         "```{eval-rst}",
         ".. list-table::",
@@ -337,7 +341,7 @@ def write_table(rows: Sequence[tuple[str, str, type[Module]]]) -> None:
             f"     - :py:obj:`{name} <{M}.{target}>`",
             f"     - {line}",
             f"     - {closure_needed(cls)}",
-            f"     - {papers(cls) or '–'}",
+            f"     - {papers(cls)}".rstrip(),
         ]
     lines += ["```", ""]
     save(HERE / "api" / "modules.md", "\n".join(lines))

@@ -19,7 +19,7 @@ table is made from the figures of the tests themselves, by `python -m tests.pari
 says when it lacks a row.
 
 Where a difference is above rounding, the two are not the same on purpose: torch's `clip_grad_norm_` adds 1e-6 to the
-norm, and in the spelling of Adam with `EMASquared` ε stands inside the bias correction.
+norm, and in the spellings of Adam with `EMASquared` ε stands inside the bias correction.
 
 Not in the table: `SparseAdam`, since no module takes sparse gradients; torch's `LBFGS`, which a chain wraps bit for bit
 while `LBFGS()` is a method of its own (see [](torch_optim.md)); and torch's `Muon` in bfloat16, in which it multiplies:

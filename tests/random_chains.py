@@ -1,8 +1,8 @@
 """Chains of ten random modules, written as YAML, that learn the digits or say why not.
 
 ``python -m tests.random_chains --seed 0`` draws ten, writes them to ``build/chains`` and trains each by the command
-line of ``examples/digits.py``: nine modules that take only gradients, and a learning rate, of which three are tried. For a
-chain that does not learn it names the module after which the update has nothing more to do with the gradient.
+line of ``examples/digits.py``: nine modules that take only gradients, and a learning rate, of which three are tried.
+For a chain that does not learn it names the module after which the update has nothing more to do with the gradient.
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import yaml
 
 import torchzero_core as tz
 from torchzero_core.core import Module
@@ -94,6 +96,81 @@ def line_of(name: str) -> str:
     return plain_text((inspect.getdoc(modules()[name]) or "").splitlines()[0])
 
 
+def listing(family: str | None = None) -> str:
+    """The modules by family, a line each.
+
+    Args:
+        family: one family alone, whatever its capitals.
+
+    Raises:
+        ValueError: there is no such family.
+
+    Example:
+        >>> print(listing("weight_decay"))
+        weight_decay
+          DirectWeightDecay  Shrinks the parameters at once, before the update is applied: p ← p − ...
+          WeightDecay        Adds the gradient of a norm penalty to the update: u ← ...
+    """
+    chosen = families() if family is None else {family_called(family): families()[family_called(family)]}
+    width = max(len(module) for members in chosen.values() for module in members)
+    blocks = [
+        "\n".join([title, *(f"  {module:<{width}}  {line_of(module)}" for module in members)])
+        for title, members in chosen.items()
+    ]
+    return "\n\n".join(blocks)
+
+
+def first_line(thing: Any) -> str:
+    """The first sentence of a docstring, in plain text."""
+    text = inspect.getdoc(thing) or ""
+    return " ".join(plain_text(text.split("\n\n")[0]).split())
+
+
+def recipe_lines() -> list[str]:
+    """The recipes, a line each."""
+    width = max(map(len, tz.recipes.RECIPES))
+    return [f"{name:<{width}}  {first_line(recipe)}" for name, recipe in tz.recipes.RECIPES.items()]
+
+
+def as_config(module: Module) -> dict[str, Any]:
+    """A module as a configuration writes it: its class, and what differs from the defaults of its constructor.
+
+    Args:
+        module: the module.
+
+    Example:
+        >>> import torchzero_core as tz
+        >>> as_config(tz.m.RMSprop(0.9, inner=tz.m.EMA()))
+        {'class_path': 'RMSprop', 'init_args': {'smoothing': 0.9, 'inner': {'class_path': 'EMA'}}}
+    """
+    args: dict[str, Any] = {}
+    for name, parameter in list(inspect.signature(type(module).__init__).parameters.items())[1:]:
+        if name in module.children:
+            args[name] = _child_config(module.children[name])
+        elif name == "modules" and parameter.default == () and module.children:
+            args[name] = [_child_config(child) for child in module.children.values()]
+        elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            value = module.defaults.get(name, getattr(module, name, parameter.default) if name != "lr" else None)
+            if value != parameter.default:
+                args[name] = value
+    return {"class_path": type(module).__name__, **({"init_args": args} if args else {})}
+
+
+def _child_config(child: Module) -> Any:
+    return [as_config(m) for m in child.children.values()] if child.is_chain else as_config(child)
+
+
+def chain_as_yaml(chain: Sequence[Module]) -> str:
+    """A chain as the part of a configuration file that makes it.
+
+    Args:
+        chain: its modules.
+    """
+    modules = [as_config(module) for module in chain]
+    config = {"optimizer": {"class_path": "ModularChain", "init_args": {"modules": modules}}}
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip()
+
+
 def describe(name: str, width: int = 100) -> str:
     """A module as plain text: what it does, its settings with defaults and ranges, the paper, an example.
 
@@ -115,6 +192,11 @@ def describe(name: str, width: int = 100) -> str:
         Needs a closure: no
         ...
     """
+    if name in tz.recipes.RECIPES and same(name, modules()) is None:
+        recipe = tz.recipes.RECIPES[name]
+        settings = "\n".join(f"  {plain_text(text).strip()}" for text in explained(inspect.getdoc(recipe) or "").values())
+        made = "\n".join(f"  {module!r}" for module in recipe())
+        return f"{name} (recipe)\n\n{first_line(recipe)}\n\nSettings:\n{settings}\n\nThe chain:\n{made}"
     cls = module_called(name)
     parts = sections(inspect.getdoc(cls) or "")
     alias = [n for n, c in modules().items() if c is cls and n != cls.__name__]
@@ -158,8 +240,14 @@ def _table(cls: type[Module], width: int) -> str:
     return "\n".join(lines)
 
 
+def explanations(cls: Any) -> dict[str, str]:
+    """What the docstring of a class says of each of its parameters, in plain text."""
+    found = explained(inspect.getdoc(cls) or "")
+    return {name: " ".join(plain_text(text).split()).partition(":")[2].strip() for name, text in found.items()}
+
+
 def _rows(cls: type[Module]) -> Iterator[tuple[str, str, str, str]]:
-    texts = {name: " ".join(plain_text(text).split()) for name, text in explained(inspect.getdoc(cls) or "").items()}
+    texts = explanations(cls)
     fields, hints = fields_of(cls), hints_of(cls)
     for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
         default = "" if parameter.default is parameter.empty else repr(parameter.default)
@@ -176,8 +264,7 @@ def _rows(cls: type[Module]) -> Iterator[tuple[str, str, str, str]]:
             allowed = f"{brackets[0]}{low:g}, {high:g}{brackets[1]}"
         elif name in hints or parameter.annotation is not parameter.empty:
             allowed = _kind(hints.get(name, parameter.annotation))
-        text = texts.get(name, "").partition(":")[2].strip()
-        yield name, default, allowed, text
+        yield name, default, allowed, texts.get(name, "")
 
 
 def _kind(hint: Any) -> str:
@@ -203,13 +290,19 @@ def _is_list_of_modules(hint: Any) -> bool:
 
 
 __all__ = [
+    "as_config",
+    "chain_as_yaml",
     "describe",
+    "explanations",
     "families",
     "family_called",
     "family_of",
+    "first_line",
     "getattr_message",
     "is_base",
     "line_of",
+    "listing",
     "module_called",
     "modules",
+    "recipe_lines",
 ]

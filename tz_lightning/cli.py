@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import jsonargparse
+import torch
 import yaml
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,10 +19,10 @@ from torch.optim import Optimizer
 
 from torchzero_core.core import Modular
 
-from . import recipes  # what --optimizer adamw finds
+from . import catalogue, recipes  # what --optimizer adamw finds
 from .chain import ModularChain, parameters_of
 from .closure import ClosureOptimization
-from .mistakes import refusal, short_error, structure_fault
+from .mistakes import names_of, parameters, refusal, short_error, structure_fault
 from .schedule import ChainedScheduler, SequentialLR, WarmupCosine
 
 
@@ -95,6 +96,9 @@ class ModularParser(LightningArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Parse the words of a command line."""
         words = list(sys.argv[1:] if args is None else args)
+        if (text := help_text(words)) is not None:
+            print(text)
+            sys.exit(0)
         for file in _files(words):
             if fault := _fault_of(file):
                 self.error(f"{file}{fault}")
@@ -107,6 +111,47 @@ class ModularParser(LightningArgumentParser):
         program = self.prog.replace(" [options]", "")
         sys.stderr.write(f"{program}: error: {short_error(message, self.vocabulary)}\n(--help lists the options)\n")
         sys.exit(2)
+
+
+def help_text(words: Sequence[str]) -> str | None:
+    """What is shown for options such as ``--optimizer.help`` that choose among many classes: a line for each.
+
+    Args:
+        words: of the command line.
+
+    Returns:
+        None where nothing of the kind is asked for.
+    """
+    for place, word in enumerate(words):
+        option, _, name = word.partition("=")
+        if not option.startswith("--") or not option.endswith(".help"):
+            continue
+        after = words[place + 1] if place + 1 < len(words) else ""
+        name = name or ("" if after.startswith("-") else after)
+        key = option.removeprefix("--").removesuffix(".help").rsplit(".", 1)[-1]
+        if name in catalogue.modules():
+            return catalogue.describe(name)
+        if key == "optimizer" and name.rsplit(".", 1)[-1] in ("", "ModularChain"):
+            return _help_of_optimizer(f"--{key}" if "." not in option.removesuffix(".help") else option[:-5], name)
+        if key in ("modules", "module", "inner", "true", "false") and not name:
+            return catalogue.listing()
+        if key in ("lr_scheduler", "callbacks") and not name:
+            return "\n".join(f"{name}" for name in names_of(key))
+    return None
+
+
+def _help_of_optimizer(option: str, name: str) -> str:
+    settings = [
+        f"A chain of modules: {option}=ModularChain, then module by module",
+        f"  {option}.modules+=Adam {option}.modules.beta1=0.8 {option}.modules+=LR {option}.modules.lr=1e-3",
+        f"{option}.modules.help=Adam tells about a module, {option}.help=adamw about a recipe. A chain also takes",
+    ]
+    takes = [n for n in parameters(ModularChain) if n != "modules"]
+    settings += [f"  {option}.{n}: {t}" for n, t in catalogue.explanations(ModularChain).items() if n in takes]
+    torch_s = [n for n in names_of("optimizer") if hasattr(torch.optim, n)]
+    recipes_ = [f"Recipes, as in {option}=adamw {option}.lr=3e-4", *(f"  {line}" for line in catalogue.recipe_lines())]
+    others = [] if name else ["", *recipes_, "", f"Of torch: {', '.join(torch_s)}"]
+    return "\n".join([*settings, *others, "", "The modules by family:", "", catalogue.listing()])
 
 
 def _files(words: Sequence[str]) -> list[str]:
@@ -175,7 +220,7 @@ class ModularCLI(LightningCLI):
             with parameters_of(self.model):
                 super()._add_configure_optimizers_method_to_model(subcommand)
         except (ValueError, TypeError) as error:
-            self._parser(subcommand).error(f"optimizer: {refusal(error)}", error)
+            self._parser(subcommand).error(refusal(error), error)
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:

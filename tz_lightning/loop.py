@@ -114,11 +114,14 @@ class ClosureLoop(_AutomaticOptimization):
         return self._memory[1]
 
     def _optimizer_step(self, batch_idx: int, train_step_and_backward_closure: Callable[[], Tensor | None]) -> None:
-        first = train_step_and_backward_closure
-        if not isinstance(first, FirstEvaluation):
+        first, optimizer = train_step_and_backward_closure, self.trainer.optimizers[0]
+        if not evaluates_the_loss(optimizer):
             super()._optimizer_step(batch_idx, first)
             return
-        optimizer = self.trainer.optimizers[0]
+        if not isinstance(first, FirstEvaluation):  # an epoch for batch norm alone, after weights were averaged
+            with stepping(optimizer, lambda original, closure=None: None if closure is None else closure()):
+                super()._optimizer_step(batch_idx, first)
+            return
         batches, self._batches = self._batches, []
         memory = self._memory_of(optimizer)
         assert isinstance(optimizer, Modular)

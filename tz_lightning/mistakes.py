@@ -44,7 +44,7 @@ class _Finding:
     indent: int
     owner: str = ""
     given: str = ""
-    known: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
 
     @property
     def only_type(self) -> bool:
@@ -75,14 +75,15 @@ def short_error(message: str, vocabulary: Iterable[str] = ()) -> str:
     findings = list(_findings(message))
     if not findings:
         return " ".join(message.split())
-    deepest = max(len(f.where) for f in findings if not f.only_type or len(findings) == 1) if any(
-        not f.only_type for f in findings
-    ) else max(len(f.where) for f in findings)
+    telling = [f for f in findings if not f.only_type] or findings
+    deepest = max(len(f.where) for f in telling)
     best = [f for f in findings if len(f.where) == deepest]
     real = [f for f in best if not f.only_type]
     chosen = real[0] if real else best[0]
-    text = _said(chosen, best, vocabulary)
-    return ": ".join([*_readable(chosen.where), text])
+    text, where = _said(chosen, best), _readable(chosen.where)
+    if where and text.startswith(f"{where[-1]} "):
+        where.pop()
+    return ": ".join([*where, text])
 
 
 def _findings(message: str) -> Iterator[_Finding]:
@@ -115,7 +116,9 @@ def _findings(message: str) -> Iterator[_Finding]:
             indent += 1
         if body:
             owners = [path for _, _, path in stack if path]
-            found.append(_Finding([name for _, name, _ in stack], body, indent, owners[-1] if owners else ""))
+            keys = [name for _, name, path in stack if not path]
+            where = [name for _, name, _ in stack]
+            found.append(_Finding(where, body, indent, owners[-1] if owners else "", keys=keys))
     yield from found
 
 
@@ -124,17 +127,20 @@ def _readable(where: list[str]) -> list[str]:
     return [name for name in where if name not in ("Optimizer", "Module", "LRScheduler", "Callback")]
 
 
-def _said(finding: _Finding, beside: list[_Finding], vocabulary: list[str]) -> str:
+def _said(finding: _Finding, beside: list[_Finding]) -> str:
     """What is wrong, in words."""
-    text, key = finding.text, _last_key(finding)
+    text, key = finding.text, finding.keys[-1] if finding.keys else ""
     if fault := structure_fault(_value(finding.given)):
         return fault
     if found := re.match(r"Option '([^']*)' is not accepted", text):
         return _no_option(finding, found[1])
     if found := re.match(r"the following arguments are required: (.*)", text):
-        name = finding.owner.rsplit(".", 1)[-1]
-        return f"{name} needs {found[1]}, under init_args or as --….{found[1].split(',')[0]}=VALUE"
-    if found := re.match(r"(?:Expected a dot import path string: |No module named )'?([\w.-]*)'?", text):
+        name, place = finding.owner.rsplit(".", 1)[-1], ".".join(finding.keys)
+        first = found[1].split(",")[0]
+        return f"{name} needs {found[1]} (under init_args in YAML, --{place}.{first}=... on the command line)"
+    if found := re.match(r"No module named '([\w.]*)'", text):
+        return f"a class cannot be imported: there is no Python module {found[1]!r}"
+    if found := re.match(r"Expected a dot import path string: '?([\w.-]*)'?", text):
         words = [word for one in beside for word in re.findall(r"'(\w+)'", one.text) if "Literal" in one.text]
         return no_class(found[1], key, words)
     if found := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
@@ -150,12 +156,6 @@ def _said(finding: _Finding, beside: list[_Finding], vocabulary: list[str]) -> s
     if text.startswith("File does not exist"):
         return text
     return " ".join(text.split())
-
-
-def _last_key(finding: _Finding) -> str:
-    """The option that the value belongs to."""
-    names = [name for name in finding.where if name[:1].islower() and not hasattr(tz.recipes, name)]
-    return names[-1] if names else ""
 
 
 def _wrong_type(finding: _Finding, beside: list[_Finding]) -> str:
@@ -187,18 +187,31 @@ def _no_option(finding: _Finding, option: str) -> str:
     """What to say of a setting that a class does not have."""
     cls = _class(finding.owner)
     name = finding.owner.rsplit(".", 1)[-1]
-    first, key = option.split(".")[0], _last_key(finding)
+    first, key = option.split(".")[0], finding.keys[-1] if finding.keys else ""
     if name in ("Optimizer", "LRScheduler", "Module", "Callback"):
-        kind = _kind_of(key).lower()
-        if known := same(first, names_of(key)):
-            return f"a {kind} is written {{class_path: {known}, init_args: {{...}}}}, not {{{first}: ...}}"
+        kind, names = _kind_of(key).lower(), names_of(key)
+        if known := first if first in names else same(first, names):
+            return f"{_a(kind)} is written {{class_path: {known}, init_args: {{...}}}}, not {{{first}: ...}}"
         return f"say which {kind} first, as in --{key}=NAME or class_path: NAME, and then its {first!r}"
     takes = parameters(cls)
-    if first in ELSEWHERE and not near(first, takes, 1, 0.8):
+    meant = _SYNONYMS.get(first)
+    if meant in takes:
+        hint = f"Did you mean {meant}?"
+    elif first == "betas" and "beta1" in takes:
+        hint = ELSEWHERE[first]
+    elif first in ELSEWHERE and cls is not None and issubclass(cls, tz.Module):
         hint = unknown_option(name, {first: _nested(finding.given)}, takes)
     else:
-        hint = did_you_mean(first, takes, 1).strip() or f"It takes {', '.join(takes) or 'nothing'}."
+        hint = did_you_mean(first, takes, 2).strip() or f"It takes {', '.join(takes) or 'nothing'}."
     return f"{name} has no setting {first!r}. {hint}"
+
+
+#: What settings are called elsewhere.
+_SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "decay": "weight_decay", "mu": "momentum", "epsilon": "eps"}
+
+
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
 def _nested(given: str) -> Any:
@@ -399,17 +412,20 @@ _SCHEDULING = {"interval": "lr_interval", "frequency": "lr_frequency"}
 
 
 def refusal(error: BaseException) -> str:
-    """What a class said that could not be made, with the name of the class.
+    """What a class said that could not be made, with the option and the name of the class.
 
     Args:
         error: the exception that Lightning passed on.
     """
-    trace, name = error.__traceback__, ""
+    trace, made = error.__traceback__, None
     while trace is not None:
-        name = getattr(trace.tb_frame.f_locals.get("args_class"), "__name__", name)
+        made = trace.tb_frame.f_locals.get("args_class", made)
         trace = trace.tb_next
-    text = " ".join(str(error).split())
-    return text if not name or name in text or re.match(r"\w+\(", text) else f"{name}: {text}"
+    text, name = " ".join(str(error).split()), getattr(made, "__name__", "")
+    option = "lr_scheduler" if isinstance(made, type) and issubclass(made, LRScheduler) else "optimizer"
+    if name == "Modular":
+        text = "a configuration spells it ModularChain, with modules: [{class_path: Adam}, ...] under init_args"
+    return f"{option}: {text}" if not name or text.startswith(name) else f"{option}: {name}: {text}"
 
 
 __all__ = ["names_of", "no_class", "parameters", "refusal", "short_error", "structure_fault"]

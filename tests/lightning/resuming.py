@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import torchzero_core as tz
-from tests.lightning.problems import Model, batches, m, network, trainer
+from tests.lightning.problems import SAFE, Model, batches, m, network, trainer
 from tests.quiet import ignore_lightning
 from tz_lightning import ClosureOptimization, RNGCheckpoint
 
@@ -116,7 +116,7 @@ def run(chain, *more, shuffled, resumed=None, **kwargs):
         fit = trainer(*callbacks(chain), *more, epochs=EPOCHS, **options(chain), **kwargs)
         if resumed is not None:
             torch.manual_seed(77)
-        fit.fit(model, ckpt_path=resumed, weights_only=None if resumed is None else True)
+        fit.fit(model, ckpt_path=resumed, **(SAFE if resumed is not None else {}))
     return [p.detach() for p in model.parameters()] + [model.net[2].running_mean.clone()]
 
 

@@ -91,7 +91,9 @@ class Uphill(m.LineSearch):
 def test_failures_are_counted_and_warned_of_once():
     memory, monitor = Memory(), ClosureMonitor(1, patience=3)
     run = trainer(monitor, ClosureOptimization(), logger=memory)
-    with pytest.warns(UserWarning, match="last 3 searches have failed.*'no sufficient decrease'.*larger batches") as seen:
+    with pytest.warns(
+        UserWarning, match="last 3 searches have failed.*'no sufficient decrease'.*larger batches"
+    ) as seen:
         run.fit(Model(lambda: [Uphill()]))
     assert sum("ClosureMonitor" in str(w.message) for w in seen) == 1
     assert [row["failed_searches"] for row in memory.rows.values() if "failed_searches" in row] == list(range(1, 9))

@@ -11,7 +11,7 @@ from torch import nn
 from torchmetrics import MeanMetric
 
 import torchzero_core as tz
-from tests.lightning.problems import Model, loader, m, mse, network, same, trainer
+from tests.lightning.problems import SAFE, Model, loader, m, mse, network, same, trainer
 from tz_lightning import ClosureModule, ClosureOptimization, ModularCLI, closure_step
 
 CALLS = []
@@ -212,7 +212,7 @@ def test_a_resumed_run_ends_the_same(tmp_path):
     first.fit(Full())
     first.save_checkpoint(tmp_path / "half.ckpt")
     model = Full()
-    trainer(ClosureOptimization(), epochs=8).fit(model, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    trainer(ClosureOptimization(), epochs=8).fit(model, ckpt_path=tmp_path / "half.ckpt", **SAFE)
     assert same(whole.net, model.net)
 
 

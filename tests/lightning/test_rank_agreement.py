@@ -74,11 +74,15 @@ def test_bits_are_compared(change):
         check.on_train_start(run, ours)
         assert run.strategy.asked == 1
         return
-    with pytest.raises(RankDisagreement, match=rf"before the first step, 2.bias .* by up to {abs(change):.3g} \(1 of 4"):
+    with pytest.raises(
+        RankDisagreement, match=rf"before the first step, 2.bias .* by up to {abs(change):.3g} \(1 of 4"
+    ):
         check.on_train_start(run, ours)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.complex128])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.complex128]
+)
 def test_sums_of_bits(dtype):
     a = torch.arange(12).to(dtype).reshape(3, 4)
     b = a.clone()

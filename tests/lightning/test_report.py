@@ -48,7 +48,10 @@ def figures_of(page):
     """What the page gives to plotly, by section."""
     text = page.read_text(encoding="utf-8")
     found = json.loads(re.search(r'<script id="figures" type="application/json">(.*?)</script>', text, re.S)[1])
-    titles = [(s, re.findall(r"<figcaption>([^<]*)", body)) for s, body in re.findall(r"<h2>(.*?)</h2>(.*?)</section>", text, re.S)]
+    titles = [
+        (s, re.findall(r"<figcaption>([^<]*)", body))
+        for s, body in re.findall(r"<h2>(.*?)</h2>(.*?)</section>", text, re.S)
+    ]
     figures = iter(found)
     out = {section: {title: next(figures) for title in names} for section, names in titles}
     assert next(figures, None) is None
@@ -123,7 +126,9 @@ def test_a_missing_package_is_said_in_a_sentence(tmp_path, capsys, monkeypatch):
     (tmp_path / "metrics.csv").write_text("loss,step\n1.0,0\n")
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     assert main(["report", str(tmp_path)]) == 2
-    assert "a report needs plotly, which is not installed: pip install 'torchzero-core[report]'" in capsys.readouterr().err
+    assert (
+        "a report needs plotly, which is not installed: pip install 'torchzero-core[report]'" in capsys.readouterr().err
+    )
 
 
 # -- what is drawn -----------------------------------------------------------------------------------------------------
@@ -151,7 +156,9 @@ def test_figures(logs, tmp_path, capsys):
     assert passed[3]["y"] == pytest.approx(runs[0].series["module/2.LR/out"].values)
     assert passed[0]["line"]["dash"] != passed[4]["line"]["dash"]
     assert len(found["Layers"]) == 4 and len(found["Closures"]) == 6
-    assert found["Closures"]["evaluations of the loss in a step"]["data"][0]["y"] == runs[1].series["evaluations"].values
+    assert (
+        found["Closures"]["evaluations of the loss in a step"]["data"][0]["y"] == runs[1].series["evaluations"].values
+    )
     text = page.read_text(encoding="utf-8")
     assert "<!--" not in text.split("<script>")[0]
     assert not re.search(r'(src|href)="(?!#|data:)', text.split("<script>")[0])  # nothing comes from elsewhere
@@ -223,7 +230,9 @@ def browse(page, tmp_path, *options):
         *options,
         page,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 

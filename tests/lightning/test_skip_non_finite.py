@@ -178,7 +178,10 @@ def test_the_limit():
     assert hooks_of(run.optimizers[0]) == 0
 
     run = trainer(SkipNonFinite(limit=2, on_limit="stop"))
-    with pytest.warns(UserWarning, match="is not finite"), pytest.warns(UserWarning, match="2 steps in a row were left"):
+    with (
+        pytest.warns(UserWarning, match="is not finite"),
+        pytest.warns(UserWarning, match="2 steps in a row were left"),
+    ):
         run.fit(Broken(CHAINS["rules"], at=(1, 2, 3)))
     assert run.global_step == 3 and run.should_stop
 

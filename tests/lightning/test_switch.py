@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 import torchzero_core as tz
-from tests.lightning.problems import Log, Model, batches, m, mse, network, same, trainer
+from tests.lightning.problems import SAFE, Log, Model, batches, m, mse, network, same, trainer
 from tests.lightning.test_cli import cli
 from tz_lightning import ClosureModule, ClosureOptimization, SwitchOptimizer, closure_step
 
@@ -71,7 +71,7 @@ def test_every_checkpoint_goes_on_to_the_same_end(options, every, tmp_path):
     trainer(*callbacks(), save, epochs=4, enable_checkpointing=True).fit(whole)
     for epoch in range(0, 3, every):
         model = Model(adam)
-        trainer(*callbacks(), epochs=4).fit(model, ckpt_path=tmp_path / f"epoch={epoch}.ckpt", weights_only=True)
+        trainer(*callbacks(), epochs=4).fit(model, ckpt_path=tmp_path / f"epoch={epoch}.ckpt", **SAFE)
         assert same(whole.net, model.net), epoch
 
 

@@ -94,7 +94,12 @@ def test_modules_in_the_order_of_the_chain(compile):
     g = torch.cat([p.grad.flatten() for p in net.parameters()])
     expected, u = {}, g
     for i, (name, rule) in enumerate(
-        {"Mul": lambda u: 3 * u, "ClipValue": lambda u: u.clamp(-0.2, 0.2), "Add": lambda u: u + 0.1, "LR": lambda u: 0.1 * u}.items()
+        {
+            "Mul": lambda u: 3 * u,
+            "ClipValue": lambda u: u.clamp(-0.2, 0.2),
+            "Add": lambda u: u + 0.1,
+            "LR": lambda u: 0.1 * u,
+        }.items()
     ):
         expected[f"module/{i}.{name}/in"] = u.norm().item()
         u = rule(u)
@@ -116,7 +121,9 @@ def test_modules_inside_modules():
     assert row["module/3.Split.true.LR/out"] == pytest.approx(0.1 * math.sqrt(weights))
     net = network()
     mse(net, batches()[0]).backward()
-    assert row["module/2.Split.true.Sign/in"] == pytest.approx(2 * norm([p.grad for p in net.parameters() if p.ndim > 1]))
+    assert row["module/2.Split.true.Sign/in"] == pytest.approx(
+        2 * norm([p.grad for p in net.parameters() if p.ndim > 1])
+    )
     biases = norm([p.grad for p in net.parameters() if p.ndim == 1])
     assert row["module/1.Split/out"] == pytest.approx(math.hypot(0.1 * math.sqrt(weights), biases))
     assert row["module/5.Mul_2/in"] == row["module/1.Split/out"]
@@ -133,7 +140,7 @@ def test_layers_add_up():
     memory, model = Memory(), Steps(CHAINS["search"])
     trainer(UpdateNormMonitor(1, per_layer=True), ClosureOptimization(), logger=memory, max_steps=2).fit(model)
     row = memory.rows[1]
-    first = {n: t for n, t in zip(("weight", "bias"), model.before[1][:2], strict=True)}
+    first = dict(zip(("weight", "bias"), model.before[1][:2], strict=True))
     assert row["layer/net.0/param_norm"] == pytest.approx(norm(first.values()))
     assert row["layer/net.0/grad_norm"] == pytest.approx(norm(model.grads[1][:2]))
     moved = [a - b for a, b in zip(model.before[1][2:], model.after[1][2:], strict=True)]
@@ -212,7 +219,7 @@ class Odd(LightningModule):
         return self.used.sum() + self.low.float().sum() + self.complex.abs().sum() + self.empty.sum()
 
     def configure_optimizers(self):
-        return torch.optim.SGD([p for p in self.parameters()], lr=0.5)
+        return torch.optim.SGD(list(self.parameters()), lr=0.5)
 
     def train_dataloader(self):
         return loader()
@@ -297,7 +304,7 @@ def test_nothing_is_left_after_an_exception():
 
     model, monitor = Fails(CHAINS["rules"]), UpdateNormMonitor(1, True)
     run = trainer(monitor, logger=Memory())
-    with pytest.raises(RuntimeError, match="^no$"):
+    with pytest.raises(RuntimeError, match=r"^no$"):
         run.fit(model)
     assert hooks_of(run.optimizers[0]) == 0
 

@@ -21,6 +21,7 @@ from .declare import (
     per_group,
 )
 from .home import StepInfo
+from .kept import StateKind
 from .modular import Modular
 from .module import Chain, Child, Input, Module, Modules
 from .rounding import StochasticRounding
@@ -52,6 +53,7 @@ __all__ = [
     "Reductions",
     "Seed",
     "Slot",
+    "StateKind",
     "StepInfo",
     "StochasticRounding",
     "Target",

@@ -15,6 +15,7 @@ from ..distributed import Reductions
 from ..engine import Segment
 from ..engine.params import Params
 from . import checkpoint, colours, show
+from .accidents import is_accident
 from .advice import advise, order
 from .blank import asks_for_state, blank_closure
 from .closure import Closure, CountedClosure, Evaluations, Habits
@@ -186,11 +187,17 @@ class Modular(ModuleHome, Optimizer):
         try:
             torch._C._set_grad_enabled(False)  # the public class of this name costs more than all of this method
             return self._step_without_grad(closure)
-        except BaseException:
+        except BaseException as error:
             try:
                 self.undo()
             except KeyboardInterrupt:  # another one, before it could be held back
                 self.undo()
+            if self.loaded and is_accident(error):
+                raise ValueError(
+                    f"The first step after load_state_dict failed ({type(error).__name__}: {error}), and nothing has "
+                    "changed: the state dict is damaged or belongs to another model. Load another one, or forget the "
+                    "state with optimizer.reset()."
+                ) from error
             raise
         finally:
             if self._grads_replaced:
@@ -231,7 +238,7 @@ class Modular(ModuleHome, Optimizer):
             finally:
                 var.let_go()
                 counted.close()
-        self._proven = self._params
+        self._proven, self.loaded = self._params, False
         self._count()
         return None if closure is None else self.last_step.loss
 

@@ -70,6 +70,7 @@ class ModuleHome:
         # A chain that has made a step with these parameters and settings makes the next one too: then nothing in it is
         # noted down to be undone, unless somebody else's code runs in it.
         self._proven: AllParams | None = None
+        self.loaded = False  # whether no step has been made yet with the state that is there
         self._grads_replaced = False
         self._watched = False
         self._values: GroupValues | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -16,13 +16,14 @@ class Watcher(Protocol):
 
     Both methods get the context of the step to read and not to keep: ``var.grad`` and ``var.update``, each None while
     it is not known, and ``var.nested``, which is true inside a module of the chain. Nothing is evaluated for them.
-
-    Attributes:
-        apart: whether each module has to be seen. If not, neighbouring rules run fused as ever, and are seen together
-            under the path of the last one.
     """
 
-    apart: ClassVar[bool]
+    @property
+    def apart(self) -> bool:
+        """Whether each module has to be seen.
+
+        If not, neighbouring rules run fused as ever, and are seen together under the path of the last one.
+        """
 
     def before(self, path: str, var: Any) -> None:
         """Called before a module runs.

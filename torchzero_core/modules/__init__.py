@@ -1,8 +1,8 @@
 """The catalogue: every module, as ``tz.m``."""
 
-import difflib
 from typing import Any
 
+from ..core.near import did_you_mean, same
 from .clipping import *
 from .conjugate_gradient import *
 from .grad_approximation import *
@@ -19,41 +19,42 @@ from .trust_region import *
 from .weight_decay import *
 from .wrappers import *
 
-#: Optimizers that are chains here.
+#: Optimizers that are chains here, and the recipe of each where there is one.
 CHAINS = {
-    "AdamW": "Adam(), {m}.WeightDecay(1e-2), {m}.LR(1e-3)",
-    "SGD": "HeavyBall(0.9), {m}.LR(1e-2), or {m}.LR alone without momentum",
-    "Momentum": "HeavyBall(0.9), {m}.LR(1e-2)",
-    "Nesterov": "NAG(0.9), {m}.LR(1e-2)",
-    "SGDW": "HeavyBall(0.9), {m}.WeightDecay(1e-2), {m}.LR(1e-2)",
-    "NAdam": "Wrap(torch.optim.NAdam, lr=1e-3)",
-    "RAdam": "Wrap(torch.optim.RAdam, lr=1e-3)",
-    "Adamax": "Wrap(torch.optim.Adamax, lr=1e-3)",
-    "Adadelta": "Wrap(torch.optim.Adadelta, lr=1.0)",
-    "Adafactor": "Wrap(torch.optim.Adafactor, lr=1e-2)",
-    "ASGD": "Wrap(torch.optim.ASGD, lr=1e-2)",
-    "SparseAdam": "Wrap(torch.optim.SparseAdam, lr=1e-3)",
-    "LearningRate": "LR(1e-3)",
-    "GradientDescent": "LR(1e-2)",
-    "ClipGradNorm": "ClipNorm(1)",
-    "ClipGradValue": "ClipValue(1)",
-    "CG": "PolakRibiere(), {m}.StrongWolfe()",
-    "Newton": "NewtonCG(), {m}.StrongWolfe()",
-}
+    "AdamW": ("Adam(), {m}.WeightDecay(1e-2), {m}.LR(1e-3)", "adamw()"),
+    "SGD": ("HeavyBall(0.9), {m}.LR(1e-2), or {m}.LR alone without momentum", "sgd(momentum=0.9)"),
+    "Momentum": ("HeavyBall(0.9), {m}.LR(1e-2)", "sgd(momentum=0.9)"),
+    "Nesterov": ("NAG(0.9), {m}.LR(1e-2)", "sgd(momentum=0.9, nesterov=True)"),
+    "SGDW": ("HeavyBall(0.9), {m}.WeightDecay(1e-2), {m}.LR(1e-2)", "sgdw()"),
+    "Signum": ("HeavyBall(0.9), {m}.Sign(), {m}.LR(1e-3)", "signum()"),
+    "CautiousAdamW": ("Adam(), {m}.Cautious(), {m}.WeightDecay(1e-2), {m}.LR(1e-3)", "cautious_adamw()"),
+    "Grams": ("Adam(), {m}.GradSign(), {m}.WeightDecay(1e-2), {m}.LR(1e-3)", "grams()"),
+    "LaProp": (
+        'RMSprop(0.999, 1e-15, debiased=True, init="zeros"), {m}.EMA(0.9, debiased=True), {m}.LR(4e-4)', "laprop()",
+    ),
+    "MuonAdam": (
+        'Split("hidden_matrices", {m}.Muon(adjust_lr=True), {m}.Adam()), {m}.WeightDecay(0.1), {m}.LR(1e-3)',
+        "muon_adam()",
+    ),
+    "SparseAdam": ("Wrap(torch.optim.SparseAdam, lr=1e-3)", ""),
+    "LearningRate": ("LR(1e-3)", ""),
+    "GradientDescent": ("LR(1e-2)", "sgd()"),
+    "ClipGradNorm": ("ClipNorm(1)", ""),
+    "ClipGradValue": ("ClipValue(1)", ""),
+    "CG": ("PolakRibiere(), {m}.StrongWolfe(c2=0.1)", "cg()"),
+    "TrustNewton": ("TrustCG()", "trust_newton()"),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     m = "tz.m"
-    plain = {key.lower().replace("_", ""): key for key in CHAINS}
     known = [n for n in globals() if n[0].isupper() and n != "CHAINS"]
-    same = {n.lower().replace("_", ""): n for n in known}
-    asked = name.lower().replace("_", "")
-    if asked in same:
-        raise AttributeError(f"{m} has no {name!r}; it is called {m}.{same[asked]}.")
-    if asked in plain:
-        raise AttributeError(f"{m} has no {name!r}; it is a chain here: {m}.{CHAINS[plain[asked]].format(m=m)}.")
-    near = difflib.get_close_matches(asked, same, 3, 0.7)
-    hint = f" Did you mean {' or '.join(f'{m}.{same[n]}' for n in near)}?" if near else ""
-    raise AttributeError(f"{m} has no module {name!r}.{hint}")
+    if (found := same(name, known)) is not None:
+        raise AttributeError(f"{m} has no {name!r}; it is called {m}.{found}.")
+    if (found := same(name, CHAINS)) is not None:
+        chain, recipe = CHAINS[found]
+        way = f" The recipe tz.recipes.{recipe} has its modules in a list." if recipe else ""
+        raise AttributeError(f"{m} has no {name!r}; it is a chain here: {m}.{chain.format(m=m)}.{way}")
+    raise AttributeError(f"{m} has no module {name!r}.{did_you_mean(name, known, 3, 0.7, f'{m}.')}")

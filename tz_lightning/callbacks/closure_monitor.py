@@ -62,9 +62,7 @@ class ClosureMonitor(Callback):
         ValueError: ClosureMonitor(patience=0) must be at least 1.
     """
 
-    def __init__(
-        self, every_n_steps: int | None = None, patience: int | None = 5, progress_bar: bool = True
-    ) -> None:
+    def __init__(self, every_n_steps: int | None = None, patience: int | None = 5, progress_bar: bool = True) -> None:
         check_interval(type(self).__name__, every_n_steps)
         if patience is not None and patience < 1:
             raise ValueError(f"ClosureMonitor(patience={patience}) must be at least 1.")

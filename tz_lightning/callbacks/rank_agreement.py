@@ -104,8 +104,8 @@ def bit_sum(tensor: Tensor) -> Tensor:
 
     Example:
         >>> a, b = torch.tensor([0.0, 1.0]), torch.tensor([-0.0, 1.0])
-        >>> bool(bit_sum(a) == bit_sum(b)), bool(bit_sum(a) == bit_sum(a.clone())), bool(bit_sum(a) == bit_sum(a.flip(0)))
-        (False, True, False)
+        >>> [bool(bit_sum(a) == bit_sum(other)) for other in (b, a.clone(), a.flip(0))]
+        [False, True, False]
     """
     flat = tensor.detach().contiguous().reshape(-1)
     width = flat.element_size()

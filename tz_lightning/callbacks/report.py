@@ -44,7 +44,7 @@ class Report(Callback):
             lines["report"] = str(write_report(folder) if folder else "no logger writes to a folder")
         except (ImportError, ValueError) as error:
             lines["report"] = f"not written: {error}"
-        lines |= {"checkpoint": c.best_model_path for c in checkpoints if c.best_model_path}
+        lines |= {"checkpoint": path for path in (c.best_model_path for c in checkpoints) if path}  # noqa: B035
         places = {"log": "metrics.csv", "configuration": "config.yaml"}
         found = {what: Path(folder or "") / name for what, name in places.items()}
         lines |= {what: str(path) for what, path in found.items() if folder and path.exists()}

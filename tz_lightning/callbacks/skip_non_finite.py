@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -116,8 +116,8 @@ class SkipNonFinite(Callback):
         if self.limit is not None and self._in_a_row >= self.limit and self.on_limit == "raise":
             raise NonFiniteError(
                 f"SkipNonFinite: {self._in_a_row} steps in a row were left out, the last one because {what} is not "
-                "finite. The parameters are those of before. Look at the data, lower the learning rate, or clip the gradient; with "
-                "torch.autograd.detect_anomaly() torch says where the first such number comes from."
+                "finite. The parameters are those of before. Look at the data, lower the learning rate, or clip the "
+                "gradient; with torch.autograd.detect_anomaly() torch says where the first such number comes from."
             )
 
     def on_train_batch_end(
@@ -166,7 +166,7 @@ class _Guard:
     that leaves the optimizer as it was. A chain may make its own gradient of losses: then a watcher finds it.
     """
 
-    apart: ClassVar[bool] = False
+    apart = False
 
     def __init__(self, skip: SkipNonFinite, trainer: Trainer, optimizer: Optimizer, name: str) -> None:
         self._skip, self._trainer, self.optimizer, self._name = skip, trainer, optimizer, name
@@ -176,8 +176,11 @@ class _Guard:
         if isinstance(optimizer, Modular) and loop.evaluates_the_loss(optimizer):
             self._handle = optimizer.watch(self)
         # the original takes part in what schedulers and Lightning have put onto it
-        own["step"] = self._wrapper = functools.wraps(self._step)(lambda *args, **kwargs: self._guarded(*args, **kwargs))
-        self._seen = self._returned = None
+        own["step"] = self._wrapper = functools.wraps(self._step)(
+            lambda *args, **kwargs: self._guarded(*args, **kwargs)
+        )
+        self._seen = False
+        self._returned: Any = None
 
     def remove(self) -> None:
         """Go away."""
@@ -191,7 +194,7 @@ class _Guard:
             self._handle.remove()
 
     def _guarded(self, closure: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
-        self._seen = self._returned = None
+        self._seen, self._returned = False, None
         try:
             if closure is None:
                 self._check("the gradient", self._gradients())

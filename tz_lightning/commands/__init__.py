@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from . import compare, describe, list_modules, report
+from . import compare, describe, list_modules, recipe, report
 
 
 class Command(Protocol):
@@ -34,6 +34,7 @@ class Command(Protocol):
 COMMANDS: tuple[Command, ...] = (
     list_modules,
     describe,
+    recipe,
     report,
     compare,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..catalogue import families, family_called, line_of
+from ..catalogue import listing
 
 NAME = "list"
 
@@ -16,12 +16,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the list."""
-    chosen = families()
-    if args.family is not None:
-        name = family_called(args.family)
-        chosen = {name: chosen[name]}
-    width = max(len(module) for modules in chosen.values() for module in modules)
-    for i, (family, modules) in enumerate(chosen.items()):
-        print(f"{chr(10) * bool(i)}{family}")
-        for module in modules:
-            print(f"  {module:<{width}}  {line_of(module)}")
+    print(listing(args.family))

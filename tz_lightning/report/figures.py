@@ -107,8 +107,15 @@ class _Material:
         ]
 
     def lines(
-        self, title: str, labels: dict[str, str], *, by_kind: bool = False, scale: str = "", shape: str = "linear",
-        wide: bool = False, range_: list[float] | None = None,
+        self,
+        title: str,
+        labels: dict[str, str],
+        *,
+        by_kind: bool = False,
+        scale: str = "",
+        shape: str = "linear",
+        wide: bool = False,
+        range_: list[float] | None = None,
     ) -> list[Figure]:
         """A figure of these names, or none.
 
@@ -247,7 +254,7 @@ def _modules(material: _Material) -> list[Figure]:
         return f"{match['owner'] or ''}{match['place']} {word}{match['module']}"
 
     out = {n: label(m) for n, m in found.items() if m["what"] == "out"}
-    entrance = {}
+    entrance: dict[str, str] = {}
     for run in material.runs:
         firsts = {m["owner"]: n for n, m in reversed(found.items()) if m["what"] == "in" and n in run.series}
         entrance |= {n: label(found[n], "into ") for n in firsts.values()}
@@ -322,6 +329,8 @@ def _closures(material: _Material) -> list[Figure]:
         *material.lines("step size that the search accepted", some("step_size", words=False), scale="log"),
         *material.lines("loss before and after the step", some("loss_before", "loss_after"), scale="log"),
         *material.lines("evaluations so far", some("evaluations_total", words=False)),
-        *material.lines("failed searches and skipped steps so far", some("failed_searches", "skipped_steps"), shape="hv"),
+        *material.lines(
+            "failed searches and skipped steps so far", some("failed_searches", "skipped_steps"), shape="hv"
+        ),
         *material.lines("seconds in a step", some("step_time", words=False)),
     ]

@@ -54,7 +54,8 @@ def page(title: str, runs: Sequence[Run], script: str) -> str:
         runs: what was logged.
         script: plotly's.
     """
-    parts, figures = [], []
+    parts: list[str] = []
+    figures: list[Figure] = []
     found = sections(runs)
     for name, group in found.items():
         cards = [_card(len(figures) + i, figure) for i, figure in enumerate(group)]
@@ -86,7 +87,11 @@ def _json(value: object) -> str:
 
 def _card(number: int, figure: Figure) -> str:
     drawn = figure.layout.get("yaxis", {}).get("type")
-    scale = "" if drawn is None else f'<button data-scale="{number}" aria-pressed="{str(drawn == "log").lower()}">log</button>'
+    scale = (
+        ""
+        if drawn is None
+        else f'<button data-scale="{number}" aria-pressed="{str(drawn == "log").lower()}">log</button>'
+    )
     height = figure.layout.get("height", HEIGHT)
     return (
         f'<figure class="{"card wide" if figure.wide else "card"}"><figcaption>{html.escape(figure.title)}{scale}'

@@ -156,6 +156,4 @@ def _series(points: Iterable[tuple[str, int, float]]) -> dict[str, Series]:
     found: dict[str, dict[int, float]] = defaultdict(dict)
     for name, step, value in points:
         found[name][step] = value
-    return {
-        name: Series(sorted(values), [values[step] for step in sorted(values)]) for name, values in found.items()
-    }
+    return {name: Series(sorted(values), [values[step] for step in sorted(values)]) for name, values in found.items()}

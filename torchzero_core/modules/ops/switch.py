@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from ...core import Context, Module, Modules, Transform, Var
+from ...core import Context, Module, Modules, StateKind, Transform, Var
 from ...core.evaluate import uniform_settings
 from ...core.route import only_rules
 from ...core.stopping import Progress, StoppingRule, as_rule
@@ -190,6 +190,8 @@ class SwitchWhen(Module):
         >>> optimizer.modules[0].turn, loss.item() < 1e-9
         (1, True)
     """
+
+    kept = dict.fromkeys(("turn", "steps", "evaluations"), StateKind.COUNT) | {"memory": StateKind.OTHER}
 
     state_comes_later = True
 

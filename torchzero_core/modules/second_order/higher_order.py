@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ...core import Count, OpenFraction, Positive, Var
+from ...core import Count, OpenFraction, Positive, StateKind, Var
 from ...core.declare import Range
 from ...core.evaluate import uniform_settings
 from ...core.packages import required
@@ -105,6 +105,8 @@ class HigherOrderNewton(VectorMethod):
         >>> quartic().item() < 1e-8
         True
     """
+
+    kept = {"trust_value": StateKind.POSITIVE}
 
     requires_closure = True
     needs_gradient = False

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, Module, OpenFraction, Positive, Range, Var
+from ...core import Beta, Child, Count, Module, OpenFraction, Positive, Range, StateKind, Var
 from ...core.evaluate import kept_grads, uniform_settings
 from ...core.point import StepPoint, number_of
 from ...core.vector_method import Curvature, Unit, VectorMethod, units_of
@@ -74,6 +74,8 @@ class TrustMethod(Module):
         max_attempts: how many steps are tried. Then the best of them is made if it has lowered the loss at all, else
             the parameters stay where they are; the next step goes on with the size that the last one has left.
     """
+
+    kept = {"rejected": StateKind.TRUTH}
 
     requires_closure = True
     size_effect = "search"
@@ -238,6 +240,8 @@ class Radius(TrustMethod):
         rho_good: the share of the predicted decrease from which on a step went well.
         rho_bad: the share below which it went badly.
     """
+
+    kept = {"radius": StateKind.POSITIVE}
 
     init: Positive = 1.0
     max_radius: Positive = 1000.0

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...core import Child, NonNegative, OpenFraction, Positive, Reductions, Var
+from ...core import Child, NonNegative, OpenFraction, Positive, Reductions, StateKind, Var
 from ...core.evaluate import uniform_settings
 from ...core.same_params import same_params
 from ...core.vector_method import Curvature, Unit, VectorMethod, at_least_float32, reductions_of
@@ -177,6 +177,8 @@ class LevenbergMarquardt(TrustMethod):
         >>> p.detach()
         tensor([ 2.0000, -1.5000])
     """
+
+    kept = {"scale": StateKind.VALUES, "lam": StateKind.POSITIVE, "growth": StateKind.POSITIVE}
 
     hess: Child | None = None
     init: Positive = 1e-3
