@@ -8,7 +8,7 @@ INSTALL = $(PY) -m pip install --quiet -c constraints.txt -e
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all lint format bench against docs clean
+.PHONY: help train test test-all lint format bench against gallery docs clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*##/ -/'
@@ -40,11 +40,16 @@ format: $(VENV)/.installed-dev ## let ruff mend what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(VENV)/.installed-bench ## time the chains beside their peers (two minutes), write benchmarks/RESULTS.md
+bench: $(VENV)/.installed-bench ## time the chains beside their peers (some minutes), write benchmarks/RESULTS.md
 	$(PY) -m benchmarks
+	$(PY) -m benchmarks.matrices
+	$(PY) -m benchmarks.bandwidth
 
 against: $(VENV)/.installed-bench ## time the chains beside those of another checkout: make against TREE=PATH
 	$(PY) -m benchmarks.against $(TREE)
+
+gallery: $(VENV)/.installed-dev ## run the examples of the gallery (ten minutes on one core) and write its page and pictures
+	$(PY) -m examples
 
 docs: $(VENV)/.installed-docs ## build the guide and the API reference into docs/_build
 	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build

@@ -1,88 +1,100 @@
-"""Sphinx settings; the API reference and the picture of the floors are made afresh at each build."""
+"""Sphinx settings; the reference and the pictures are made afresh at each build."""
 
-import importlib
 import inspect
-import pkgutil
 import sys
+import typing
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from docs.picture import picture  # noqa: E402 - found by the line above
+from sphinx.util import logging  # noqa: E402
+from sphinx.util.inspect import stringify_signature  # noqa: E402
+from sphinx.util.nodes import make_refnode  # noqa: E402
+
+from docs import chain_picture, picture, reference  # noqa: E402 - found by the line above
+from torchzero_core import __version__  # noqa: E402
 
 project = "torchzero_core"
 author = copyright = "torchzero_core contributors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
-exclude_patterns = ["_build"]
+version = release = __version__
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "docs.mathml",
+]
+exclude_patterns = ["_build", "families"]
 html_theme = "furo"
-myst_enable_extensions = ["dollarmath"]
+html_title = f"torchzero_core {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["modules.js"]
+html_math_renderer = "mathml"
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {"navigation_with_keys": True}
+myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+add_module_names = False
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+maximum_signature_line_length = 72
+python_use_unqualified_type_names = True
 napoleon_use_ivar = True  # attributes that autodoc lists as members stay described once
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+log = logging.getLogger(__name__)
+HOMES = ("torchzero_core", reference.M, "torchzero_core.core", "torchzero_core.stopping", "tz_lightning")
 
 
-def public(home):
-    """The public classes and functions of a package, by the name they are imported under."""
-    names = getattr(home, "__all__", None) or [name for name in vars(home) if not name.startswith("_")]
-    found = {}
-    for name in sorted(names, key=str.lower):
-        item = getattr(home, name)
-        if (inspect.isclass(item) or inspect.isfunction(item)) and item.__module__.startswith(home.__name__):
-            found[name] = item
-    return found
+def find(app, env, node, contnode):
+    """Where a name is described: docstrings say torchzero_core.core.Var, the page torchzero_core.Var."""
+    objects, target = env.get_domain("py").objects, node["reftarget"]
+    last = target.rsplit(".", 1)[-1]
+    ours = "." not in target or target.startswith(("torchzero_core.", "tz_lightning."))
+    for prefix in HOMES if ours and node.get("refdomain") == "py" else ():
+        if found := objects.get(f"{prefix}.{last}"):
+            return make_refnode(app.builder, node["refdoc"], found.docname, found.node_id, contnode, last)
+    return None
 
 
-def write_page(file, title, intro, prefix, items):
-    lines = [f"# {title}", "", intro, "", "```{eval-rst}"]
-    seen = {}
-    for name, item in items.items():
-        if item in seen:
-            lines += [f"``{name}`` is another spelling of :class:`{prefix}.{seen[item]}`.", ""]
-            continue
-        seen[item] = name
-        kind = "autoclass" if inspect.isclass(item) else "autofunction"
-        lines += [f".. {kind}:: {prefix}.{name}", *(["   :members:"] if kind == "autoclass" else []), ""]
-    lines += ["```", ""]
-    (HERE / "api" / f"{file}.md").write_text("\n".join(lines))
+def signature(app, what, name, item, options, text, returns):
+    """Types as they are written: without the ranges and roles that an annotation carries."""
+    if what != "class" or not text or not any(word in text for word in ("Range(", "Role.", "Check(")):
+        return None
+    hints = typing.get_type_hints(item.__init__)
+    given = inspect.signature(item)
+    shown = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in given.parameters.values()]
+    return stringify_signature(given.replace(parameters=shown), unqualified_typehints=True), returns
 
 
-def write_reference():
-    """One page for each family of modules, and one for each other package."""
-    import torchzero_core.modules as modules
-
-    (HERE / "api").mkdir(exist_ok=True)
-    for old in (HERE / "api").glob("*.md"):
-        old.unlink()
-    families = [info.name for info in pkgutil.iter_modules(modules.__path__) if info.ispkg]
-    pages = [("torchzero_core.core", "torchzero_core.core", "core", "The core")]
-    pages += [
-        (f"torchzero_core.modules.{family}", "torchzero_core.m", family, family.replace("_", " ").capitalize())
-        for family in families
-    ]
-    pages += [
-        ("torchzero_core.optim", "torchzero_core.optim", "optim", "Optimizers that are not modules"),
-        ("torchzero_core.optim.wrappers", "torchzero_core.optim.wrappers", "packages", "Optimizers of other packages"),
-        ("torchzero_core.linalg", "torchzero_core.linalg", "linalg", "Linear algebra"),
-        ("tz_lightning", "tz_lightning", "lightning", "Lightning"),
-    ]
-    written = []
-    for package, prefix, file, title in pages:
-        try:
-            home = importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            if error.name != package:  # a package may not be there yet, but one that is must import
-                raise
-            continue
-        items = public(home)
-        if items:
-            write_page(file, title, inspect.getdoc(home) or "", prefix, items)
-            written.append(file)
-    index = ["# API reference", "", "```{toctree}", ":maxdepth: 1", "", *written, "```", ""]
-    (HERE / "api" / "index.md").write_text("\n".join(index))
-    (HERE / "api" / "floors.svg").write_text(picture(HERE.parent))
+def complete(app, env):
+    """A public name that stands on no page is a warning, and warnings are errors."""
+    for name in reference.missing(env.get_domain("py").objects):
+        log.warning("%s is public and stands on no page of the reference; docs/reference.py says what is where", name)
 
 
-write_reference()
+def rest(app, docname, source):
+    """In the contents, the line of dots stands for the pages that have no place of their own."""
+    if docname == "index":
+        here = [str(file.relative_to(HERE).with_suffix("")) for file in sorted(HERE.glob("guide/*.md"))]
+        source[0] = source[0].replace("\n...\n", "\n" + "\n".join(n for n in here if n not in source[0]) + "\n")
+
+
+def setup(app):
+    app.connect("source-read", rest)
+    app.connect("autodoc-process-signature", signature)
+    app.connect("missing-reference", find)
+    app.connect("env-check-consistency", complete)
+
+
+reference.write()
+reference.save(HERE / "api" / "floors.svg", picture.picture(HERE.parent))
+reference.save(HERE / "api" / "chain.svg", chain_picture.picture())

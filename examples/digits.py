@@ -7,15 +7,11 @@ optimizer stands in the YAML file; ``training_step`` is the same for a chain tha
 
 from __future__ import annotations
 
-import csv
 import warnings
-from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 from torchmetrics.classification import MulticlassAccuracy
@@ -87,79 +83,6 @@ class Network(LightningModule):
         self.accuracy(logits, labels)
         self.log("val_loss", nn.functional.cross_entropy(logits, labels))
         self.log("val_accuracy", self.accuracy, prog_bar=True)
-
-
-class Report(Callback):
-    """At the end draws the CSV log and says where everything lies."""
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and print."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
-        for logger in trainer.loggers:
-            logger.save()
-        lines = [f"validation accuracy  {float(trainer.callback_metrics['val_accuracy']):.4f}"]
-        log = folder / "metrics.csv"
-        if log.exists():
-            picture = draw(read(log), folder / "training.png")
-            lines += [f"picture              {picture}", f"log                  {log}"]
-        if isinstance(trainer.checkpoint_callback, ModelCheckpoint):
-            lines.append(f"checkpoint           {trainer.checkpoint_callback.best_model_path}")
-        if (folder / "config.yaml").exists():
-            lines.append(f"configuration        {folder / 'config.yaml'}")
-        print("\n" + "\n".join(lines))
-
-
-def read(log: Path) -> dict[str, list[tuple[int, float]]]:
-    """The points of each column of a CSV log."""
-    series: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    with log.open() as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name not in ("step", "epoch"):
-                    series[name].append((int(row["step"]), float(value)))
-    return dict(series)
-
-
-def draw(series: dict[str, list[tuple[int, float]]], path: Path) -> Path:
-    """A picture of losses and accuracy, learning rate, and update norms by module of the chain."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 3.6), layout="constrained")
-
-    def line(axes: Any, name: str, label: str, **style: Any) -> None:
-        if name in series:
-            axes.plot(*zip(*series[name], strict=True), label=label, **style)
-
-    line(left, "train_loss", "training", color="tab:blue", lw=1)
-    line(left, "val_loss", "validation", color="tab:orange", lw=2)
-    left.set(title="loss", xlabel="step", yscale="log")
-    rates = [name for name in series if name.startswith("lr-")]
-    for name in rates:
-        line(middle, name, "learning rate", color="tab:green")
-    twin = middle.twinx() if rates else middle
-    line(twin, "val_accuracy", "validation accuracy", color="tab:red")
-    middle.set(title="learning rate and accuracy", xlabel="step")
-    if rates:
-        middle.set_ylabel("learning rate", color="tab:green")
-    twin.set_ylabel("accuracy", color="tab:red")
-    chain = [name for name in series if name.startswith("norm/chain/")]
-    for name in chain:
-        line(right, name, f"after {name.removeprefix('norm/chain/')}", lw=1.2)
-    line(right, "norm/update", "step of the parameters", color="black", ls="--", lw=1)
-    line(right, "norm/grad", "gradient", color="tab:gray", ls=":", lw=1.2)
-    right.set(title="norms", xlabel="step", yscale="log")
-    if left.lines:
-        left.legend(fontsize=8)
-    if right.lines:
-        right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    for axes in (left, middle, right):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
 
 
 def main(args: Any = None) -> ModularCLI:

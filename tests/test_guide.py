@@ -1,10 +1,16 @@
 """The code of the guide runs: the blocks of a page in order, in one namespace, as a reader would paste them."""
 
+import re
+
 import pytest
 
 from tests.test_readme import ROOT, blocks
 
-PAGES = sorted((ROOT / "docs" / "guide").glob("*.md"))
+PAGES = [
+    *sorted((ROOT / "docs" / "guide").glob("*.md")),
+    *sorted((ROOT / "docs" / "families").glob("*.md")),
+    ROOT / "docs" / "index.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -15,3 +21,28 @@ def test_page_runs(page, tmp_path, monkeypatch):
     assert found
     for block in found:  # the padding makes a traceback point at the line of the page
         exec(compile("\n" * block.line + block.text, str(page), "exec"), namespace)
+
+
+def test_the_first_page_shows_one_chain_twice():
+    import yaml
+
+    import torchzero_core as tz
+
+    found = blocks((ROOT / "docs" / "index.md").read_text())
+    namespace = {"__name__": "__main__"}
+    for block in found:
+        if block.language == "python":
+            exec(block.text, namespace)
+    (text,) = (block.text for block in found if block.language == "yaml")
+    spelled = yaml.safe_load(text)["optimizer"]["init_args"]["modules"]
+    modules = [getattr(tz.m, one["class_path"])(**one.get("init_args", {})) for one in spelled]
+    assert list(map(repr, modules)) == list(map(repr, namespace["optimizer"].modules)) and len(modules) == 5
+
+
+def test_links_lead_somewhere():
+    """Relative links of the README and of the pages of the guide name files that are there, or are written at a build."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "index.md", *PAGES]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
+            home = ROOT / "docs" / "api" if page.parent.name == "families" else page.parent
+            there = (home / target).exists() or "api/" in target
+            assert there, f"{page.name} links to {target}"

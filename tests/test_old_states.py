@@ -25,8 +25,16 @@ ROUNDINGS = 4
 
 #: Whose rule has changed since: it reads the old state, but goes on in another way, and may keep more than it did.
 #: ClipNormByEMA and NormalizeByEMA hold the average itself to its growth now, and not only the norm that is used.
-#: Searches behind conjugate gradients try another first step, and allow for the rounding of the loss in float32.
-CHANGED = ("ClipNormByEMA", "NormalizeByEMA", "five modules", "PolakRibiere-search", "newton (float32)")
+#: Searches behind conjugate gradients and quasi-Newton methods try another first step, and allow for the rounding of
+#: the loss in float32.
+CHANGED = (
+    "ClipNormByEMA",
+    "NormalizeByEMA",
+    "five modules",
+    "LBFGS-search",
+    "PolakRibiere-search",
+    "newton (float32)",
+)
 
 cases = pytest.mark.parametrize("name", CASES)
 

@@ -1,7 +1,4 @@
-"""Whole trajectories beside implementations that are not ours, in float64.
-
-`python -m tests.test_parity` prints the table.
-"""
+"""Whole trajectories beside implementations that are not ours, in float64."""
 
 import warnings
 from dataclasses import dataclass
@@ -12,6 +9,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
+from tests.parity import apart, found
 from tests.problems import backward, make_params, quadratic, rosenbrock
 
 m = tz.m
@@ -365,15 +363,17 @@ def difference(pair, *, compile=False):
         optimizer.step()
         backward(theirs, loss)
         other.step()
-        worst = max([worst, *(float((a - b).detach().abs().max()) for a, b in zip(ours, theirs, strict=True))])
-    return worst
+        worst = max([worst, *map(apart, ours, theirs)])
+    return found(worst, pair.name, pair.reference)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
 def test_trajectory_equals(pair):
     assert difference(pair) <= pair.tolerance
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
 def test_compiled_trajectory_equals(pair):
     with warnings.catch_warnings():
@@ -395,19 +395,3 @@ def test_muon_follows_torch(adjust):
         other.step()
     scale = 0.01 * 10 * (0.2 * 10**0.5 if adjust else 1)
     assert (ours[0] - theirs[0]).detach().abs().max() < 0.01 * scale
-
-
-def main():
-    """Print the table."""
-    print(f"{'chain':34}{'independent implementation':34}{'difference':>12}{'compiled':>12}")
-    for pair in PAIRS:
-        try:
-            compiled = f"{difference(pair, compile=True):12.1e}"
-        except UserWarning:
-            compiled = ""
-        print(f"{pair.name:34}{pair.reference:34}{difference(pair):12.1e}{compiled:>12}")
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("error")
-    main()

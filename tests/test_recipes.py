@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import torchzero_core as tz
+from tests.parity import apart, compared, found
 from tests.problems import closure_of, make_params, quadratic, run
 
 m = tz.m
@@ -100,20 +101,25 @@ def signum():
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 class TestRecipes:
     @there("GradSign")
+    @compared("Grams: Adam, GradSign", "formula of the paper")
     def test_grams(self, compile):
         """Gradient descent with the magnitudes of Adam (Cao et al. 2024)."""
         follow([tz.m.Adam(), tz.m.GradSign()], then(adam(), lambda u, g: u.abs() * g.sign()), compile=compile)
 
+    @compared("LaProp: RMSprop, EMA", "formula of the paper")
     def test_laprop(self, compile):
         follow([tz.m.RMSprop(), tz.m.EMA(0.9)], laprop(), compile=compile)
 
+    @compared("Signum: HeavyBall, Sign", "formula of the paper")
     def test_signum(self, compile):
         follow([tz.m.HeavyBall(), tz.m.Sign()], lambda: signum(), compile=compile)
 
+    @compared("Adam, Cautious", "formula of the paper")
     def test_cautious_adam(self, compile):
         follow([tz.m.Adam(), tz.m.Cautious()], then(adam(), lambda u, g: u * (u * g > 0)), compile=compile)
 
 
+@compared("FullMatrixAdagrad with EMA, of every shape", "full-matrix Adam in closed form")
 def test_full_matrix_adam():
     """Adam with the whole matrix of products of gradients in the place of their squares, in closed form."""
     beta1, beta2 = 0.9, 0.999
@@ -135,6 +141,7 @@ def test_full_matrix_adam():
 
 
 @there("SOAP")
+@compared("SOAP, Cautious", "SOAP where the gradient agrees")
 def test_cautious_soap():
     """Elements that the gradient contradicts stay where they are, the others do as with SOAP alone."""
     plain, cautious = make_params([(3, 4)]), make_params([(3, 4)])
@@ -189,6 +196,7 @@ def spellings(amsgrad):
     }
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_the_five_spellings_of_adam(amsgrad, compile):
@@ -203,6 +211,7 @@ def test_the_five_spellings_of_adam(amsgrad, compile):
         run(tz.Modular(ours, chain, tz.m.LR(LR), compile=compile), ours, 30)
         tolerance = 1e-6 if name == "EMASquared" else 1e-12
         for p, q in zip(ours, theirs, strict=True):
+            found(apart(p, q), f"Adam spelled as {name}{', amsgrad' * amsgrad}", "torch.optim.Adam")
             torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance, msg=lambda t, name=name: f"{name}: {t}")
 
 
@@ -371,6 +380,7 @@ def test_galore_of_a_graft():
 
 
 @there("Shampoo")
+@compared("GraftModules(Shampoo, RMSprop)", "direction of one, norm of the other")
 def test_a_graft_has_the_norm_of_one_and_the_direction_of_the_other():
     runs = {}
     for name, modules in {

@@ -11,7 +11,9 @@ import torch
 from torch.optim import lr_scheduler, swa_utils
 
 import torchzero_core as tz
+from tests.parity import apart, compared, found
 from tests.problems import backward, closure_of, make_params
+from torchzero_core.linalg import newton_schulz
 
 m = tz.m
 SHAPES = [(3, 4), (2,), (2, 2, 3), (), (1, 5)]
@@ -104,7 +106,7 @@ CHAINS = {
     "Rprop": rprop,
     "LBFGS": lambda kw: [m.Wrap(torch.optim.LBFGS, **kw)],
 }
-#: Muon runs in bfloat16 and is compared in tests of the matrix methods; no module takes sparse gradients.
+#: Muon takes matrices only and has a test of its own; no module takes sparse gradients.
 ELSEWHERE = {"Muon", "SparseAdam"}
 #: What a configuration may say that `around` and the chains read.
 KNOWN = {
@@ -131,6 +133,7 @@ def trajectory(optimizer, params, steps=STEPS, scale=1.0):
     return torch.stack(out)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("name", [n for n in CHAINS if n != "LBFGS"])
 def test_every_configuration_of_torch(name, compile):
@@ -140,8 +143,8 @@ def test_every_configuration_of_torch(name, compile):
         assert kw.keys() <= KNOWN, f"{kw} has something that the chain does not know"
         ours, theirs = make_params(SHAPES), make_params(SHAPES)
         expected = trajectory(cls(theirs, **kw), theirs, scale=5.0)
-        found = trajectory(tz.Modular(ours, *CHAINS[name](kw), compile=compile), ours, scale=5.0)
-        off = float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
+        seen = trajectory(tz.Modular(ours, *CHAINS[name](kw), compile=compile), ours, scale=5.0)
+        off = found(apart(seen, expected), f"the chain of torch's {name}", "torch.optim, every configuration")
         assert off <= 1e-12, f"{name}({kw}) is off by {off}"
         assert not torch.equal(expected[0], expected[-1])
 
@@ -157,6 +160,39 @@ def test_every_configuration_of_lbfgs(place):
             optimizer.step(closure)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert not torch.equal(ours[0], make_params(SHAPES)[0])
+
+
+@compared("the chain of torch's Muon", "torch.optim, every configuration")
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (5, 5)])
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
+def test_every_configuration_of_muon(shape, adjust, monkeypatch):
+    """torch rounds the products to bfloat16; here it is kept from it."""
+    from torch.optim import _muon
+
+    def exact(grad, coefficients, steps, eps):
+        return newton_schulz(grad, steps, coefficients=[coefficients], dtype=torch.float64, eps=eps, gram=False)
+
+    monkeypatch.setattr(_muon, "_zeropower_via_newtonschulz", exact)
+    cls, configurations = database()["Muon"]
+    assert len(configurations) >= 5
+    for kw in configurations:
+        assert kw.keys() <= {"lr", "weight_decay", "momentum", "ns_steps", "ns_coefficients"}
+        chain = [
+            m.Muon(
+                kw.get("momentum", 0.95),
+                ns_steps=kw.get("ns_steps", 5),
+                coefficients=[kw.get("ns_coefficients", (3.4445, -4.775, 2.0315))],
+                ns_dtype="float64",
+                adjust_lr=adjust != "original",
+            ),
+            *([m.Mul(max(1, shape[0] / shape[1]) ** 0.5)] if adjust == "original" else []),
+            m.WeightDecay(kw.get("weight_decay", 0.1)),
+            m.LR(kw.get("lr", 1e-3)),
+        ]
+        ours, theirs = make_params([shape, shape]), make_params([shape, shape])
+        expected = trajectory(cls(theirs, adjust_lr_fn=adjust, **kw), theirs)
+        torch.testing.assert_close(trajectory(tz.Modular(ours, *chain), ours), expected, rtol=1e-11, atol=1e-12)
+        assert not torch.equal(expected[0], expected[-1])
 
 
 def test_no_optimizer_of_torch_is_forgotten():
@@ -312,16 +348,18 @@ def scheduled(optimizer, params, make):
     return torch.cat([p.detach().flatten() for p in params]), rates
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("schedule", SCHEDULERS)
 def test_every_scheduler_of_torch(schedule, compile):
     for name, (chain, reference) in SCHEDULED.items():
         ours, theirs = make_params(SHAPES), make_params(SHAPES)
         expected, rates = scheduled(reference(theirs), theirs, SCHEDULERS[schedule])
-        found, own_rates = scheduled(tz.Modular(ours, *chain(), compile=compile), ours, SCHEDULERS[schedule])
+        seen, own_rates = scheduled(tz.Modular(ours, *chain(), compile=compile), ours, SCHEDULERS[schedule])
         assert own_rates == rates and len(set(rates)) > 1, name
+        found(apart(seen, expected), f"chains under {schedule}", "torch.optim under the same")
         torch.testing.assert_close(
-            found, expected, rtol=1e-11, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
+            seen, expected, rtol=1e-11, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 

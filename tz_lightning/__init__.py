@@ -9,22 +9,30 @@ except ModuleNotFoundError as error:
         "tz_lightning needs Lightning: install it with `pip install torchzero-core[lightning]`."
     ) from error
 
-from .callbacks import UpdateNormMonitor
+from .callbacks import ClosureMonitor, RankAgreement, Report, SkipNonFinite, UpdateNormMonitor
 from .chain import ModularChain
 from .cli import ModularCLI
 from .closure import ClosureModule, ClosureOptimization, closure_step
 from .reevaluation import is_reevaluation
+from .rng import RNGCheckpoint
 from .schedule import LRSchedulerCallback, Ramp, WarmupCosine
 from .stop import StopWhen
+from .switch import SwitchOptimizer
 
 __all__ = [
     "ClosureModule",
+    "ClosureMonitor",
     "ClosureOptimization",
     "LRSchedulerCallback",
     "ModularCLI",
     "ModularChain",
+    "RNGCheckpoint",
     "Ramp",
+    "RankAgreement",
+    "Report",
+    "SkipNonFinite",
     "StopWhen",
+    "SwitchOptimizer",
     "UpdateNormMonitor",
     "WarmupCosine",
     "closure_step",

@@ -48,6 +48,8 @@ class ModularChain(Modular):
         compile: run the rules of the chain as generated kernels.
         deterministic: the closure is the same function at every step; see :class:`~torchzero_core.core.Modular`.
         advice: warn of an order of modules that makes one of them useless.
+        state_dtype: the dtype of declared state, "bfloat16" for example, or one for each of some modules by path.
+        stochastic_rounding: round new bfloat16 parameters at random; a number is the seed.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -70,14 +72,24 @@ class ModularChain(Modular):
         modules: list[Module],
         groups: dict[str, dict[str, Any]] | None = None,
         compile: bool = False,
-        deterministic: bool = False,
+        deterministic: bool | None = None,
         advice: bool = True,
+        state_dtype: str | dict[str, str] | None = None,
+        stochastic_rounding: bool | int = False,
     ) -> None:
         chain = copy.deepcopy([modules] if isinstance(modules, Module) else modules)
         model = params if isinstance(params, nn.Module) else _MODEL.get()
         if groups:
             params = _grouped(params, groups)
-        super().__init__(params, *chain, compile=compile, deterministic=deterministic, advice=advice)
+        super().__init__(
+            params,
+            *chain,
+            compile=compile,
+            deterministic=deterministic,
+            advice=advice,
+            state_dtype=state_dtype,
+            stochastic_rounding=stochastic_rounding,
+        )
         self.model = model
         for module in self.unrolled_modules if model is not None else ():
             if isinstance(module, Split):

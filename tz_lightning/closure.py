@@ -19,10 +19,11 @@ from torchzero_core.distributed import Reductions
 
 from . import compat, loop
 from .evaluations import Batch, NoLoss, StepClosure
+from .known import Memory, Point
 from .side_effects import Keeper
 
 #: What closure_step has remembered of an optimizer that it has stepped.
-_KEEPERS: WeakKeyDictionary[Optimizer, Keeper] = WeakKeyDictionary()
+_MEMORIES: WeakKeyDictionary[Optimizer, Memory] = WeakKeyDictionary()
 
 
 def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[], Any]) -> Any:
@@ -52,37 +53,54 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
     """
     raw = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
     trainer = module.trainer
-    if raw not in _KEEPERS:
+    if raw not in _MEMORIES:
         refuse_everywhere(trainer, raw, "closure_step")
-        _KEEPERS[raw] = Keeper(module, raw)
+        _MEMORIES[raw] = Memory(Keeper(module, raw), raw)
+    memory = _MEMORIES[raw]
     if isinstance(raw, Modular):
         raw.forget_evaluations()  # the first evaluation of a step logs and counts the batch
     outputs: list[Any] = []
 
-    def loss() -> Tensor | None:
+    def again() -> tuple[Tensor | None, Any]:
         with compat.forward_context(trainer):
-            return _loss(fn())
+            output = fn()
+        return _loss(output), _detached(output)
 
-    def first(backward: bool) -> Tensor | None:
-        with compat.forward_context(trainer):
-            output = batch.watched(fn)
-        value = _loss(output)
-        outputs.append(_detached(output))
+    def first(backward: bool, known: Point | None) -> Tensor | None:
+        value = _evaluated(trainer, batch, fn, known, outputs)
         if value is not None and backward:
             compat.zero_grad(trainer, raw)
-            compat.backward(trainer, value, raw, hooks=True)
+            if known is None:
+                compat.backward(trainer, value, raw, hooks=True)
+            else:
+                params = [p for group in raw.param_groups for p in group["params"]]
+                compat.take_gradients(trainer, value, params, known.grads)
             value = value.detach()
         if value is not None:
             compat.call_hooks(trainer, "on_before_optimizer_step", raw)
         return value
 
-    batch = Batch(module, loss, _KEEPERS[raw], [compat.current_batch(trainer)])
-    step = StepClosure(raw, [batch], first, _KEEPERS[raw])
+    batch = Batch(module, again, memory, [compat.current_batch(trainer)])
+    step = StepClosure(raw, [batch], first, memory)
     try:
         compat.step_optimizer(trainer, raw, step)
     except NoLoss:
         return None
     return outputs[0] if outputs else None
+
+
+def _evaluated(
+    trainer: Trainer, batch: Batch, fn: Callable[[], Any], known: Point | None, outputs: list[Any]
+) -> Tensor | None:
+    """The loss of the first evaluation, which goes into ``outputs``."""
+    if known is not None and known.quiet:
+        batch.left_out(known)
+        outputs.append(known.output)
+        return known.loss.clone()
+    with compat.forward_context(trainer):
+        output = batch.watched(fn)
+    outputs.append(_detached(output))
+    return _loss(output)
 
 
 class ClosureOptimization(Callback):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,12 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
+from lightning.pytorch.utilities.memory import recursive_detach
 from torch import Tensor
 from torch.optim import Optimizer
+
+#: The arguments of ``_ResultCollection.log``.
+Logged = tuple[str, str, Any, tuple[Any, ...], dict[str, Any]]
 
 
 def module_of_lightning_closure(closure: Any) -> LightningModule | None:
@@ -81,6 +85,14 @@ def backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer, *, hooks: boo
         trainer.strategy.post_backward(loss)
 
 
+def take_gradients(trainer: Trainer, loss: Tensor, params: Iterable[Tensor], grads: Iterable[Tensor | None]) -> None:
+    """Let gradients that are known be those of the parameters, with the hooks of a backward pass."""
+    trainer.precision_plugin.pre_backward(loss, trainer.lightning_module)
+    for p, grad in zip(params, grads, strict=True):
+        p.grad = None if grad is None else grad.clone()
+    trainer.precision_plugin.post_backward(loss, trainer.lightning_module)
+
+
 def zero_grad(trainer: Trainer, optimizer: Optimizer) -> None:
     """Clear gradients as Lightning does, with the hook before it."""
     call_hooks(trainer, "on_before_zero_grad", optimizer)
@@ -94,20 +106,72 @@ def call_hooks(trainer: Trainer, name: str, *args: Any) -> None:
     call._call_lightning_module_hook(trainer, name, *args)
 
 
+class _Unlogged(_ResultCollection):
+    """Takes note of what would be logged, and logs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(training=True)
+        self.logged: list[Logged] = []
+
+    def log(self, fx: str, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        self.logged.append((fx, name, recursive_detach(value), args, kwargs))
+
+
+class _NoLogger(DummyLogger):
+    """A logger that says whether anybody has used it."""
+
+    used = False
+
+    @property
+    def experiment(self) -> Any:
+        """Nothing."""
+        self.used = True
+        return super().experiment
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing."""
+        self.used = True
+
+
+def log_again(module: LightningModule, logged: list[Logged]) -> None:
+    """Log what an evaluation without logging would have logged."""
+    connector, results = module.trainer._logger_connector, module.trainer.fit_loop.epoch_loop._results
+    for fx, name, value, args, kwargs in logged:
+        if connector.should_reset_tensors(fx):  # as LightningModule.log does
+            results.reset(metrics=False, fx=fx)
+        results.log(fx, name, value, *args, **kwargs)
+        connector._current_fx = fx
+
+
+class Unlogged:
+    """What an evaluation without logging would have logged.
+
+    Attributes:
+        logged: by ``self.log``.
+        complete: whether it is all: nothing has gone to a logger itself.
+    """
+
+    def __init__(self) -> None:
+        self.logged: list[Logged] = []
+        self.complete = True
+
+
 @contextmanager
-def unlogged(module: LightningModule) -> Iterator[None]:
+def unlogged(module: LightningModule) -> Iterator[Unlogged]:
     """Let everything that the module logs, under whatever name, and to whatever logger, go nowhere."""
     trainer, loop = module.trainer, module.trainer.fit_loop.epoch_loop
     connector = trainer._logger_connector
     results, loggers = loop._results, trainer.loggers
     names = module._current_fx_name, connector._current_fx
-    nowhere = _ResultCollection(training=True)
+    nowhere, found = _Unlogged(), Unlogged()
     nowhere.batch, nowhere.batch_size, nowhere.dataloader_idx = results.batch, results.batch_size, None
-    loop._results, trainer.loggers = nowhere, [DummyLogger() for _ in loggers]
+    no_loggers = [_NoLogger() for _ in loggers]
+    loop._results, trainer.loggers = nowhere, list(no_loggers)
     module._current_fx_name = "training_step"
     try:
-        yield
+        yield found
     finally:
+        found.logged, found.complete = nowhere.logged, not any(logger.used for logger in no_loggers)
         loop._results, trainer.loggers = results, loggers
         module._current_fx_name, connector._current_fx = names
 
@@ -136,6 +200,12 @@ def logging_step(trainer: Trainer) -> int:
 def accumulates(trainer: Trainer) -> bool:
     """Whether this batch only adds to the gradient."""
     return trainer.fit_loop._should_accumulate()
+
+
+def mid_epoch(trainer: Trainer) -> bool:
+    """Whether there are more batches to come in this epoch."""
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return trainer.training and 0 < done < trainer.num_training_batches
 
 
 def log_every_n_steps(trainer: Trainer) -> int:

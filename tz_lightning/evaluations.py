@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import compat
+from .known import KnownPoints, Memory, Point
 from .reevaluation import other_gradients_kept, reevaluation
-from .side_effects import Keeper, Snapshot
+from .side_effects import Snapshot
 
 
 class NoLoss(Exception):
@@ -24,37 +25,64 @@ class Batch:
 
     Args:
         module: the model.
-        evaluate: evaluates its part of the loss again; None where there is none.
-        keeper: takes the snapshots.
+        evaluate: evaluates its part of the loss again: the loss, None where there is none, and what was returned.
+        memory: of the optimizer.
         data: the batch, which the evaluation may change.
     """
 
     def __init__(
-        self, module: LightningModule, evaluate: Callable[[], Tensor | None], keeper: Keeper, data: Any
+        self, module: LightningModule, evaluate: Callable[[], tuple[Tensor | None, Any]], memory: Memory, data: Any
     ) -> None:
-        self.module, self._evaluate, self._keeper, self.data = module, evaluate, keeper, data
+        self.module, self._evaluate, self._memory, self.data = module, evaluate, memory, data
         self.start: Snapshot | None = None
         self.loss: Tensor | None = None
+        self._loud = False  # whether an evaluation did more than log
 
     def watched(self, evaluate: Callable[[], Any]) -> Any:
         """Run the first evaluation, and note what it changes."""
-        self.start = self._keeper.snapshot(self.data)
-        with self._keeper.watching(self.start):
+        keeper = self._memory.keeper
+        self.start = keeper.snapshot(self.data)
+        with self.start.things.taping(), keeper.watching(self.start):
             output = evaluate()
         self.start.look()
         return output
 
-    def again(self, optimizer: Optimizer, end: Snapshot, *, backward: bool) -> Tensor:
-        """The same evaluation at another point."""
+    def left_out(self, point: Point) -> None:
+        """Instead of the first evaluation: it would do nothing but log."""
+        self.start = self._memory.keeper.snapshot(self.data)
+        compat.log_again(self.module, point.logged)
+
+    def again(self, optimizer: Optimizer, end: Snapshot, *, backward: bool, known: KnownPoints | None) -> Tensor:
+        """The same evaluation at another point.
+
+        Args:
+            optimizer: the raw optimizer.
+            end: how everything is to be afterwards.
+            backward: whether to compute gradients.
+            known: remembers the evaluation.
+        """
         assert self.start is not None and self.loss is not None
-        with reevaluation(self.module, self.start, end):
-            loss = self._evaluate()
-            if loss is None:  # there is no loss at this point, so it cannot be a good one
-                return torch.full_like(self.loss, torch.inf)
-            if backward:
-                compat.backward(self.module.trainer, loss, optimizer, hooks=False)
-                return loss.detach()
+        with reevaluation(self.module, self.start, end) as unlogged:
+            loss, output = self._evaluate() if self.start.looked else self._first_time()
+            self._loud |= known is not None and not self.start.quiet()
+        if loss is None:  # there is no loss at this point, so it cannot be a good one
+            return torch.full_like(self.loss, torch.inf)
+        if not backward:
             return loss
+        compat.backward(self.module.trainer, loss, optimizer, hooks=False)
+        if known is not None:
+            known.note(loss, output, unlogged.logged, quiet=unlogged.complete and not self._loud)
+        return loss.detach()
+
+    def _first_time(self) -> tuple[Tensor | None, Any]:
+        """The first evaluation after one that was left out; what it changes is put back, as if it had not been made."""
+        assert self.start is not None
+        with self.start.things.taping(), self._memory.keeper.watching(self.start):
+            found = self._evaluate()
+        self.start.look()
+        self._loud = not self.start.quiet()
+        self.start.restore()
+        return found
 
 
 class StepClosure:
@@ -63,18 +91,20 @@ class StepClosure:
     Args:
         optimizer: the raw optimizer.
         batches: all but the last have been evaluated once, and their gradients lie in the parameters.
-        first: evaluates the last one for the first time, with all that Lightning does around it.
-        keeper: takes the snapshots.
+        first: evaluates the last one for the first time, with all that Lightning does around it; gets ``backward``, and
+            what is known of the loss where the parameters are.
+        memory: of the optimizer.
     """
 
     def __init__(
         self,
         optimizer: Optimizer,
         batches: list[Batch],
-        first: Callable[[bool], Tensor | None],
-        keeper: Keeper,
+        first: Callable[[bool, Point | None], Tensor | None],
+        memory: Memory,
     ) -> None:
-        self._optimizer, self._first, self._keeper = optimizer, first, keeper
+        self._optimizer, self._first, self._keeper = optimizer, first, memory.keeper
+        self._known = memory.known if len(batches) == 1 else None
         self._module = batches[-1].module
         self._last, self._before = batches[-1], [b for b in batches[:-1] if b.loss is not None]
         self._batches = list(batches)
@@ -86,7 +116,7 @@ class StepClosure:
         if self._evaluated:
             return self._again(self._batches, backward=backward)
         self._evaluated = True
-        loss = self._first(backward)
+        loss = self._at_the_start(backward)
         self._batches = list(self._before)
         if loss is not None:
             self._last.loss = loss.detach()
@@ -102,11 +132,23 @@ class StepClosure:
         rest = self._again(self._before, backward=False)
         return rest if loss is None else loss + rest
 
+    def _at_the_start(self, backward: bool) -> Tensor | None:
+        known = self._known
+        point = known.recall() if known is not None and backward else None
+        if known is None or point is None or known.trusted:
+            return self._first(backward, point)
+        loss = self._first(backward, None)
+        known.compare(point, loss)
+        return loss
+
     def _again(self, batches: list[Batch], *, backward: bool) -> Tensor:
         if self._end is None:
             starts = [b.start for b in batches if b.start is not None]
             self._end = self._keeper.end(starts, [b.data for b in self._batches])
+        known = self._known
         with other_gradients_kept(self._module, self._optimizer):
             if backward:
                 self._optimizer.zero_grad()
-            return torch.stack([b.again(self._optimizer, self._end, backward=backward) for b in batches]).sum()
+            return torch.stack(
+                [b.again(self._optimizer, self._end, backward=backward, known=known) for b in batches]
+            ).sum()

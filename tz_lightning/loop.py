@@ -23,6 +23,7 @@ from torchzero_core.core import Modular
 
 from . import compat
 from .evaluations import Batch, NoLoss, StepClosure
+from .known import Memory, Point
 from .side_effects import Keeper
 
 
@@ -32,13 +33,30 @@ class FirstEvaluation(Closure):
     def __init__(
         self,
         batch: Batch,
+        optimizer: Optimizer,
         step_fn: Callable[[], ClosureResult],
-        backward_fn: Callable[[Tensor], None] | None,
+        backward_fn: Callable[[Tensor], None],
         zero_grad_fn: Callable[[], None] | None,
     ) -> None:
-        super().__init__(lambda: batch.watched(step_fn), backward_fn, zero_grad_fn)
-        self.batch, self.backward = batch, True
+        super().__init__(self._evaluate, self._compute_gradients, zero_grad_fn)
+        self.batch, self.optimizer, self.backward = batch, optimizer, True
         self.loss: Tensor | None = None
+        self.known: Point | None = None
+        self._parts = step_fn, backward_fn
+
+    def _evaluate(self) -> ClosureResult:
+        known = self.known
+        if known is None or not known.quiet:
+            return self.batch.watched(self._parts[0])
+        self.batch.left_out(known)
+        return ClosureResult(known.loss.clone(), extra=dict(known.output.extra))
+
+    def _compute_gradients(self, loss: Tensor) -> None:
+        if self.known is None:
+            self._parts[1](loss)
+            return
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        compat.take_gradients(self.batch.module.trainer, loss, params, self.known.grads)
 
     @torch.enable_grad()
     def closure(self, *args: Any, **kwargs: Any) -> ClosureResult:
@@ -63,7 +81,7 @@ class ClosureLoop(_AutomaticOptimization):
         super().__init__(trainer)
         self.take_over(plain)
         self._check = check
-        self._keeper: tuple[Optimizer, Keeper] | None = None
+        self._memory: tuple[Optimizer, Memory] | None = None
         self._batches: list[Batch] = []
 
     def take_over(self, other: _AutomaticOptimization) -> None:
@@ -77,30 +95,35 @@ class ClosureLoop(_AutomaticOptimization):
         step_fn, backward_fn, zero_grad_fn = compat.parts(closure)
         if zero_grad_fn is not None:
             self._batches = []
-        batch = Batch(module_of(self.trainer), lambda: self._loss(kwargs), self._keeper_of(optimizer), kwargs)
+        batch = Batch(module_of(self.trainer), lambda: self._again(kwargs), self._memory_of(optimizer), kwargs)
         self._batches.append(batch)
-        return FirstEvaluation(batch, step_fn, backward_fn, zero_grad_fn)
+        return FirstEvaluation(batch, optimizer, step_fn, backward_fn, zero_grad_fn)
 
-    def _loss(self, kwargs: OrderedDict[str, Any]) -> Tensor | None:
+    def _again(self, kwargs: OrderedDict[str, Any]) -> tuple[Tensor | None, ClosureResult]:
         """Evaluate again."""
         trainer = self.trainer
         output = trainer.strategy.training_step(*kwargs.values())
-        return ClosureResult.from_training_step_output(output, trainer.accumulate_grad_batches).closure_loss
+        result = ClosureResult.from_training_step_output(output, trainer.accumulate_grad_batches)
+        loss, result.closure_loss = result.closure_loss, None
+        return loss, result
 
-    def _keeper_of(self, optimizer: Optimizer) -> Keeper:
-        if self._keeper is None or self._keeper[0] is not optimizer:
+    def _memory_of(self, optimizer: Optimizer) -> Memory:
+        if self._memory is None or self._memory[0] is not optimizer:
             self._check(optimizer)
-            self._keeper = optimizer, Keeper(module_of(self.trainer), optimizer)
-        return self._keeper[1]
+            self._memory = optimizer, Memory(Keeper(module_of(self.trainer), optimizer), optimizer)
+        return self._memory[1]
 
     def _optimizer_step(self, batch_idx: int, train_step_and_backward_closure: Callable[[], Tensor | None]) -> None:
-        first = train_step_and_backward_closure
-        if not isinstance(first, FirstEvaluation):
+        first, optimizer = train_step_and_backward_closure, self.trainer.optimizers[0]
+        if not evaluates_the_loss(optimizer):
             super()._optimizer_step(batch_idx, first)
             return
-        optimizer = self.trainer.optimizers[0]
+        if not isinstance(first, FirstEvaluation):  # an epoch for batch norm alone, after weights were averaged
+            with stepping(optimizer, lambda original, closure=None: None if closure is None else closure()):
+                super()._optimizer_step(batch_idx, first)
+            return
         batches, self._batches = self._batches, []
-        keeper = self._keeper_of(optimizer)
+        memory = self._memory_of(optimizer)
         assert isinstance(optimizer, Modular)
         optimizer.forget_evaluations()  # the first evaluation of a step logs and counts the batch
 
@@ -108,13 +131,13 @@ class ClosureLoop(_AutomaticOptimization):
             if closure is None:
                 return original()
 
-            def evaluate(backward: bool) -> Tensor | None:
-                first.backward = backward
+            def evaluate(backward: bool, known: Point | None) -> Tensor | None:
+                first.backward, first.known = backward, known
                 closure()
                 return first.loss
 
             try:
-                return original(StepClosure(optimizer, batches, evaluate, keeper))
+                return original(StepClosure(optimizer, batches, evaluate, memory))
             except NoLoss:
                 return None
 

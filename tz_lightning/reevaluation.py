@@ -30,15 +30,15 @@ def is_reevaluation() -> bool:
 
 
 @contextmanager
-def reevaluation(module: LightningModule, start: Snapshot, end: Snapshot) -> Iterator[None]:
+def reevaluation(module: LightningModule, start: Snapshot, end: Snapshot) -> Iterator[compat.Unlogged]:
     """Evaluate from the state of ``start``, without logging; afterwards everything is as in ``end``."""
     randomness = Randomness(module.device)
     start.randomness.restore()
     start.restore()
     token = _ACTIVE.set(True)
     try:
-        with compat.unlogged(module):
-            yield
+        with compat.unlogged(module) as unlogged:
+            yield unlogged
     finally:
         _ACTIVE.reset(token)
         end.restore()

@@ -14,6 +14,12 @@ from torchzero_core.core.stopping import StoppingRule
 from . import compat
 
 
+def loss_of(outputs: Any) -> torch.Tensor | None:
+    """The loss in what a callback gets of a training step; None where there was none."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    return loss if isinstance(loss, torch.Tensor) else None
+
+
 class StopWhen(Callback):
     """Ends the training where a stopping rule says so, which is asked after each step of the optimizer.
 
@@ -50,8 +56,7 @@ class StopWhen(Callback):
         """Ask the rule."""
         if compat.accumulates(trainer):
             return
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        met = self.rule(trainer.optimizers[0], loss if isinstance(loss, torch.Tensor) else None)
+        met = self.rule(trainer.optimizers[0], loss_of(outputs))
         if trainer.strategy.reduce_boolean_decision(met, all=False):
             trainer.should_stop = True
             rank_zero_info(f"StopWhen: {self.rule.message}")

@@ -25,6 +25,9 @@ class Formula:
     is_rule = True
     kernel_needs = {}
 
+    def declared(self, name):
+        return self.slots[name]
+
     def __init__(self, fn, path="Formula", slots=(), **settings):
         self.fn, self.path, self.slots, self.defaults = fn, path, dict(slots), settings
         self.children, self.kept, self.whole = {}, {}, {}
@@ -67,6 +70,7 @@ class Home:
     """Where the parameters live: groups by their position."""
 
     settings_version = 0
+    rounding = None
 
     def __init__(self, compile):
         self.compile, self.distributed, self.warnings = compile, Reductions(), []

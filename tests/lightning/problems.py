@@ -1,6 +1,7 @@
 """Small models and data; the same in Lightning and in plain loops."""
 
 import copy
+import inspect
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,6 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import torchzero_core as tz
 
 m = tz.m
+
+#: How a checkpoint is loaded, where Lightning asks; before 2.6 it did not.
+SAFE = {"weights_only": True} if "weights_only" in inspect.signature(Trainer.fit).parameters else {}
 
 
 def batches(n=4, size=8):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tests.lightning.problems import Log, Model, loader, m, network, plain, same, trainer
+from tests.lightning.problems import SAFE, Log, Model, loader, m, network, plain, same, trainer
 from tz_lightning import ClosureModule, ClosureOptimization, ModularChain
 
 
@@ -62,7 +62,7 @@ def test_a_run_resumed_from_a_checkpoint_ends_the_same(tmp_path):
     save = ModelCheckpoint(tmp_path, filename="half")
     trainer(save, epochs=2, enable_checkpointing=True).fit(first)
     second = parts()
-    trainer(epochs=4).fit(second, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    trainer(epochs=4).fit(second, ckpt_path=tmp_path / "half.ckpt", **SAFE)
     assert same(whole.net, second.net)
 
 

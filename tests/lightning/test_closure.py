@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from torch import nn
 from torchmetrics import MeanMetric
 
-from tests.lightning.problems import Log, Model, batches, m, mse, network, plain, same, trainer
+from tests.lightning.problems import SAFE, Log, Model, batches, m, mse, network, plain, same, trainer
 from tz_lightning import ClosureModule, ClosureOptimization, closure_step, is_reevaluation
 
 CHAINS = {
@@ -204,7 +204,7 @@ def test_a_run_resumed_from_a_checkpoint_ends_the_same(tmp_path, chain):
     trainer(save, ClosureOptimization(), epochs=2, enable_checkpointing=True).fit(first)
     second = parts()
     run = trainer(ClosureOptimization(), epochs=4)
-    run.fit(second, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    run.fit(second, ckpt_path=tmp_path / "half.ckpt", **SAFE)
     assert same(whole.net, second.net)
     assert run.global_step == 16
 

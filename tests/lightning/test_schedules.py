@@ -4,6 +4,7 @@ import math
 import sys
 
 import pytest
+from lightning.pytorch.cli import LightningCLI
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -24,8 +25,13 @@ from tz_lightning.cli import LightningModule
 from tz_lightning.schedule import ChainedScheduler, SequentialLR
 
 
+def only_fit():
+    return {"fit": LightningCLI.subcommands()["fit"]}
+
+
 @pytest.fixture(autouse=True)
 def own_arguments(monkeypatch):
+    monkeypatch.setattr(ModularCLI, "subcommands", only_fit)  # the parsers of the others take most of the time
     monkeypatch.setattr(sys, "argv", ["train.py"])
 
 

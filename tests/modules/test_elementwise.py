@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
+from tests.parity import compared
 from tests.problems import backward, closure_of, make_params, quadratic, run, segments
 from torchzero_core.core.declare import fields_of
 
@@ -429,6 +430,7 @@ def test_matrix_momentum_counts_its_evaluations():
         assert all(p.grad is not None for p in params)
 
 
+@compared("SophiaH", "formula of the paper, diagonal Hessian")
 def test_sophia_is_clipped_newton_where_the_hessian_is_diagonal():
     """Random signs find a diagonal Hessian exactly; the rule is the authors', with their names for its numbers."""
     params, lr, beta1, beta2, rho, gamma, freq = make_params(), 0.1, 0.9, 0.7, 0.8, 1.5, 3

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
+from tests.parity import compared
 from tests.problems import bits, make_params, same, values
 
 F64 = torch.float64
@@ -52,6 +53,7 @@ def test_signature():
     [{}, dict(beta=0.9), dict(decay=0.7), dict(sqrt=False), dict(update_freq=3), dict(beta=0.5, sqrt=False)],
     ids=str,
 )
+@compared("FullMatrixAdagrad", "closed form by numpy's eigh")
 def test_closed_form(settings):
     params = make_params(SHAPES)
     gs, outs = trajectory(tz.Modular(params, tz.m.FullMatrixAdagrad(**settings)), params)
@@ -61,6 +63,7 @@ def test_closed_form(settings):
             np.testing.assert_allclose(out[i], want, rtol=1e-10, atol=1e-13)
 
 
+@compared("FullMatrixAdagrad(concat_params=True)", "closed form by numpy's eigh")
 def test_concatenated():
     params = make_params(SHAPES)
     gs, outs = trajectory(tz.Modular(params, tz.m.FullMatrixAdagrad(concat_params=True)), params)
@@ -69,6 +72,7 @@ def test_concatenated():
         np.testing.assert_allclose(np.concatenate(out), want, rtol=1e-10, atol=1e-13)
 
 
+@compared("FullMatrixAdagrad(beta=0.999, inner=EMA(0.9))", "full-matrix Adam in numpy")
 def test_full_matrix_adam():
     params = make_params(SHAPES)
     module = tz.m.FullMatrixAdagrad(beta=0.999, inner=tz.m.EMA(0.9))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
+from tests.parity import compared
 from tests.problems import bits, make_params, run, same, values
 
 F64 = torch.float64
@@ -94,6 +95,7 @@ def test_signatures():
     ],
     ids=str,
 )
+@compared("Shampoo", "powers of the sums by numpy's eigh")
 def test_shampoo_by_eigendecomposition(settings, expected):
     check_shampoo((5, 4), (5, 4), (0, 1), expected, merge_small=False, **settings)
 
@@ -111,15 +113,18 @@ def test_shampoo_by_eigendecomposition(settings, expected):
     ],
     ids=str,
 )
+@compared("Shampoo, of any shape", "powers of the sums by numpy's eigh")
 def test_which_dimensions_shampoo_preconditions(shape, settings, seen, dims):
     check_shampoo(shape, seen, dims, {}, update_freq=1, **settings)
 
 
+@compared("Shampoo(inner=EMA)", "powers of the sums by numpy's eigh")
 def test_shampoo_multiplies_its_child_and_learns_from_the_plain_update():
     expected = dict(update_freq=2, ema=0.8)
     check_shampoo((3, 5), (3, 5), (0, 1), expected, merge_small=False, update_freq=2, inner=tz.m.EMA(0.8))
 
 
+@compared("Shampoo of vectors", "FullMatrixAdagrad")
 def test_shampoo_of_a_vector_is_full_matrix_adagrad():
     for settings in (dict(), dict(beta=0.9), dict(decay=0.8)):
         ours, theirs = make_params([(7,), (4,)]), make_params([(7,), (4,)])
@@ -136,6 +141,7 @@ def test_shampoo_of_a_vector_is_full_matrix_adagrad():
     [((), {}), ((1,), {}), ((1, 1), {}), ((5,), dict(precondition_1d=False))],
     ids=str,
 )
+@compared("Shampoo without matrices", "Adagrad's formula")
 def test_shampoo_without_matrices_is_diagonal_adagrad(shape, settings):
     ours, theirs = make_params([shape] * 2), make_params([shape] * 2)
     mine = tz.Modular(ours, tz.m.Shampoo(**settings), tz.m.LR(0.1))
@@ -207,6 +213,7 @@ class SimpleSOAP:
     ],
     ids=str,
 )
+@compared("SOAP, square, or one basis", "the authors' algorithm in numpy")
 def test_soap_follows_its_authors(shape, dims, settings, simple):
     params = make_params([shape, shape])  # two of a shape go through one batch
     optimizer = tz.Modular(params, tz.m.SOAP(merge_small=False, **settings))
@@ -226,6 +233,7 @@ def test_soap_follows_its_authors(shape, dims, settings, simple):
     ],
     ids=str,
 )
+@compared("SOAP without a basis", "torch.optim.Adam")
 def test_soap_with_no_basis_is_adam(shapes, settings):
     ours, theirs = make_params(shapes), make_params(shapes)
     mine = tz.Modular(ours, tz.m.SOAP(**settings), tz.m.LR(0.1))
@@ -237,6 +245,7 @@ def test_soap_with_no_basis_is_adam(shapes, settings):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
 
 
+@compared("SOAP with Q = I", "torch.optim.Adam")
 def test_soap_with_identities_is_adam_from_its_second_step_on(monkeypatch):
     def identity(matrices):
         return torch.eye(matrices.shape[-1], dtype=matrices.dtype).expand_as(matrices), torch.ones(len(matrices)) > 0
@@ -436,6 +445,7 @@ def test_staggered_steps_share_the_work():
     assert turned[1:] == [2] * 7
 
 
+@compared("FullMatrixAdagrad(beta=0.999, inner=EMA(0.9)) of a vector", "full-matrix Adam in numpy")
 def test_full_matrix_adam_in_closed_form():
     params = make_params([(4,)])
     optimizer = tz.Modular(params, tz.m.FullMatrixAdagrad(beta=0.999, inner=tz.m.EMA(0.9)))

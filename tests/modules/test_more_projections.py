@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
+from tests.parity import compared
 from tests.problems import bits, same
 from torchzero_core.core import Module
 
@@ -76,6 +77,7 @@ def closure_of(params, loss=quartic):
 
 # -- there and back ----------------------------------------------------------------------------------------------------
 @ALL
+@compared("FFTProjection, DCTProjection and the others, there and back", "the parameters")
 def test_there_and_back_is_nothing(name):
     params = make()
     start = bits(params)
@@ -157,6 +159,7 @@ def test_modules_that_evaluate_the_loss_ask_for_project_params(name, needy):
 
 # -- Fourier and cosine ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("norm", [None, "backward", "ortho", "forward"])
+@compared("FFTProjection", "torch.fft.rfftn")
 def test_fourier_is_that_of_each_tensor(norm):
     params = make()
     for i, p in enumerate(params):
@@ -183,6 +186,7 @@ def test_fourier_of_all_is_that_of_the_vector():
 
 @pytest.mark.parametrize("norm", [None, "ortho", "backward", "forward"])
 @pytest.mark.parametrize("dims", [1, 2, 3, 9])
+@compared("DCTProjection", "scipy.fft.dctn")
 def test_cosine_is_scipys(norm, dims):
     fft = pytest.importorskip("scipy.fft")
     params = make()
@@ -374,6 +378,7 @@ class Reference:
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5)])
+@compared("GaLore", "algorithm 2 of the paper")
 def test_galore_is_that_of_the_paper(shape):
     p = values(*shape).requires_grad_()
     q, reference = p.detach().clone(), Reference(2, 3, 0.25)
@@ -389,6 +394,7 @@ def test_galore_is_that_of_the_paper(shape):
     assert sizes == {"basis": (min(shape), 2), "exp_avg": low, "exp_avg_sq": low}
 
 
+@compared("GaLore of full rank", "the chain without it")
 def test_galore_of_full_rank_is_the_chain_itself():
     a, b = [values(3, 5).requires_grad_()], [values(3, 5).requires_grad_()]
     one = tz.Modular(a, m.GaLore(m.HeavyBall(0.9), scale=0.5, update_freq=10**6), m.LR(0.1))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import torchzero_core as tz
+from tests.parity import compared
 from tests.problems import backward, make_params
 from torchzero_core.linalg import newton_schulz
 from torchzero_core.linalg.orthogonalize import SCHEDULES
@@ -24,6 +25,7 @@ def noise(*shape, seed=0):
 @pytest.mark.parametrize("coefficients", SCHEDULES)
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (4, 40), (40, 4), (3, 5, 20)])
 @pytest.mark.parametrize("steps", [1, 3, 5, 8])
+@compared("Newton–Schulz on the Gram matrix", "Newton–Schulz on the matrix")
 def test_the_gram_form_is_the_same_iteration(coefficients, shape, steps):
     x = noise(*shape)
     plain, gram = (newton_schulz(x, steps, coefficients=coefficients, dtype=F64, gram=g) for g in (False, True))
@@ -84,6 +86,7 @@ def test_coefficients_by_name_and_by_hand():
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (4, 20), (8, 8)])
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("adjust", [None, "match_rms_adamw"])
+@compared("Muon", "torch.optim.Muon")
 def test_muon_follows_torch_to_rounding(shape, nesterov, adjust, monkeypatch):
     """torch rounds the products to bfloat16; here it is kept from it, so that the two are the same to float64."""
     from torch.optim import _muon
@@ -150,6 +153,7 @@ def test_adjusted_updates_have_the_size_of_those_of_adam():
         assert math.isclose(p.detach().square().mean().sqrt(), 0.2, rel_tol=1e-9)
 
 
+@compared("OrthoGrad", "formula of the paper")
 def test_ortho_grad():
     for renormalize in (True, False):
         params = make_params([(3, 2), (4,)])

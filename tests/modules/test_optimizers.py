@@ -7,6 +7,7 @@ import torch
 
 import torchzero_core as tz
 from tests.modules.test_ops import G, update_of
+from tests.parity import compared
 
 m = tz.m
 X = torch.tensor([[1.0, 2.0, -1.0], [0.5, -3.0, 4.0]], dtype=torch.float64)
@@ -18,6 +19,7 @@ def factor(x):
 
 
 @pytest.mark.parametrize("x", [X, X.T.contiguous(), torch.stack([X, 2 - X], 1)], ids=["wide", "tall", "3-d"])
+@compared("Orthogonalize(method='svd')", "factor of the SVD")
 def test_exact_orthogonal_factor(x):
     expected = factor(x)
     torch.testing.assert_close(update_of([m.Orthogonalize(method="svd")], x), expected)
@@ -219,6 +221,7 @@ def laplacian_solved(u, sigma):
 
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("layerwise", [True, False])
+@compared("LaplacianSmoothing", "dense circulant solve")
 def test_laplacian_smoothing(layerwise, compile):
     grads = [
         torch.arange(n, dtype=torch.float64).square().sin().view(s) for n, s in ((6, (2, 3)), (4, (4,)), (5, (5,)))

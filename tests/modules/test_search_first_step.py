@@ -18,7 +18,7 @@ def quartic(ps):
 
 
 def tried(*chain, steps=4, loss=quartic):
-    """For each step: where the first trial was along the direction, the slope, and the step size taken."""
+    """For each step: the first trial, the slope, the step size taken, the slope there, and the direction's length."""
     p = torch.tensor([1.0, -0.5, 2.0], dtype=F64, requires_grad=True)
     optimizer, points = tz.Modular([p], *chain), []
     directions = []
@@ -37,25 +37,58 @@ def tried(*chain, steps=4, loss=quartic):
         (g,) = torch.autograd.grad(loss([before.requires_grad_()]), before)
         u, before = directions[-2], before.detach()  # what the search was given
         first = float((before - points[1]) @ u / (u @ u))
-        out.append((first, float(u @ g), optimizer.last_step.step_size, float(u.abs().sum())))
+        (end,) = torch.autograd.grad(loss([p]), p)
+        out.append((first, float(u @ g), optimizer.last_step.step_size, float(u @ end), float(u.norm())))
     return out
 
 
+FIRST = ["PolakRibiere", "HestenesStiefel", "ProjectedGradientMethod", "BFGS", "LBFGS", "SR1"]
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_first_step_of_all_brings_a_parabola_to_zero_within_a_length_of_one(name):
+    for factor, offset in ((1.0, 0.0), (1e-6, 0.0), (1.0, 1e4), (1.0, -13.0)):
+        loss = lambda ps, factor=factor, offset=offset: factor * quartic(ps) + offset  # noqa: E731
+        chain = [getattr(tz.m, name)(), tz.m.StrongWolfe(adaptive=False)]
+        ((first, slope, _, _, length),) = tried(*chain, steps=1, loss=loss)
+        f = float(loss([torch.tensor([1.0, -0.5, 2.0], dtype=F64)]))
+        assert first == pytest.approx(max(min(2 * abs(f) / slope, 1 / length), 1e-3 / length), rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["PolakRibiere", "HestenesStiefel", "ProjectedGradientMethod"])
-def test_behind_a_direction_without_length_the_last_decrease_is_tried_again(name):
-    rows = tried(getattr(tz.m, name)(), tz.m.StrongWolfe(adaptive=False))
-    assert rows[0][0] == pytest.approx(1 / rows[0][3])
-    for (_, slope, alpha, _), (first, now, *_) in itertools.pairwise(rows):
+def test_behind_a_direction_without_length_a_step_is_as_long_as_the_last(name):
+    rows = tried(getattr(tz.m, name)(), tz.m.StrongWolfe(0.5, adaptive=False), steps=5)
+    compared = 0
+    for (_, slope, alpha, left, length), (first, now, _, _, longer) in itertools.pairwise(rows):
         if now > 0 and alpha > 0:
-            assert first == pytest.approx(alpha * slope / now)
-    assert len([r for r in rows if r[2] > 0]) > 2
+            assert first == pytest.approx(alpha * length * (1 - left / slope) ** -0.5 / longer)
+            compared += 1
+    assert compared >= 3
+
+
+def valley(ps):
+    """Curvatures of 1 to 1000, of which the first step sees the largest alone."""
+    x = ps[0]
+    return (torch.tensor([1000.0, 1.0, 3.0], dtype=x.dtype) * x**2).sum()
+
+
+@pytest.mark.parametrize("name", ["BFGS", "LBFGS"])
+def test_a_quasi_newton_step_goes_farther_where_two_ended_early(name):
+    rows = tried(getattr(tz.m, name)(), tz.m.StrongWolfe(adaptive=False), steps=8, loss=valley)
+    minima, longer = [1.0, 1.0], 0
+    for i, (first, slope, alpha, left, _) in enumerate(rows):
+        if i:
+            assert first == pytest.approx(min(max(1.0, min(minima[-2:])), 4.0), rel=1e-6)
+            longer += first > 1
+        minima.append(alpha / (1 - left / slope) if left < slope else alpha)
+    assert longer >= 1
 
 
 def test_a_direction_with_a_length_is_tried_as_it_is():
     for chain in (
-        [tz.m.BFGS(), tz.m.StrongWolfe(adaptive=False)],
+        [tz.m.Newton(), tz.m.StrongWolfe(adaptive=False)],
         [tz.m.PolakRibiere(inner=tz.m.LBFGS()), tz.m.StrongWolfe(adaptive=False)],
-        [tz.m.PolakRibiere(), tz.m.LBFGS(), tz.m.StrongWolfe(adaptive=False)],
+        [tz.m.BFGS(), tz.m.ClipNorm(10), tz.m.StrongWolfe(adaptive=False)],
     ):
         assert [row[0] for row in tried(*chain)] == pytest.approx([1.0] * 4)
 
@@ -77,7 +110,7 @@ def test_conjugate_gradients_get_a_minimum_along_the_line():
         (g,) = torch.autograd.grad(quartic([p]), p)
         optimizer.step(closure_of([p], quartic))
         (after,) = torch.autograd.grad(quartic([p]), p)
-        assert abs(after @ g) <= 0.1 * (g @ g)
+        assert abs(after @ g) <= 0.2 * (g @ g)
 
 
 @pytest.mark.parametrize("minimum", [0.3, 0.056, 0.002])
@@ -100,7 +133,8 @@ def test_strong_wolfe_ends_where_the_gradient_does(dtype, direction):
     optimizer = tz.Modular([p], getattr(tz.m, direction)(), tz.m.StrongWolfe())
     for _ in range(120):
         optimizer.step(closure_of([p], lambda ps: (ps[0] - ps[0].log()).sum()))
-    assert (1 - 1 / p.detach()).norm() <= 8 * torch.finfo(dtype).eps
+    # the loss itself says nothing below a gradient of √eps
+    assert (1 - 1 / p.detach()).norm() <= (8 if dtype == torch.float32 else 2**14) * torch.finfo(dtype).eps
 
 
 def test_backtracking_goes_on_where_the_decrease_is_below_rounding():
@@ -111,11 +145,13 @@ def test_backtracking_goes_on_where_the_decrease_is_below_rounding():
     assert (1 - 1 / p.detach()).norm() <= 1e-5
 
 
-def test_a_loss_that_rose_by_more_than_rounding_is_no_success():
-    # the slope alone would do, but the loss is not that of the start
-    found = strong_wolfe(lambda a: (1e-6, -1e-9), Point(0.0, 0.0, -1.0), maxiter=2, maxzoom=3, rounding=1e-12)
+@pytest.mark.parametrize("rise", [1e-6, 1e-13])
+def test_a_loss_that_rose_is_no_success_even_by_rounding(rise):
+    # the slope alone would do
+    found = strong_wolfe(lambda a: (rise, -1e-9), Point(0.0, 0.0, -1.0), maxiter=2, maxzoom=3, rounding=1e-12)
     assert found.alpha == 0
-    assert strong_wolfe(lambda a: (1e-13, -1e-9), Point(0.0, 0.0, -1.0), rounding=1e-12).alpha == 1
+    for fall in (0.0, 1e-13):
+        assert strong_wolfe(lambda a, fall=fall: (-fall, -1e-9), Point(0.0, 0.0, -1.0), rounding=1e-12).alpha == 1
 
 
 @pytest.mark.parametrize("search", ["Backtracking", "AdaptiveBacktracking", "StrongWolfe"])

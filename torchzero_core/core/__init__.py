@@ -21,8 +21,10 @@ from .declare import (
     per_group,
 )
 from .home import StepInfo
+from .kept import StateKind
 from .modular import Modular
 from .module import Chain, Child, Input, Module, Modules
+from .rounding import StochasticRounding
 from .transform import Target, Transform
 from .var import Var
 
@@ -51,7 +53,9 @@ __all__ = [
     "Reductions",
     "Seed",
     "Slot",
+    "StateKind",
     "StepInfo",
+    "StochasticRounding",
     "Target",
     "Transform",
     "Value",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import is_
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from ..engine.layout import address_of, layout_check
+from ..engine.layout import address_of, are_plain, layout_check
 from ..engine.params import Params, same_objects
 from .stand_ins import real_param
 
@@ -32,6 +32,7 @@ class AllParams(Params):
     __slots__ = (
         "_address",
         "_addresses",
+        "_grads_hold",
         "_group_of",
         "_layouts_hold",
         "_lists",
@@ -49,6 +50,7 @@ class AllParams(Params):
         self._address = address_of(self)
         self._layouts_hold = layout_check(self)
         self._addresses = list(map(self._address, self))
+        self._grads_hold: Callable[..., bool] | None = None
         self._group_of = {id(p): i for i, params in enumerate(self._lists) for p in params}
 
     def unchanged(self, groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]]) -> bool:
@@ -79,6 +81,23 @@ class AllParams(Params):
             self._stores.append(store)
         else:  # others were made elsewhere
             self._stores = list(state.values())
+
+    def note_grads(self, grads: Sequence[Tensor]) -> None:
+        """Take note of the gradients of a step that all parameters have taken part in.
+
+        Args:
+            grads: one for each parameter.
+        """
+        if self._grads_hold is None or not self._grads_hold(*grads):
+            self._grads_hold = layout_check(grads) if are_plain(grads) else None
+
+    def grads_as_before(self, grads: Sequence[Tensor | None]) -> bool:
+        """Whether gradients are there as they were in that step, with the same shapes, orders and dtypes.
+
+        Args:
+            grads: what lies in ``p.grad``.
+        """
+        return self._grads_hold is not None and self._grads_hold(*grads)
 
     def knows(self, param: Tensor) -> bool:
         """Whether it is one of these parameters."""

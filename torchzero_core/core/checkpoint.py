@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from ..engine.params import Params
 from ..lang import Slot
 from .groups import check_new_group
+from .kept import POSITION, StateKind, kept_of
 from .module import Module
 from .state import GLOBAL
 from .transform import Transform
@@ -107,13 +108,13 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     index = dict(zip(chain.from_iterable(g["params"] for g in groups), params, strict=True))
     _check_shapes(optimizer, index, state_dict["state"])
 
-    state = {}
+    state, kept = {}, _kept(optimizer)
     for key, values in state_dict["state"].items():
         param = index.get(key)
         if param is None:
             state[key] = values
             continue
-        state[param] = {name: _move(value, param, name) for name, value in values.items()}
+        state[param] = {name: _taken(name, _move(value, param, name), kept) for name, value in values.items()}
     before = dict(optimizer.state)
     optimizer.state.clear()
     optimizer.state.update(state)
@@ -127,9 +128,10 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
         raise
     _take_groups(own, groups)
     _take_settings(optimizer, differing)
+    optimizer.loaded = True
     first = optimizer.state.get(optimizer.all_params[0], {}) if optimizer.all_params else {}
     optimizer.current_step = int(first.get("Modular.step", 0))
-    for module in optimizer.unrolled_modules:
+    for module in optimizer.drawers:
         module.generators.clear()
     optimizer.drop_params()
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():
@@ -176,22 +178,29 @@ def _check_chain(optimizer: Any, saved: str | None, state: Mapping[Any, Any]) ->
     )
 
 
+def _kept(optimizer: Any) -> dict[str, StateKind]:
+    """The kinds of what modules keep besides what their rules declare, by name."""
+    counts = dict.fromkeys(("step", "epoch", "members"), StateKind.COUNT)
+    owners = [("Modular.", counts), *((m.prefix, counts | kept_of(type(m))) for m in optimizer.unrolled_modules)]
+    return {f"{p}{scope}{n}": kind for p, kinds in owners for scope in ("", GLOBAL) for n, kind in kinds.items()}
+
+
 def _check_shapes(optimizer: Any, index: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
     """Declared state is as declared; compiled code would read a shorter one out of bounds."""
     rules = [module for module in optimizer.unrolled_modules if isinstance(module, Transform)]
     slots = {rule.prefix + name: slot for rule in rules for name, slot in rule.slots.items()}
+    kept = _kept(optimizer)
     shared = {f"{rule.prefix}{GLOBAL}{name}" for rule in rules for name in rule.slots}
-    prefixes = ["Modular.", *(module.prefix for module in optimizer.unrolled_modules)]
-    counts = {f"{p}{scope}{n}" for p in prefixes for scope in ("", GLOBAL) for n in ("step", "epoch", "members")}
     for key, values in state.items():
         param = index.get(key)
         if param is None or is_lazy(param):  # then the first step looks
             continue
         for name, value in values.items():
             here = name.rsplit("/", 1)[-1]  # that of a stand-in is looked at again when its shape is known
-            if here in counts and here not in slots:
-                if not (isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)):
-                    raise ValueError(f"The state {name!r} is a count and not {value!r}: the state dict is damaged.")
+            if here in kept and here not in slots:
+                kept[here].taken(name, value)
+            elif f"{GLOBAL}{POSITION}" in here:
+                StateKind.POSITION.taken(name, value)
             elif here in shared:
                 if not isinstance(value, Tensor) or value.numel() != 1:
                     raise ValueError(f"The state {name!r} is no tensor with one element: the state dict is damaged.")
@@ -253,6 +262,12 @@ def _check_inside(module: Module, params: Params, real: set[int]) -> None:
         raise ValueError(f"The state of {module.path} cannot be used ({error}): the state dict is damaged.") from error
     for child in module.children.values():
         _check_inside(child, inner, real)
+
+
+def _taken(name: str, value: Any, kept: Mapping[str, StateKind]) -> Any:
+    """A state as its module reads it."""
+    kind = kept.get(name.rsplit("/", 1)[-1])
+    return value if kind is None or not isinstance(value, (Tensor, float)) else kind.taken(name, value)
 
 
 def _move(value: Any, param: Tensor, name: str) -> Any:

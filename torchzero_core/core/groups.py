@@ -129,7 +129,8 @@ def default_values(modules: Sequence[Module]) -> tuple[dict[str, Any], bool]:
         modules: of the chain.
 
     Returns:
-        The lr, and momentum or betas where the chain has one value for them; and whether the lr is no module's.
+        The lr, and momentum, betas or weight_decay where the chain has one value for them; and whether the lr is no
+        module's.
     """
 
     def common(name: str) -> list[Any]:
@@ -138,9 +139,10 @@ def default_values(modules: Sequence[Module]) -> tuple[dict[str, Any], bool]:
 
     lr = common("lr")
     defaults: dict[str, Any] = {"lr": lr[0] if lr else 1.0}
-    momentum, beta1, beta2 = common("momentum"), common("beta1"), common("beta2")
-    if momentum:
-        defaults["momentum"] = momentum[0]
+    for name in ("momentum", "weight_decay"):
+        if found := common(name):
+            defaults[name] = found[0]
+    beta1, beta2 = common("beta1"), common("beta2")
     pairs = [tuple(m.defaults["betas"]) for m in modules if "betas" in m.defaults]  # of wrapped torch optimizers
     if beta1:
         pairs.append((beta1[0], *beta2))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..engine import Home as EngineHome
 from ..engine import Segment
 from .all_params import AllParams
+from .precision import Precision
 from .watch import Watchers
 
 
@@ -24,6 +25,7 @@ class StepInfo:
         step_size: the step size that a line search or trust region chose; None without one.
         status: "ok", or what went wrong in a word or two (a search that failed, a loss that was not finite).
         loss: the loss at the start of the step; None without a closure.
+        accepted_loss: the loss at the point that a line search or trust region accepted, where it has evaluated it.
     """
 
     evaluations: int = 0
@@ -31,6 +33,7 @@ class StepInfo:
     step_size: float | Tensor | None = None
     status: str = "ok"
     loss: Tensor | None = None
+    accepted_loss: float | None = None
 
 
 class Home(EngineHome, Protocol):
@@ -40,17 +43,20 @@ class Home(EngineHome, Protocol):
         param_groups: its groups.
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
         modules: the chain.
-        watchers: functions that look at the update after each module.
+        watchers: who looks at the modules while they run.
         model: the model it was given, or None.
-        deterministic: whether the closure is the same function at every step.
+        deterministic: whether the closure is the same function at every step; None where that is found out.
+        precision: the dtypes that states are kept in.
     """
+
+    precision: Precision
 
     param_groups: list[dict[str, Any]]
     lr_scales_update: bool
     modules: tuple[Any, ...]
     watchers: Watchers
     model: nn.Module | None
-    deterministic: bool
+    deterministic: bool | None
 
     @property
     def all_params(self) -> AllParams:
@@ -76,6 +82,9 @@ class Home(EngineHome, Protocol):
 
     def return_grads(self) -> None:
         """Put the user's gradients back."""
+
+    def evaluated(self) -> None:
+        """The closure has been called for the first time in this step, and may have changed settings."""
 
     def adopt(self, child: Any, parent: Any, name: str) -> None:
         """Make a module and its children part of this optimizer."""

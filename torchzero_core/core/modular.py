@@ -12,8 +12,11 @@ from torch.autograd import profiler
 from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..distributed import Reductions
+from ..engine import Segment
+from ..engine.layout import check_memory
 from ..engine.params import Params
-from . import checkpoint, show
+from . import checkpoint, colours, show
+from .accidents import is_accident
 from .advice import advise, order
 from .blank import asks_for_state, blank_closure
 from .closure import Closure, CountedClosure, Evaluations, Habits
@@ -23,8 +26,10 @@ from .mistakes import check_closure, check_params, explained
 from .module import Chain, Module, Modules, as_module
 from .module_home import ModuleHome
 from .naming import adopt, check_free, release
+from .precision import Precision, StateDtype
+from .rounding import StochasticRounding
 from .var import Var
-from .watch import WatchHandle
+from .watch import AfterEach, Look, Watcher, WatchHandle
 
 
 class Modular(ModuleHome, Optimizer):
@@ -44,8 +49,15 @@ class Modular(ModuleHome, Optimizer):
         compile: run the rules of the chain as generated kernels. The result is the same to rounding.
         deterministic: the closure is the same function of the parameters at every step (all of the data, no dropout),
             so loss and gradients at the point where a step ended serve as the start of the next one. It saves a line
-            search one evaluation a step, and keeps two copies of parameters and gradients.
+            search one evaluation a step, and keeps two copies of parameters and gradients. None: find out. It is so
+            where everything that the closure refers to can be seen and has not changed, and an evaluation at a known
+            point has given the same to the last bit.
         advice: warn of an order of modules that makes one of them useless, and of a chain without a learning rate.
+        state_dtype: the dtype of declared state that is like a parameter, as a dtype or by name ("bfloat16"); for some
+            modules or states by their paths, ``{"Adam": "float32", "EMA.exp_avg": "bfloat16"}``. None: that of the
+            parameter. Counts, numbers per tensor and what modules keep by hand are left alone.
+        stochastic_rounding: round new bfloat16 parameters up or down at random, so that small steps are not lost; see
+            :class:`~torchzero_core.core.StochasticRounding`. A number is the seed.
 
     Attributes:
         model: the model, where one was given.
@@ -76,8 +88,10 @@ class Modular(ModuleHome, Optimizer):
         params: Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]] | nn.Module,
         *modules: Modules,
         compile: bool = False,
-        deterministic: bool = False,
+        deterministic: bool | None = None,
         advice: bool = True,
+        state_dtype: StateDtype = None,
+        stochastic_rounding: bool | int = False,
     ) -> None:
         check_params(params)
         if not modules:
@@ -89,7 +103,6 @@ class Modular(ModuleHome, Optimizer):
         self.last_step = StepInfo()
         self.distributed = Reductions()
         self.modules: tuple[Module, ...] = tuple(as_module(m, "Modular") for m in modules)
-        self._evaluations = Evaluations() if deterministic else None
         self._habits = Habits()
         self.begin()
         check_free(self.modules)
@@ -97,6 +110,8 @@ class Modular(ModuleHome, Optimizer):
         self.chain.path = ""
         try:
             adopt(self, self.chain)
+            self.precision = Precision(state_dtype, self.unrolled_modules)
+            self._begin_rounding(stochastic_rounding)
             defaults, self.lr_scales_update = default_values(self.unrolled_modules)
             given: list[Any] = list(params.named_parameters() if isinstance(params, nn.Module) else params)
             if not given:
@@ -108,9 +123,16 @@ class Modular(ModuleHome, Optimizer):
         except BaseException:
             release(self.chain)  # a failed construction must not keep the modules
             raise
+        self._evaluations = self._remembered()
         self.current_step = 0
         if advice:
             advise(order(self.modules))
+
+    def _begin_rounding(self, given: bool | int) -> None:
+        """Make what rounds parameters, if that is asked for."""
+        if given is not False:
+            self.rounding = StochasticRounding(None if given is True else int(given))
+            self.rounding.home = self
 
     # -- structure ---------------------------------------------------------------------------------------------------
     @property
@@ -127,7 +149,10 @@ class Modular(ModuleHome, Optimizer):
         """
         check_new_group(param_group, self.unrolled_modules)
         known = [p for group in getattr(self, "param_groups", []) for p in group["params"]]
-        super().add_param_group({**param_group, "params": checked_params(param_group["params"], known)})
+        params = checked_params(param_group["params"], known)
+        if self.rounding is not None and any(p.dtype is torch.float16 for p in params if isinstance(p, Tensor)):
+            raise ValueError("stochastic_rounding=True is for bfloat16 parameters, and there are some of float16.")
+        super().add_param_group({**param_group, "params": params})
         self.drop_params()
 
     # -- the step ----------------------------------------------------------------------------------------------------
@@ -165,11 +190,17 @@ class Modular(ModuleHome, Optimizer):
         try:
             torch._C._set_grad_enabled(False)  # the public class of this name costs more than all of this method
             return self._step_without_grad(closure)
-        except BaseException:
+        except BaseException as error:
             try:
                 self.undo()
             except KeyboardInterrupt:  # another one, before it could be held back
                 self.undo()
+            if self.loaded and is_accident(error):
+                raise ValueError(
+                    f"The first step after load_state_dict failed ({type(error).__name__}: {error}), and nothing has "
+                    "changed: the state dict is damaged or belongs to another model. Load another one, or forget the "
+                    "state with optimizer.reset()."
+                ) from error
             raise
         finally:
             if self._grads_replaced:
@@ -182,6 +213,8 @@ class Modular(ModuleHome, Optimizer):
     def _step_without_grad(self, closure: Closure | None) -> Any:
         whole = self.refresh()
         params: Params = self.all_params
+        if closure is None and whole.repeatable is not None and self._repeated(whole.repeatable):
+            return None
         if closure is None and whole.needy is not None and asks_for_state(self.param_groups, self.state):
             return self._blank_step()
         if closure is None:
@@ -195,9 +228,14 @@ class Modular(ModuleHome, Optimizer):
             params = params.part([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
             var.closure = counted = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
-        if whole.foreign or self._proven is not self._params or (whole.evaluates and closure is not None):
+        if self._proven is not self._params:
+            check_memory(self.all_params, "parameter")
+        evaluates = whole.evaluates and closure is not None
+        if whole.foreign or self._proven is not self._params or evaluates or len(self.watchers):
             self.transaction.begin(self.state, thorough=whole.thorough)
         if closure is None:
+            if var.grad is not None and var.params is self._params:
+                self._params.note_grads(var.grad)
             self.last_step = whole.run(var, self, None).info
         else:
             try:
@@ -205,16 +243,37 @@ class Modular(ModuleHome, Optimizer):
             finally:
                 var.let_go()
                 counted.close()
-        self._proven = self._params
-        self.current_step += 1
-        if params:
-            self.first_state()["Modular.step"] = self.current_step
+        self._proven, self.loaded = self._params, False
+        self._count()
         return None if closure is None else self.last_step.loss
+
+    def _repeated(self, rules: Segment) -> bool:
+        """Whether a step has been made that differs from the one before in nothing but numbers, as most do."""
+        params = self._params
+        if params is None or self._proven is not params or self.watchers or self.rounding is not None:
+            return False
+        grads = [p.grad for p in params]
+        if not params.grads_as_before(grads) or not rules.repeat(params, grads):  # type: ignore[arg-type]
+            return False
+        self.last_step = StepInfo()
+        self._count()
+        return True
+
+    def _count(self) -> None:
+        self.current_step += 1
+        if self.all_params:
+            self.first_state()["Modular.step"] = self.current_step
 
     def forget_evaluations(self) -> None:
         """Let the next step evaluate a deterministic closure anew, although nothing has changed since."""
-        if self.deterministic:
-            self._evaluations = Evaluations()
+        if self._evaluations is not None:
+            self._evaluations.forget()
+
+    def _remembered(self) -> Evaluations | None:
+        """Room for what a deterministic closure has been, where that may be of use."""
+        if self.deterministic is None:
+            return Evaluations(word=False) if self.requires_closure else None
+        return Evaluations(word=True) if self.deterministic else None
 
     def _blank_step(self) -> None:
         """Make the state of a chain that needs a closure without one: a step where loss and gradients are zero."""
@@ -224,7 +283,7 @@ class Modular(ModuleHome, Optimizer):
             self._step_without_grad(blank_closure(params))
         finally:
             torch._foreach_copy_(params, start)
-            self._evaluations = Evaluations() if self.deterministic else None
+            self._evaluations = self._remembered()
         self.last_step.loss = None
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -254,7 +313,7 @@ class Modular(ModuleHome, Optimizer):
 
         That goes for random generators too: a module with a ``seed`` draws the same directions again.
         """
-        for module in self.modules:
+        for module in (*self.modules, *([] if self.rounding is None else [self.rounding])):
             module.reset()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -269,6 +328,8 @@ class Modular(ModuleHome, Optimizer):
             "modules": self.modules,
             "chain": self.chain,
             "lr_scales_update": self.lr_scales_update,
+            "precision": self.precision,
+            "rounding": self.rounding,
             "distributed": self.distributed,
             "current_step": self.current_step,
             "last_step": StepInfo(),
@@ -282,30 +343,49 @@ class Modular(ModuleHome, Optimizer):
                 shared = {id(p): p for m in self.unrolled_modules for params, _ in m.overrides.groups for p in params}
                 self.chain = copy.deepcopy(self.chain, shared)
                 self.modules = tuple(self.chain.children.values())
-            self._evaluations = Evaluations() if self.deterministic else None
+            if self.rounding is not None:
+                self.rounding = copy.copy(self.rounding)
+                self.rounding.home = self
             self._habits = Habits()
             self.begin()
             adopt(self, self.chain)
+            self._evaluations = self._remembered()
         self.drop_params()
 
     # -- looking at it -----------------------------------------------------------------------------------------------
-    def watch(self, fn: Callable[[str, list[Tensor]], None]) -> WatchHandle:
+    def watch(self, fn: Look | Watcher) -> WatchHandle:
         """Call ``fn(path, update)`` after each module of the chain; the chain runs unfused while it is watched.
 
         Args:
-            fn: gets the module's path and the update after it, to read and not to keep.
+            fn: gets the module's path and the update after it, to read and not to keep. Or an object that sees more,
+                see :class:`~torchzero_core.core.watch.Watcher`.
 
         Returns:
             A handle whose ``remove()`` ends it.
         """
-        return WatchHandle(self.watchers, fn)
+        return self.watchers.add(AfterEach(fn) if callable(fn) else fn)
 
     def summary(self) -> str:
-        """The chain as a tree: each module with its settings and the bytes of its state."""
-        return show.summary(self)
+        """The chain as a tree: each module with its settings and the bytes of its state.
+
+        Before the first step they are those that the state will take: what is found by two steps on tensors that have
+        a shape and no memory. "At least" says that values of tensors, which nobody knows yet, may add to it.
+
+        It is a string; printed on a terminal it has colours where rich is installed, and so has the optimizer itself.
+        """
+        return colours.Shown(show.summary(self))
 
     def __repr__(self) -> str:
         return show.tree(self)
+
+    def __str__(self) -> str:
+        return colours.for_terminal(repr(self))
+
+    def __rich__(self) -> Any:
+        return colours.coloured(repr(self))
+
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec)
 
 
 _hooked_step = Optimizer.profile_hook_step(Modular._step)

@@ -15,6 +15,7 @@ from ..engine import Transaction
 from ..engine.params import Params
 from .declare import Check, Field, Range, Role, declare, per_group
 from .home import Home
+from .kept import POSITION, StateKind
 from .mistakes import no_module, shown
 from .overrides import Overrides
 from .route import Routes, only_rules, run_stages
@@ -66,15 +67,23 @@ class Module:
     needs_gradient: ClassVar[bool] = True
     #: Whether the length of its update means something, so that a search tries a step size of 1 first.
     has_scale: ClassVar[bool] = True
+    #: Whether that length is learnt step by step, so that it may be too short for a while.
+    learns_scale: ClassVar[bool] = False
     #: Whether the engine can trace it.
     is_rule: ClassVar[bool] = False
     #: Whether it is a list of modules.
     is_chain: ClassVar[bool] = False
+    #: Whether it only shows the step to somebody.
+    only_shows: ClassVar[bool] = False
+    #: Whether modules in it, or it itself, keep something only after some steps.
+    state_comes_later: ClassVar[bool] = False
     #: What it does to the size of the update, which advice about the order of modules goes by: "factor" multiplies it
     #: by a number, "adds" adds to it, "unit" makes it about 1 in every element, "own" makes it another one that does
     #: not depend on the size before, "limit" only limits it, "keeps" leaves it about as it is, "same" leaves the update
     #: as it is, "search" finds the size of the step. "": something else.
     size_effect: ClassVar[str] = ""
+    #: What it keeps in ``state`` and ``global_state``, by name, so that what is loaded can be checked.
+    kept: ClassVar[Mapping[str, StateKind]] = {}
     #: The ranges of settings as (low, high, brackets); those of declared settings come from their types.
     ranges: ClassVar[Mapping[str, tuple[float, float, str]]] = {}
     #: What else their types say.
@@ -265,10 +274,16 @@ class Module:
         """
         key = str(torch.device(device))
         if key not in self.generators:
-            generator = torch.Generator(device)
-            saved = self.global_state.get(f"generator:{key}")
+            generator = torch.Generator("cpu" if key == "meta" else device)
+            saved = self.global_state.get(f"{POSITION}{key}")
             if saved is not None:
-                generator.set_state(saved.cpu())
+                try:
+                    generator.set_state(saved.cpu())
+                except (RuntimeError, TypeError, AttributeError) as error:
+                    raise ValueError(
+                        f"The state '{self.prefix}{GLOBAL}{POSITION}{key}' is no position of a random generator "
+                        f"({error}); forget it with the module's reset()."
+                    ) from error
             else:
                 seed = self._seed()
                 generator.manual_seed(int(torch.randint(2**62, ()).item()) if seed is None else int(seed))
@@ -295,12 +310,12 @@ class Module:
     def save_generators(self) -> None:
         """Write the position of this module's generators into its state."""
         for key, generator in self.generators.items():
-            self.global_state[f"generator:{key}"] = generator.get_state()
+            self.global_state[f"{POSITION}{key}"] = generator.get_state()
 
     def rewind_generators(self) -> None:
         """Put this module's generators back to where the last finished step left them."""
         for key, generator in self.generators.items():
-            saved = self.global_state.get(f"generator:{key}")
+            saved = self.global_state.get(f"{POSITION}{key}")
             if saved is None:
                 generator.manual_seed(generator.initial_seed())
             else:
@@ -354,6 +369,10 @@ class Chain(Module):
     def is_rule(self) -> bool:  # type: ignore[override]
         """Whether all in it are rules; their composition is one too."""
         return all(map(only_rules, self.children.values()))
+
+    def declared(self, name: str) -> Any:
+        """It declares no state."""
+        return self.slots[name]
 
     def check(self, params: list[Tensor]) -> None:
         """Nothing to check."""

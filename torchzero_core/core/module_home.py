@@ -15,7 +15,9 @@ from .all_params import AllParams
 from .groups import GroupValues
 from .module import Chain, Module
 from .naming import adopt, check_free, child_path, release, unrolled
+from .precision import Precision
 from .replaced_grads import replace_grads, return_grads
+from .rounding import StochasticRounding
 from .route import Routes, RuleStage
 from .stand_ins import real_place
 from .step import WholeChain
@@ -33,11 +35,13 @@ class ModuleHome:
         chain: the modules.
         modules: those of the chain itself.
         compile: whether rules run as generated kernels.
-        deterministic: whether the closure is the same function at every step.
+        deterministic: whether the closure is the same function at every step; None where that is found out.
         advice: whether to say where modules are hardly in the order that was meant.
         distributed: the reductions over ranks.
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
-        watchers: functions that look at the update after each module.
+        precision: the dtypes that states are kept in.
+        rounding: what rounds new parameters; None: to the nearest.
+        watchers: who looks at the modules while they run.
         model: the model that the optimizer was given.
         settings_version: counts the changes of settings.
         transaction: what has to be undone where a step fails.
@@ -47,10 +51,12 @@ class ModuleHome:
     chain: Module
     modules: tuple[Module, ...]
     compile: bool
-    deterministic: bool
+    deterministic: bool | None
     advice: bool = True
     distributed: Reductions
     lr_scales_update: bool
+    precision: Precision
+    rounding: StochasticRounding | None = None
     param_groups: list[dict[str, Any]]
     model: nn.Module | None
     state: Any
@@ -58,12 +64,13 @@ class ModuleHome:
     def begin(self) -> None:
         """Start with nothing derived from anything."""
         self.settings_version = 0
-        self.watchers: Watchers = {}
+        self.watchers = Watchers()
         self._warned: set[str] = set()
         self.transaction = Transaction()
         # A chain that has made a step with these parameters and settings makes the next one too: then nothing in it is
         # noted down to be undone, unless somebody else's code runs in it.
         self._proven: AllParams | None = None
+        self.loaded = False  # whether no step has been made yet with the state that is there
         self._grads_replaced = False
         self._watched = False
         self._values: GroupValues | None = None
@@ -79,6 +86,11 @@ class ModuleHome:
     def unrolled_modules(self) -> list[Module]:
         """Every module of the chain and every child, depth first."""
         return [m for m in unrolled(self.chain) if not isinstance(m, Chain)]
+
+    @property
+    def drawers(self) -> list[Module]:
+        """All that may have a random generator: the modules, and what rounds parameters."""
+        return [*self.unrolled_modules, *([] if self.rounding is None else [self.rounding])]
 
     def adopt(self, child: Module, parent: Module, name: str) -> None:
         """Put a module into one that is part of this optimizer; see :meth:`Module.set_child`.
@@ -165,29 +177,40 @@ class ModuleHome:
     # -- while a step is made ----------------------------------------------------------------------------------------
     @property
     def watched(self) -> bool:
-        """Whether somebody looks at the update of each module."""
-        return bool(self.watchers)
+        """Whether somebody looks at each module while it runs."""
+        return self.watchers.apart
 
     def refresh(self) -> WholeChain:
         """Notice what has changed since the last step; what the chain runs now."""
-        groups, watched = self.param_groups, bool(self.watchers)
-        if self._values is None or not self._values.same(groups):
-            before, self._values = self._values, GroupValues(groups, self.unrolled_modules, self._values)
-            self.settings_version += 1
-            if len(groups) > 1 and (before is None or self._values.differ(before)):
-                self._proven = None  # modules that take one value for all parameters may refuse them
+        groups, watched = self.param_groups, self.watchers.apart
+        self._read_groups()
         # A chain that is watched runs by other segments, and each counts steps in its buckets.
         if self._params is not None and (watched != self._watched or not self._params.unchanged(groups, self.state)):
             self.drop_params()
         self._watched = watched
         whole = self._whole.get(watched)
         if whole is None:
-            whole = self._whole[watched] = WholeChain(self.stages(self.chain), self.unrolled_modules, watched=watched)
+            whole = self._whole[watched] = WholeChain(self.stages(self.chain), self.drawers, watched=watched)
             if self.compile:
                 self._warn_uncompiled(whole.stages)
             if self.advice and self.lr_scales_update and all(group["lr"] == 1 for group in groups):
                 advise(missing_lr(self.modules))
         return whole
+
+    def _read_groups(self) -> None:
+        """Notice the values of groups that have changed."""
+        groups = self.param_groups
+        if self._values is None or not self._values.same(groups):
+            before, self._values = self._values, GroupValues(groups, self.unrolled_modules, self._values)
+            self.settings_version += 1
+            if len(groups) > 1 and (before is None or self._values.differ(before)):
+                self._proven = None  # modules that take one value for all parameters may refuse them
+
+    def evaluated(self) -> None:
+        """Notice settings that the closure has changed: a schedule by hand may stand in it."""
+        self._read_groups()
+        if self._proven is None and not self.transaction.active:
+            self.transaction.begin(self.state, thorough=False)
 
     def _warn_uncompiled(self, stages: Sequence[Any]) -> None:
         """One warning that names the modules of the chain that are no rules, so that there is nothing to compile."""
@@ -202,7 +225,7 @@ class ModuleHome:
     def undo(self) -> None:
         """Make it as if the step had not been tried."""
         self.transaction.roll_back()
-        for module in self.unrolled_modules:
+        for module in self.drawers:
             module.rewind_generators()
         self.invalidate()  # some of it may be half made
 

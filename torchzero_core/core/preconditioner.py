@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .kept import StateKind
 from .module import Module, Modules
 from .var import Var
 from .vector_method import Unit, at_least_float32, inner_update, units_of
@@ -72,6 +73,8 @@ class Preconditioner(Module):
         tensor([[-1.,  0.,  0.],
                 [ 0., -1.,  0.]])
     """
+
+    kept = {"phase": StateKind.COUNT, "failures": StateKind.WHOLE}
 
     #: The names of matrices and factors in the state. Where a tensor has several they are one vector.
     accumulator: ClassVar[str] = "GG"
@@ -245,6 +248,8 @@ class Preconditioner(Module):
                     key = matrix.shape, matrix.dtype, matrix.device, arguments
                     groups.setdefault(key, []).append(_Member(i, k, matrix, factor))
         failed: set[int] = set()
+        if any(u.is_meta for u in us):  # a step on tensors without memory, to see what will be kept
+            return 0
         for (*_, (first, *arguments)), members in groups.items():
             failed |= self._refresh_group(members, states, settings, first, arguments)
         self._count(us, states, [i for i, refreshed in enumerate(due) if refreshed], failed)
@@ -372,6 +377,12 @@ class Preconditioner(Module):
                 f"{self.path} keeps matrices for another shape than {tuple(u.shape)}, which a parameter has now, or "
                 "for other settings; forget them with the module's reset()."
             )
+        for name in self.more_states:
+            if state[name].shape != u.shape:
+                raise ValueError(
+                    f"{self.path} keeps {name!r} of shape {tuple(state[name].shape)} for a parameter of shape "
+                    f"{tuple(u.shape)}; forget it with the module's reset()."
+                )
 
     def _due(self, units: Sequence[Unit], us: Sequence[Tensor]) -> list[bool]:
         """Count a step of every tensor; whose factors are to be refreshed in it."""

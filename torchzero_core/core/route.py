@@ -11,6 +11,7 @@ from torch import Tensor
 from ..engine import Segment
 from .home import Home
 from .var import Var
+from .watch import Watcher
 
 
 class Stage(Protocol):
@@ -70,7 +71,7 @@ class Routes:
             moves: let rules that end it move the parameters too.
         """
         home = self._home
-        watched = home is not None and bool(home.watchers)
+        watched = home is not None and home.watchers.apart
         known = self._stages.get((chain, watched))
         if known is None:
             known = list(_gather(chain.children.values(), home, watched=watched, inner=not moves))
@@ -105,16 +106,17 @@ def _gather(modules: Iterable[Any], home: Home | None, *, watched: bool, inner: 
 
 def run_stages(stages: Sequence[Stage], var: Var) -> Var:
     """Run modules in turn on one step's context."""
-    watchers = var.modular.watchers if var.modular is not None else {}
+    watchers: Iterable[Watcher] = var.modular.watchers if var.modular is not None else ()
     for stage in stages:
         if var.stop:
             break
         if stage.needs_gradient and var.update is None:
             var.get_grad()
+        for watcher in watchers:
+            watcher.before(stage.path, var)
         var = _stepped(stage, var)
-        if watchers and not var.nested:
-            for fn in tuple(watchers.values()):
-                fn(stage.path, list(var.peek_update()))
+        for watcher in watchers:
+            watcher.after(stage.path, var)
     return var
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from .forecast import forecast
 from .module import Chain, Module
 
 
@@ -41,17 +42,36 @@ def tree(optimizer: Any, notes: Mapping[str, str] | None = None) -> str:
 
 def summary(optimizer: Any) -> str:
     """The tree with the bytes of state by module; see :meth:`Modular.summary`."""
+    stores: list[Mapping[str, Any]] = optimizer.state_dicts()
+    ahead = None if any(stores) else forecast(optimizer)
+    if not any(stores) and ahead is None:
+        return f"{tree(optimizer)}\nstate: unknown until the first step"
+    paths = [m.path for m in optimizer.unrolled_modules]
+    size = sizes(stores if ahead is None else ahead.state, paths)
+    notes = {path: f"  [{_human(size.get(path, 0))}]" for path in paths}
+    if ahead is None:
+        return f"{tree(optimizer, notes)}\nstate: {_human(sum(size.values()))}"
+    notes |= dict.fromkeys(ahead.unknown, "  [unknown until the first step]")
+    least = "at least " if ahead.at_least else ""
+    return f"{tree(optimizer, notes)}\nstate: {least}{_human(sum(size.values()))} from the first steps on"
+
+
+def sizes(stores: Iterable[Mapping[str, Any]], paths: Iterable[str]) -> dict[str, int]:
+    """The bytes of state by module.
+
+    Args:
+        stores: names and values.
+        paths: those of the modules.
+    """
     size: dict[str, int] = {}
-    paths = sorted((m.path for m in optimizer.unrolled_modules), key=len, reverse=True)
-    for store in optimizer.state_dicts():
+    longest_first = sorted(paths, key=len, reverse=True)
+    for store in stores:
         for name, value in store.items():
             bare = name.rsplit("/", 1)[-1]
-            owner = next((p for p in paths if bare.startswith(f"{p}.")), None)
+            owner = next((p for p in longest_first if bare.startswith(f"{p}.")), None)
             if owner is not None:
                 size[owner] = size.get(owner, 0) + _bytes(value)
-    total = sum(size.values())
-    notes = {path: f"  [{_human(size.get(path, 0))}]" for path in paths}
-    return f"{tree(optimizer, notes)}\nstate: {_human(total)}"
+    return size
 
 
 def _bytes(value: Any) -> int:

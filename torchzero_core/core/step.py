@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from ..engine import Segment
 from .closure import CountedClosure
 from .home import Home
 from .module import Module
-from .route import run_stages
+from .route import RuleStage, run_stages
 from .var import Var
 
 
@@ -27,6 +28,7 @@ class WholeChain:
         foreign: whether somebody else's code runs in it, a module or a watcher.
         thorough: whether one of them runs after the parameters have moved.
         evaluates: whether a closure is evaluated after something has been written.
+        repeatable: what runs the whole chain, if that is one run of rules and nothing else.
     """
 
     def __init__(self, stages: Sequence[Any], modules: Sequence[Module], *, watched: bool) -> None:
@@ -38,7 +40,12 @@ class WholeChain:
         # Rules only read the loss.
         self.evaluates_again = any(m.requires_closure and not m.is_rule for m in modules)
         # The last one first: it may evaluate once more, by a closure that the modules before it have wrapped.
+        self.repeatable: Segment | None = None
         self.finishers = [m for m in reversed(modules) if type(m).post_step is not Module.post_step]
+        only = stages[0] if len(stages) == 1 else None
+        plain = self.needy is None and not self.foreign and not self.finishers
+        if plain and isinstance(only, RuleStage) and only.moves:
+            self.repeatable = only.segment
 
     def run(self, var: Var, home: Home, counted: CountedClosure | None) -> Var:
         """Make a step.
@@ -60,7 +67,8 @@ class WholeChain:
         if not transaction.active:
             if counted is not None:
                 var.get_grad()
-            transaction.seal()
+            if not transaction.active:  # the closure may have changed a setting that nobody has looked at yet
+                transaction.seal()
         var = run_stages(self.stages, var)
         if not var.skip_update:
             if var.loss_approx is None and counted is not None and not counted.gave_none:
@@ -89,4 +97,7 @@ def move(var: Var, home: Home) -> None:
         scales = [home.final_scale(p) for p in var.params]
         if any(s != 1.0 for s in scales):
             torch._foreach_mul_(update, scales)
-    torch._foreach_sub_(var.params, update)
+    if home.rounding is None:
+        torch._foreach_sub_(var.params, update)
+    else:
+        home.rounding.subtract(var.params, update)

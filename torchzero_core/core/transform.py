@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
@@ -77,6 +78,12 @@ class Transform(Module):
     def is_rule(self) -> bool:  # type: ignore[override]
         """Whether the engine can trace it: a rule on the update."""
         return self.target == "update" and type(self).step is Transform.step
+
+    def declared(self, name: str) -> Slot:
+        """The declaration of a state, with the dtype that the optimizer was asked to keep it in."""
+        slot, home = self.slots[name], self.home
+        asked = None if home is None else home.precision.asked(self.path, name)
+        return slot if asked is None or not slot.free else replace(slot, asked=asked)
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         """The new update.

@@ -97,11 +97,17 @@ def settled(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _settled(value, hints.get(name)) for name, value in values.items()}
 
 
+#: The largest whole number up to which floats have all of them.
+_LARGE = 2**53
+
+
 def _settled(value: Any, hint: Any) -> Any:
     value = plain(value)
-    if hint is None or isinstance(value, (int, str)) or value is None:
+    if hint is None or isinstance(value, (bool, str)) or value is None:
         return value
     kinds = kinds_of(hint)
+    if isinstance(value, int):  # kernels take no whole number that is this large
+        return float(value) if abs(value) > _LARGE and float in kinds and int not in kinds else value
     if isinstance(value, (float, Tensor)) and int in kinds and float not in kinds:
         return int(value)
     return value

@@ -28,6 +28,7 @@ class Var:
         loss: the loss at the start of the step, where it was evaluated.
         loss_approx: an estimate of it where only that is known, else the loss.
         writable: whether the update may be overwritten.
+        guessed: whether the length of the update is a guess, since its method knows nothing of the curvature yet.
         stop: a module sets it to end the chain here.
         skip_update: a module sets it when it has moved the parameters itself.
         nested: whether this is the context of a child.
@@ -37,6 +38,7 @@ class Var:
 
     _family: list[Var] | None = None  # the other contexts of the same step
     _loss_approx: Any = None
+    guessed: bool | Tensor = False
     _evaluated = False  # whether the gradients are those that the closure has computed
 
     def __init__(

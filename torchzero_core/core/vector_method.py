@@ -364,6 +364,7 @@ class VectorMethod(Module):
         if not units:
             return var
         scales = [self._first_scale(unit) for unit in units]
+        var.guessed = units[0].unsure if len(units) == 1 else all(unit.unsure is True for unit in units)
         inner = inner_update(self, var)
         out = list(var.get_update())
         for unit, scale in zip(units, scales, strict=True):

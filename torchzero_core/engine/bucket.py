@@ -12,9 +12,10 @@ from torch import Tensor
 from ..distributed import Shards, local, shards_of
 from ..lang.graph import Storage, as_dims
 from ..lang.rule import Rule, Slot
-from .layout import layout_check
+from .layout import are_plain, layout_check
 from .params import same_objects
 from .program import Program
+from .surroundings import Rounding
 
 
 class Places:
@@ -67,6 +68,36 @@ class Found:
         return found if same_objects(found, self._states, small=self._small) and self._laid_out(*found) else None
 
 
+class Row:
+    """A state of one number for each tensor, all in one vector.
+
+    Args:
+        places: where each is kept; from now on an element of the vector lies there.
+        vector: the numbers.
+
+    Attributes:
+        array: the same memory as numpy's on the CPU; its calls cost a fraction of torch's.
+    """
+
+    __slots__ = ("_addresses", "_elements", "_places", "array", "vector")
+
+    def __init__(self, places: Places, vector: Tensor) -> None:
+        self._places, self.vector = places, vector
+        self._elements = list(vector.unbind())
+        self._addresses = list(map(Tensor.data_ptr, self._elements))
+        self.array = vector.numpy() if vector.is_cpu and vector.dtype is not torch.bfloat16 else None
+        for (store, key), element in zip(places.pairs, self._elements, strict=True):
+            store[key] = element
+
+    def holds(self) -> bool:
+        """Whether the elements of the vector are still the states: anybody may have replaced one, or its memory."""
+        try:
+            found = self._places.read()
+        except KeyError:
+            return False
+        return all(map(operator.is_, found, self._elements)) and list(map(Tensor.data_ptr, found)) == self._addresses
+
+
 class Bucket:
     """The tensors of a segment that take the same path.
 
@@ -80,6 +111,7 @@ class Bucket:
         dense: whether each fills one block of memory.
         compilable: whether a compiling backend takes them.
         kernels: whether torch's kernels take them.
+        rounding: what moves parameters of less than 32 bits; None: to the nearest.
         recompute: whether they are too many to stay in the processor's cache between two passes.
         program: what runs on them in this step.
         hosts: its host numbers in this step.
@@ -102,22 +134,27 @@ class Bucket:
         self.shards: Shards | None = shards_of(params)
         self.dense = is_dense(self.data[0])
         self.compilable = self.recompute = self.kernels = False
+        self.rounding: Rounding | None = None
         self.program: Program | None = None
         self.hosts: tuple[Any, ...] = ()
         self.checked: list[Any] = []
+        self._conformed: Callable[..., bool] | None = None  # knows the tensors that last conformed
         self._plain = all(p.is_contiguous() for p in self.data)
         self._places: dict[tuple[int, str], Places] = {}
         self._ready: dict[tuple[int, str], Found] = {}
-        self._vectors: dict[tuple[int, str], tuple[Tensor, tuple[Tensor, ...], list[int]]] = {}
+        self._rows: dict[tuple[int, str], Row] = {}
 
     def conforming(self, tensors: list[Tensor]) -> list[Tensor]:
         """Tensors as compiled code wants them: of the dtype and in the memory order of the parameters."""
+        if self._conformed is not None and self._conformed(*tensors):
+            return tensors
         if self._plain:
             dtype = self.data[0].dtype
             for t in tensors:
                 if t.dtype is not dtype or not t.is_contiguous():
                     break
             else:
+                self._conformed = layout_check(tensors) if are_plain(tensors) else None
                 return tensors
         return [
             t if conforms(t, p, p.dtype) else torch.empty_like(p).copy_(t)
@@ -127,7 +164,7 @@ class Bucket:
     # -- state -------------------------------------------------------------------------------------------------------
     def slot(self, rule: int, name: str) -> Slot:
         """The declaration of a state."""
-        return self.rules[rule].slots[name]
+        return self.rules[rule].declared(name)
 
     def places(self, rule: int, name: str) -> Places:
         """For each tensor, the dict that holds a state and its name there."""
@@ -248,21 +285,13 @@ class Bucket:
         else:
             self._fill(local(value), rule, slot)
 
-    def vector(self, rule: int, name: str) -> Tensor:
+    def row(self, rule: int, name: str) -> Row:
         """The numbers of a state with one for each tensor, as a vector whose elements are the states themselves."""
-        states = self.states(rule, name)
-        vector, elements, addresses = self._vectors.get((rule, name), (None, (), []))
-        if (
-            vector is None
-            or not all(map(operator.is_, states, elements))
-            or list(map(Tensor.data_ptr, states)) != addresses
-        ):
-            vector = torch.stack(states)
-            elements = vector.unbind()
-            for (store, key), element in zip(self.places(rule, name).pairs, elements, strict=True):
-                store[key] = element
-            self._vectors[rule, name] = vector, elements, list(map(Tensor.data_ptr, elements))
-        return vector
+        row = self._rows.get((rule, name))
+        if row is None or not row.holds():
+            places = self.places(rule, name)
+            row = self._rows[rule, name] = Row(places, torch.stack(self.states(rule, name)))
+        return row
 
     def global_state(self, rule: int, name: str) -> Tensor:
         """The one tensor of a module-wide state."""
@@ -323,4 +352,4 @@ def is_dense(p: Tensor) -> bool:
 def state_dtypes(rules: Sequence[Rule], dtype: torch.dtype) -> Callable[[Storage], torch.dtype]:
     """Says the dtype of each state for parameters of a dtype. It knows no tensors, so programs may keep it."""
     like = torch.empty(0, dtype=dtype)
-    return lambda storage: rules[storage.rule].slots[storage.name].dtype_for(like)
+    return lambda storage: rules[storage.rule].declared(storage.name).dtype_for(like)

@@ -30,8 +30,17 @@ PATTERNS = (
 )
 
 
-def supports(param: Tensor, *, dense: bool) -> bool:
-    """Whether torch's kernels can run on a parameter."""
+def supports(param: Tensor, tail: Sequence[str], *, dense: bool) -> bool:
+    """Whether torch's kernels can run on a parameter.
+
+    Args:
+        param: the parameter.
+        tail: the pattern that the modules end with.
+        dense: whether it fills one block of memory.
+    """
+    momentum = "heavyball" in tail or "nag" in tail
+    if momentum and param.is_cpu and param.dtype in (torch.bfloat16, torch.float16):
+        return False  # that of torch 2.13 leaves the parameters where they are
     return dense and param.dtype in DTYPES and param.device.type in ("cpu", "cuda")
 
 

@@ -16,13 +16,13 @@ from .runner import Runner
 from .surroundings import Step
 
 
-def meet(k: int, runners: Sequence[Runner], step: Step, segment: Any) -> None:
+def meet(k: int, runners: Sequence[Runner], step: Step | None, segment: Any) -> None:
     """What happens between pass ``k`` and the next that all buckets have a part in.
 
     Args:
         k: the pass.
         runners: those that have one.
-        step: the step.
+        step: the step; None where no module but rules is part of it.
         segment: whose buckets they run.
     """
     totals = [(r, n) for r in runners for n in r.plan.passes[k].totals]
@@ -37,6 +37,7 @@ def meet(k: int, runners: Sequence[Runner], step: Step, segment: Any) -> None:
     for key in dict.fromkeys(n.attr.key for _, n in shared):
         parts = [(r, n) for r, n in shared if n.attr.key == key]
         if parts[0][1].op is CHILD:
+            assert step is not None
             _run_child(parts, step)
         else:
             assert parts[0][1].op is RANDOM

@@ -51,10 +51,15 @@ def real(dtype: torch.dtype) -> torch.dtype:
 
 
 def doubles(numbers: Tensor) -> Any:
-    """Numbers on the host, in double precision."""
+    """Numbers on the host, in double precision; new memory, but for truths and what is double already."""
     if numbers.dtype is torch.float32:  # numpy converts it faster than torch
         return numbers.numpy().astype(np.float64)
     return (numbers if numbers.dtype is torch.bool else numbers.double()).numpy()
+
+
+def doubled(numbers: Any) -> Any:
+    """A copy of numbers of numpy's, in double precision unless they are truths."""
+    return numbers.copy() if numbers.dtype == np.bool_ else numbers.astype(np.float64)
 
 
 def literal(x: Any) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..lang.graph import Dims, Kind, Place, Storage, Value
 from ..lang.ops import AMAX, FILL, LOAD, SHAPE
-from .bucket import Bucket
-from .numbers import doubles, real
+from .bucket import Bucket, Row
+from .numbers import doubled, doubles, real
 from .plan import Pass
 from .program import Program
 from .runner import Given, Runner, Scratch
@@ -53,7 +53,7 @@ class NumbersRunner(Runner):
                     self.blank[ids[node]] = [like.new_zeros(shape, dtype=self.real) for shape in shapes]
         self.dims = [self._dims(here) for here in plan.passes]
         self.taken_over = [v for _, v in plan.number_stores if v.op is LOAD]
-        self.vectors: dict[Storage, Tensor] = {}  # the states of one number per tensor, in this step
+        self.state_rows: dict[Storage, Row] = {}  # the states of one number per tensor, in this step
 
     def _dims(self, here: Pass) -> dict[int, list[list[int]]]:
         sliced = (n for n in here.element_reductions if n.kind is Kind.SLICE)
@@ -82,8 +82,8 @@ class NumbersRunner(Runner):
             if node.kind is Kind.SLICE:
                 self.Z[i] = bucket.states(storage.rule, storage.name)
             elif node.kind is Kind.TENSOR:
-                vector = self.vectors[storage] = bucket.vector(storage.rule, storage.name)
-                self.T[i] = self.from_tensor(vector)
+                row = self.state_rows[storage] = bucket.row(storage.rule, storage.name)
+                self.T[i] = self.from_tensor(row.vector) if row.array is None or not self.host else doubled(row.array)
             else:
                 value = loss if storage.place is Place.LOSS else bucket.global_state(storage.rule, storage.name)
                 assert value is not None
@@ -142,14 +142,18 @@ class NumbersRunner(Runner):
             if storage in written:
                 continue
             new = self.T[ids[value]]
-            new = torch.from_numpy(np.asarray(new)) if self.host else new
             if storage.place is Place.GLOBAL:
                 written.add(storage)
+                new = torch.from_numpy(np.asarray(new)) if self.host else new
                 bucket.global_state(storage.rule, storage.name).copy_(new)
+                continue
+            row = self.state_rows.get(storage) or bucket.row(storage.rule, storage.name)
+            if row.array is None or not self.host:
+                row.vector.copy_(torch.from_numpy(np.asarray(new)) if self.host else new)
             else:
-                vector = self.vectors.get(storage)
-                (bucket.vector(storage.rule, storage.name) if vector is None else vector).copy_(new)
-        self.T, self.Z, self.vectors = {}, {}, {}
+                with np.errstate(all="ignore"):  # too large a number becomes an infinity
+                    row.array[...] = new
+        self.T, self.Z, self.state_rows = {}, {}, {}
         self.forget()
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..lang.graph import GRAD, LOSS_WITH_GRADIENTS, PARAM, Graph, Kind, Place, Storage, Value
 from ..lang.number import Guard, host_function
-from ..lang.ops import CALL, CHILD, LOAD, WRITTEN
+from ..lang.ops import CALL, CHILD, LOAD, RANDOM, WRITTEN
 from .plan import Plan, make_plan
 
 
@@ -18,12 +18,14 @@ class Mode(NamedTuple):
         moves: it moves the parameters.
         kernels: what torch has a kernel for is one call.
         recompute: a later pass computes again what is cheaper to compute than to keep.
+        narrow: the parameters have less than 32 bits, and arithmetic more.
     """
 
     writable: bool
     moves: bool
     kernels: bool
     recompute: bool = False
+    narrow: bool = False
 
 
 class Program:
@@ -40,6 +42,7 @@ class Program:
         moves: whether generated code writes to the parameters.
         calls: for each pass, whether opaque functions run after it.
         calls_kernels: whether one of torch's kernels is among what runs.
+        random: whether it draws random values.
         meets: for each pass, whether all buckets come together after it.
         compiled: what a backend keeps.
     """
@@ -63,6 +66,7 @@ class Program:
         self.meets = [bool(p.totals) or any(n.op is not CALL for n in p.opaque) for p in passes]
         #: Whether functions or modules run between the passes, which may fail.
         self.foreign = any(n.op is CHILD or (n.op is CALL and n.attr.rule >= 0) for p in passes for n in p.opaque)
+        self.random = any(n.op is RANDOM for p in passes for n in p.opaque)
         moved = graph.stores.get(PARAM)
         self.moves = moved is not None and moved.op is not WRITTEN
         self.slices = any(p.slices or any(n.kind is Kind.SLICE for n in p.reductions) for p in passes)

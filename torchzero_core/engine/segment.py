@@ -42,6 +42,7 @@ class Binding:
         alike: parameters of groups that share buckets because they set the same, one of each group.
         settings_version: of the settings that the buckets have.
         spread: whether some of the parameters are spread over ranks.
+        simple: whether there is one bucket, and this rank has all of it.
         ways: how it last ran: whether the update might be overwritten, whether the parameters were moved.
         turn: which of the segment's bindings it is; step counts are out of date in all but the latest.
     """
@@ -53,6 +54,7 @@ class Binding:
         self.alike = alike
         self.runners: dict[Bucket, dict[Program, Runner]] = {bucket: {} for bucket in buckets}
         self.spread = any(bucket.shards is not None for bucket in buckets)
+        self.simple = len(buckets) == 1 and not self.spread
         self.ways = (False, False)
 
 
@@ -124,7 +126,7 @@ class Segment:
     def trace(self, settings: Sequence[Any], counts: Sequence[int], facts: Sequence[float], mode: Mode) -> Program:
         """Run the rules on symbols."""
         trace = Trace(settings, counts, facts)
-        self._kernels = mode.kernels
+        self._kernels = mode.kernels and not mode.narrow
         u = trace.load(UPDATE, Kind.ELEMENT)
         modules, tail = self.modules, len(self.modules) - len(self._tail)
         scale: Any = 1.0
@@ -205,9 +207,20 @@ class Segment:
         return Binding(buckets, [numel, *steps], alike, version, self._turn)
 
     def _choose_backend(self, bucket: Bucket) -> None:
-        bucket.kernels = kernels.supports(bucket.data[0], dense=bucket.dense)
+        dtype = bucket.data[0].dtype
+        slots = [(rule, name) for rule in self.rules for name in rule.slots]
+        as_asked = any(rule.declared(name).asked not in (None, dtype) for rule, name in slots)
+        rounding = None if self.home is None else self.home.rounding
+        bucket.rounding = rounding if rounding is not None and rounding.takes(dtype) else None
+        bucket.kernels = (
+            kernels.supports(bucket.data[0], self._tail, dense=bucket.dense)
+            and not as_asked
+            and bucket.rounding is None
+        )
         if self.home is not None and self.home.compile:
-            refusal = backends.refusal(bucket)
+            refusal = backends.refusal(bucket) or (
+                None if bucket.rounding is None else "there is no compiled form of stochastic rounding"
+            )
             bucket.compilable = refusal is None
             bucket.kernels &= not bucket.compilable
             bucket.recompute = bucket.compilable and sum(p.numel() for p in bucket.data) >= RECOMPUTE_FROM
@@ -269,7 +282,8 @@ class Segment:
                 known = bucket.checked is bucket.settings
                 hosts = bucket.program.again(*host) if known else bucket.program.evaluate(*host)
             if hosts is None:
-                mode = Mode(writable, moves, bucket.kernels, bucket.recompute)
+                narrow = bucket.data[0].dtype in (torch.bfloat16, torch.float16)
+                mode = Mode(writable, moves, bucket.kernels, bucket.recompute, narrow)
                 bucket.program, hosts = self._program(binding, bucket, host, mode)
             bucket.hosts, bucket.checked = hosts, bucket.settings
         if len(buckets) > 1:
@@ -364,20 +378,53 @@ class Segment:
         if self._transaction.active:
             self._enter(runners, moves=moves)
         if len(runners) == 1:
-            runner = runners[0]
-            program = runner.program
-            for k in range(len(program.meets)):
-                runner.sweep(k)
-                if runner.bucket.shards is not None:
-                    add_up(k, runner)
-                if program.calls[k]:
-                    runner.run_calls(k)
-                if program.meets[k]:
-                    meet(k, runners, step, self)
+            self._run_alone(step, runners[0])
         else:
             self._run_together(step, runners)
         self._commit(binding, runners)
         return out
+
+    def repeat(self, params: Params, grads: list[Tensor]) -> bool:
+        """Move the parameters as in the step before, if nothing but numbers has changed in this segment since then.
+
+        Args:
+            params: the parameters.
+            grads: what the first rule gets.
+
+        Returns:
+            Whether that was done; otherwise nothing was.
+        """
+        binding: Binding | None = params.derived.get(self)
+        if binding is None or not binding.simple or binding.ways != (False, True) or binding.turn != self._turn:
+            return False
+        bucket = binding.buckets[0]
+        program = bucket.program
+        if self.home is None or binding.settings_version != self.home.settings_version or program is None:
+            return False
+        if program.foreign or program.random or program.reads_loss or not self._counts_hold(binding):
+            return False
+        hosts = program.again(bucket.settings, bucket.counts, binding.facts)
+        if hosts is None:
+            return False
+        runner = binding.runners[bucket][program]
+        bucket.hosts = hosts
+        runner.begin((grads, grads, []), None)
+        self._transaction.seal()
+        self._run_alone(None, runner)
+        self._commit(binding, [runner])
+        return True
+
+    def _run_alone(self, step: Step | None, runner: Runner) -> None:
+        """All passes of the only bucket."""
+        program = runner.program
+        for k in range(len(program.meets)):
+            runner.sweep(k)
+            if runner.bucket.shards is not None:
+                add_up(k, runner)
+            if program.calls[k]:
+                runner.run_calls(k)
+            if program.meets[k]:
+                meet(k, [runner], step, self)
 
     def _enter(self, runners: Sequence[Runner], *, moves: bool) -> None:
         """Note down what is about to be written, unless it is the last of the step and nothing in it may fail."""
@@ -441,7 +488,8 @@ class Segment:
         for runner in runners:
             runner.commit(written)
             runner.bucket.count()
-            counted.update(runner.program.graph.counted_whole)
+            if runner.program.graph.counted_whole:
+                counted.update(runner.program.graph.counted_whole)
         for rule in counted:
             self.rules[rule].global_state["step"] = int(binding.facts[rule + 1])
             binding.facts[rule + 1] += 1

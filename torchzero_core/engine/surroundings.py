@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ..distributed import Reductions
 from .params import Params
 from .transaction import Transaction
+
+
+class Rounding(Protocol):
+    """How parameters of less than 32 bits are moved."""
+
+    def takes(self, dtype: torch.dtype) -> bool:
+        """Whether it is for parameters of a dtype."""
+
+    def store(self, params: list[Tensor], values: list[Tensor]) -> None:
+        """Write values of float32 to parameters."""
+
+    def subtract(self, params: Sequence[Tensor], update: Sequence[Tensor]) -> None:
+        """p ← p − u for parameters of any dtype."""
 
 
 class Home(Protocol):
@@ -25,6 +40,10 @@ class Home(Protocol):
     settings_version: int
     distributed: Reductions
     transaction: Transaction
+
+    @property
+    def rounding(self) -> Rounding | None:
+        """What rounds new parameters; None: to the nearest."""
 
     def group_number(self, param: Tensor) -> int:
         """What sets apart parameters that the final scale may treat differently."""

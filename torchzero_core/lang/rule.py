@@ -47,6 +47,7 @@ class Slot:
             :class:`~torchzero_core.lang.Dims`).
         shape: the shape as a function of the parameter. Such a state is for :meth:`Context.call` only.
         dtype: the dtype; None is that of the parameter, for single numbers and slices float32 at least.
+        asked: the dtype that a user wants in its place, for what is like a parameter or a ring of such.
         history: the last so many values, a number or the name of a setting, which may be a list with one entry for
             each: a ring that is read and written at a place, ``ctx.state.name[k]``. It is one tensor with the places as
             its first dimension.
@@ -59,11 +60,17 @@ class Slot:
     shape: Callable[[Tensor], Sequence[int]] | None = None
     dtype: torch.dtype | None = None
     history: int | str | None = None
+    asked: torch.dtype | None = None
 
     @property
     def kind(self) -> Kind:
         """How many numbers a rule sees."""
         return Kind.TENSOR if self.scalar else Kind.ELEMENT if self.dims is None else Kind.SLICE
+
+    @property
+    def free(self) -> bool:
+        """Whether a user may choose its dtype: numbers per tensor and slice have at least float32."""
+        return self.shape is None and self.dtype is None and self.kind is Kind.ELEMENT and not self.mask
 
     @property
     def plain(self) -> bool:
@@ -88,6 +95,8 @@ class Slot:
         if self.dtype is not None or self.mask:
             return self.dtype or torch.bool
         small = self.scalar or self.dims is not None
+        if self.asked is not None:
+            return self.asked
         return torch.float32 if small and param.dtype in (torch.bfloat16, torch.float16) else param.dtype
 
 
@@ -122,6 +131,9 @@ class Rule(Protocol):
 
     def check(self, params: list[Tensor]) -> None:
         """Called with the parameters before the rule first runs on them."""
+
+    def declared(self, name: str) -> Slot:
+        """The declaration of a state, with the dtype that was asked for."""
 
     def check_child(self, name: str) -> None:
         """Refuse a name that no child of it can have."""

@@ -64,7 +64,7 @@ def jacobian(
                 [2., 1.]])
     """
     n = sum(p.numel() for p in params)
-    if not out.requires_grad or not len(out):
+    if not out.requires_grad or not len(out) or not params:
         return out.new_zeros(len(out), n)
     size = max(1, BATCH // max(1, n)) if vectorize or vmap else 1
     parts = []

@@ -3,5 +3,6 @@
 from . import wrappers
 from .minimize import MinimizeResult, minimize
 from .split import Split
+from .torch_state import load_torch_state
 
-__all__ = ["MinimizeResult", "Split", "minimize", "wrappers"]
+__all__ = ["MinimizeResult", "Split", "load_torch_state", "minimize", "wrappers"]

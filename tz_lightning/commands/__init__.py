@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from . import describe, list_modules, recipe
+from . import compare, describe, list_modules, recipe, report
 
 
 class Command(Protocol):
@@ -35,6 +35,8 @@ COMMANDS: tuple[Command, ...] = (
     list_modules,
     describe,
     recipe,
+    report,
+    compare,
 )
 
 

@@ -15,17 +15,41 @@ from ..numbers import literal
 from ..plan import Pass, Plan
 from ..runner import Unsupported
 
-TYPES = {torch.float32: "float", torch.float64: "double", torch.bool: "uint8_t"}
+TYPES = {torch.float32: "float", torch.float64: "double", torch.bool: "uint8_t", torch.bfloat16: "bfloat16"}
 
 PRELUDE = """
-#include <math.h>
 #include <stdint.h>
 #include <pthread.h>
+/* glibc has these for vectors too, within a few units in the last place; without -ffast-math it does not say so. */
+#if defined __x86_64__ && defined __GLIBC__ && defined __GNUC__ && !defined __clang__
+#pragma omp declare simd notinbranch
+extern float powf(float, float);
+#pragma omp declare simd notinbranch
+extern double pow(double, double);
+#pragma omp declare simd notinbranch
+extern float expf(float);
+#pragma omp declare simd notinbranch
+extern double exp(double);
+#pragma omp declare simd notinbranch
+extern float logf(float);
+#pragma omp declare simd notinbranch
+extern double log(double);
+#endif
+#include <math.h>
 #define BLOCK 4096
 /* NaN in a gives NaN with one comparison; two would become a branch, which keeps a loop from being vectorised. */
 #define MAXIMUM(a, b) (!((a) <= (b)) ? (a) : (b))
 #define MINIMUM(a, b) (!((a) >= (b)) ? (a) : (b))
 #define OR_NAN(x, b) ((b) == (b) ? (x) : (b))
+/* The upper half of a float, rounded to the nearest, ties to even. */
+typedef struct { uint16_t bits; } bfloat16;
+typedef union { uint32_t bits; float number; } both;
+static inline float WIDENED(uint16_t bits) { both x = {(uint32_t)bits << 16}; return x.number; }
+static inline uint16_t NARROWED(float number) {
+  both x = {.number = number};
+  uint32_t rounded = (x.bits + 0x7FFF + ((x.bits >> 16) & 1)) >> 16;
+  return (uint16_t)(number == number ? rounded : 0x7FC0);
+}
 #define LERP(a, b, w) ((a) + (w) * ((b) - (a)))
 #define LERP_END(a, b, w) ((b) - (1 - (w)) * ((b) - (a)))
 #define SIGN(a) (((a) > 0) - ((a) < 0))
@@ -146,6 +170,9 @@ class Source:
         if dtype not in TYPES:
             raise Unsupported(f"a state of {dtype} is not supported")
         return TYPES[dtype]
+
+    def _half(self, storage: Storage) -> bool:
+        return self.type_of(storage) == "bfloat16"
 
     def shape_of(self, x: Value) -> int:
         """The number of the shape of a value per slice."""
@@ -291,7 +318,8 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
         for r, node in enumerate(whole):
             clauses += f" reduction(max:r{r}) reduction(+:nan{r})" if node.op is AMAX else f" reduction(+:r{r})"
         for value, storage in here.reads.items():
-            body.append(self._declare(value, real, f"p{self.rows[storage]}[i]"))
+            place = f"p{self.rows[storage]}[i]"
+            body.append(self._declare(value, real, f"WIDENED({place}.bits)" if self._half(storage) else place))
         for node in here.elements:
             body.append(f"const {'int' if node.mask else real} n{ids[node]} = {self.expression(node, real)};")
         for r, node in enumerate(whole):
@@ -314,7 +342,8 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
             else:
                 body.append(f"{s}[i - block] += (double){a};")
         for storage, value in here.writes:
-            body.append(f"p{self.rows[storage]}[i] = {self.operand(value, real)};")
+            place, new = f"p{self.rows[storage]}[i]", self.operand(value, real)
+            body.append(f"{place}.bits = NARROWED({new});" if self._half(storage) else f"{place} = {new};")
         simd = not any(n.op is AMAX for n in sliced)
         head = [f"#pragma omp simd{clauses}"] if simd else []
         return [f"      {x}" for x in (*lines, *head, "for (int64_t i = block; i < end; i++) {", *body, "}", *end)]

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ...lang.graph import Kind, Place, Storage, Value
 from ...lang.ops import AMAX
-from ..bucket import Bucket
+from ..bucket import Bucket, state_dtypes
 from ..numbers import doubles, real, write_numbers
 from ..numbers_runner import NumbersRunner
 from ..plan import Pass
 from ..program import Program
 from ..runner import Given, Scratch
-from .foreach_source import Parts, write_slices, write_sweep
+from .foreach_source import Memory, Parts, write_slices, write_sweep
 
 #: Whether numbers per tensor are the host's on the CPU; False runs what accelerators run, for tests.
 NUMBERS_ON_HOST = True
@@ -55,14 +55,16 @@ class ForeachRunner(NumbersRunner):
         cpu = data[0].device.type == "cpu"
         self.host = NUMBERS_ON_HOST and cpu
         super().__init__(bucket, program, scratch)
-        key = ("foreach", self.host)
+        dtype, rounded = data[0].dtype, bucket.rounding is not None
+        key = ("foreach", self.host, dtype, rounded)
         if key not in program.compiled:
             collect = _arrays if self.host else _vectors
+            memory = Memory(dtype, state_dtypes(bucket.rules, dtype), rounded=rounded)
             program.compiled[key] = [
                 (
                     write_numbers(plan, here, program.ids, host=self.host),
                     write_slices(plan, here, program.ids, host=self.host),
-                    write_sweep(plan, here, program.ids, collect, host=self.host),
+                    write_sweep(plan, here, program.ids, collect, memory, host=self.host),
                 )
                 for here in plan.passes
             ]
@@ -70,6 +72,7 @@ class ForeachRunner(NumbersRunner):
         cells = torch.zeros(max(1, len(plan.hosts)), dtype=real(data[0].dtype))
         self.cells: Sequence[Any] = cells.unbind()
         self.cell_numbers = cells.numpy()
+        self._cell_lists: dict[tuple[int, int], tuple[Any, list[Tensor]]] = {}
         # Beside a tensor without dimensions another one is no mere number: its dtype would be that of the result.
         self.no_cells = any(not t.ndim for t in data) and data[0].dtype is not torch.float64
         self.uses_cells = any(sweep is not None and sweep.uses_cells for _, _, sweep in self.passes)
@@ -94,6 +97,24 @@ class ForeachRunner(NumbersRunner):
             self.cell_numbers[:] = self.hosts
         if self.by_memory:
             self.conform()
+
+    def cell_list(self, node: int, values: Any) -> list[Any]:
+        """Numbers per tensor as 0-d tensors, which are the same ones in each step.
+
+        Args:
+            node: whose numbers they are.
+            values: the numbers.
+        """
+        if self.no_cells:
+            return values.tolist()
+        key = node, len(values)
+        known = self._cell_lists.get(key)
+        if known is None:
+            cells = torch.zeros(len(values), dtype=self.real)
+            known = self._cell_lists[key] = cells.numpy(), list(cells.unbind())
+        with np.errstate(all="ignore"):  # too large a number becomes an infinity
+            known[0][:] = values
+        return known[1]
 
     def pieces(self, storage: Storage, tensors: list[Tensor]) -> list[list[Tensor]]:
         """The tensors by chunk, cut where a chunk has only a part of one."""
@@ -131,7 +152,8 @@ class ForeachRunner(NumbersRunner):
             pass
         elif self.single:
             results = {self.program.ids[v]: tensors for v, tensors in self.results.items()} if self.results else {}
-            found, lists = elements(self.lists, self.hosts, self.T, self.Z, self.dims[k], results, self.cells)
+            given = self.lists, self.hosts, self.T, self.Z, self.dims[k], results
+            found, lists = elements(*given, self.cells, self.cell_list, self.bucket.rounding)
             for i, values in zip(self.per_tensor[k], found, strict=True):
                 self.T[i] = values
             for i, tensors in zip(self.per_slice[k], lists, strict=True):
@@ -167,7 +189,8 @@ class ForeachRunner(NumbersRunner):
             Z = {i: [self.Z[i][m] for m in members] for i, kind in wanted if kind is Kind.SLICE}
             D = {i: [along[m] for m in members] for i, along in self.dims[k].items()}
             piece = [None if v is None else v[c] for v in views]
-            found.append(elements(piece, self.hosts, T, Z, D, {i: v[c] for i, v in results.items()}, self.cells))
+            given = piece, self.hosts, T, Z, D, {i: v[c] for i, v in results.items()}
+            found.append(elements(*given, self.cells, self.cell_list, self.bucket.rounding))
         return found
 
     def _join(self, node: Value, found: list[Any]) -> Any:

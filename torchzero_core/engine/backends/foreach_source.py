@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -86,13 +87,37 @@ NAMESPACE: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Memory:
+    """In what values lie in memory, and in what they are computed: float32 at least.
+
+    Attributes:
+        dtype: of the parameters.
+        state_dtype: of a state.
+        rounded: new parameters go through ``R.store``.
+    """
+
+    dtype: torch.dtype
+    state_dtype: Callable[[Storage], torch.dtype]
+    rounded: bool = False
+
+    @property
+    def wide(self) -> torch.dtype:
+        """The dtype of arithmetic."""
+        return torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
+
+    def converted(self, storage: Storage) -> bool:
+        """Whether what lies there has to be converted first."""
+        return (self.state_dtype(storage) if storage.place is Place.STATE else self.dtype) is not self.wide
+
+
 class Writer:
     """Writes pointwise operations on lists.
 
     Values per element and per slice are lists ``n<i>`` of tensors. So are numbers per tensor, and a global number is a
-    0-d tensor, unless the host has the numbers: then they are lists of floats and floats. ``H`` holds host numbers, and
-    ``C``, where :attr:`cells` says so, the same as 0-d tensors: torch multiplies small tensors by one of their own
-    dtype in a third of the time that it takes with a number.
+    0-d tensor, unless the host has the numbers: then they are lists of floats and floats. ``H`` holds host numbers.
+    torch multiplies small tensors by a 0-d one of their own dtype in a third of the time that it takes with a number,
+    so where :attr:`cells` says so, ``C`` has the host numbers as such ones, and ``K(i, T[i])`` those per tensor.
 
     Args:
         plan: the plan.
@@ -148,8 +173,12 @@ class Writer:
             if op in LERP and any(a is first for a in operands[1:]):
                 first = None  # x·x in place is fine, a lerp towards itself is not
             last = args[-1]
-            if self.cells and op is MUL and isinstance(operands[-1], Number) and not operands[0].mask:
-                last, self.uses_cells = f"C[{self.plan.hosts[operands[-1]]}]", True
+            if self.cells and op is MUL and not operands[0].mask:
+                if isinstance(operands[-1], Number):
+                    last, self.uses_cells = f"C[{self.plan.hosts[operands[-1]]}]", True
+                elif letters[-1] == "F":
+                    i = self.ids[operands[-1]]
+                    last = f"K({i}, T[{i}])"
             if letters[-1] == "G" and op not in TAKES_TENSOR:
                 last = f"[{last}] * len({args[0]})"
             text = f"{op.foreach}{'_' if first is not None else ''}({', '.join([*args[:-1], last])})"
@@ -159,11 +188,11 @@ class Writer:
     def _fill(self, node: Value, value: str, letter: str) -> str:
         like = f"Z[{self.ids[node]}]" if node.kind is Kind.SLICE else self.like
         if letter == "F":
-            return f"[torch.full_like(t, a) for t, a in zip({like}, {value})]"
+            return f"[torch.full_like(t, a, dtype=dtype) for t, a in zip({like}, {value})]"
         if letter == "L":
-            return f"[torch.zeros_like(t) + a for t, a in zip({like}, {value})]"
-        return f"[torch.zeros_like(t) + {value} for t in {like}]" if letter == "G" else (
-            f"[torch.full_like(t, {value}) for t in {like}]"
+            return f"[torch.zeros_like(t, dtype=dtype) + a for t, a in zip({like}, {value})]"
+        return f"[torch.zeros_like(t, dtype=dtype) + {value} for t in {like}]" if letter == "G" else (
+            f"[torch.full_like(t, {value}, dtype=dtype) for t in {like}]"
         )  # fmt: skip
 
     def numbers(self, values: list[Value]) -> None:
@@ -192,16 +221,16 @@ def write_slices(plan: Plan, here: Pass, ids: dict[Value, int], *, host: bool) -
 
 
 def write_sweep(
-    plan: Plan, here: Pass, ids: dict[Value, int], collect: Callable[..., Any], *, host: bool
+    plan: Plan, here: Pass, ids: dict[Value, int], collect: Callable[..., Any], memory: Memory, *, host: bool
 ) -> Callable[..., Any] | None:
-    """The sweep of one pass: ``f(E, H, T, Z, D, F, C)`` with lists of pieces; returns the partial reductions.
+    """The sweep of one pass: ``f(E, H, T, Z, D, F, C, K, R)`` with lists of pieces; returns the partial reductions.
 
     ``E[i]`` belongs to the i-th storage of the plan; ``T`` has a node's numbers (one per piece, or one in all), ``Z``
-    those per slice, ``D`` the dimensions of slices, and ``F`` what opaque calls returned.
+    those per slice, ``D`` the dimensions of slices, ``F`` what opaque calls returned, and ``R`` rounds parameters.
     """
     if not here.sweeps:
         return None
-    out = Sweep(plan, here, ids, host=host)
+    out = Sweep(plan, here, ids, memory, host=host)
     for i, node in enumerate(out.work):
         out.write(i, node)
     copies = [(s, v) for s, v in here.writes if (s, v) not in out.placed]
@@ -209,12 +238,13 @@ def write_sweep(
         if here.reads.get(value) in [s for s, _ in copies[:i]]:  # its memory gets something else before it is copied
             out.lines.append(f"{out.name(value)} = [t.clone() for t in {out.name(value)}]")
     for storage, value in copies:
-        out.lines.append(f"copy_({out.memory(storage)}, {out.name(value)})")
+        write = "R.store" if memory.rounded and storage.place is Place.PARAM else "copy_"
+        out.lines.append(f"{write}({out.memory(storage)}, {out.name(value)})")
     whole = [n for n in here.element_reductions if n.kind is Kind.TENSOR]
     sliced = [n for n in here.element_reductions if n.kind is Kind.SLICE]
     parts = ", ".join(map(out.name, whole))
     out.lines.append(f"return {f'collect({parts})' if parts else '()'}, [{', '.join(map(out.name, sliced))}]")
-    sweep = compiled("sweep", "E, H, T, Z, D, F, C", out.lines, {**NAMESPACE, "collect": collect})
+    sweep = compiled("sweep", "E, H, T, Z, D, F, C, K, R", out.lines, {**NAMESPACE, "collect": collect})
     sweep.uses_cells = out.uses_cells  # type: ignore[attr-defined]
     return sweep
 
@@ -231,24 +261,26 @@ class Sweep(Writer):
         placed: writes that are done because the value was computed in place.
     """
 
-    def __init__(self, plan: Plan, here: Pass, ids: dict[Value, int], *, host: bool) -> None:
+    def __init__(self, plan: Plan, here: Pass, ids: dict[Value, int], memory: Memory, *, host: bool) -> None:
         super().__init__(plan, ids, like="LIKE", host=host)
         self.cells = host
         self.here = here
         self.work = [*here.elements, *here.element_reductions]
-        self.lines += [f"LIKE = E[{plan.like}]", "dtype = LIKE[0].dtype"]
+        self.lines += [f"LIKE = E[{plan.like}]", f"dtype = {memory.wide}"]
         for value, storage in here.reads.items():
             result = storage.place is Place.RESULT
             self.lines.append(f"{self.name(value)} = {f'F[{ids[value]}]' if result else self.memory(storage)}")
             if value.mask:
                 self.lines.append(f"{self.name(value)} = [t != 0 for t in {self.name(value)}]")
+            elif memory.converted(storage):
+                self.lines.append(f"{self.name(value)} = [t.to(dtype) for t in {self.name(value)}]")
         self.numbers(here.numbers_for_elements())
         self.last = {a: i for i, node in enumerate(self.work) for a in node.inputs}
         self.targets: dict[Value, list[Storage]] = {}
         for storage, value in here.writes:
             self.targets.setdefault(value, []).append(storage)
         self.written = {storage for storage, _ in here.writes}
-        self.lies = dict(here.reads)
+        self.lies = {v: s for v, s in here.reads.items() if v.mask or not memory.converted(s)}
         self.lent: set[Value] = set()
         self.placed: set[tuple[Storage, Value]] = set()
         later = plan.passes[plan.passes.index(here) + 1 :]

@@ -85,7 +85,8 @@ class Seeded:
         return len(self.seeds)
 
     def _generators(self, i: int, tensors: Sequence[Tensor]) -> dict[torch.device, torch.Generator]:
-        return {d: torch.Generator(d).manual_seed(self.seeds[i]) for d in {t.device for t in tensors}}
+        devices = {t.device for t in tensors}
+        return {d: torch.Generator("cpu" if d.type == "meta" else d).manual_seed(self.seeds[i]) for d in devices}
 
     def write(self, i: int, out: Sequence[Tensor]) -> None:
         """Draw direction i into ``out``."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core import Beta, Count, Positive, Seed, Var
+from ...core import Beta, Count, Positive, Seed, StateKind, Var
 from ...core.evaluate import uniform_settings
 from ...core.point import number_of
 from .base import ApproximationTarget, GradApproximator
@@ -18,6 +18,8 @@ from .formulas import Formula, formula
 
 class RandomDirections(GradApproximator):
     """Base of approximations along random directions, with what their settings have in common."""
+
+    kept = {"perturbations": StateKind.LIST, "seeds": StateKind.SEEDS}
 
     lends_params = True
     #: Whether directions are drawn again from their seeds instead of being held.

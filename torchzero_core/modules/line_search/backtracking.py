@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from ...core import Beta, Natural, NonNegative, OpenFraction, Positive, Range, Var
+from ...core import Beta, Natural, NonNegative, OpenFraction, Positive, Range, StateKind, Var
 from .base import LineSearch
 from .scalar import NO_MOVE, backtrack
 
@@ -47,6 +47,8 @@ class Backtracking(LineSearch):
         >>> optimizer.last_step.step_size, optimizer.last_step.evaluations, closure(False).item()
         (0.5, 3, 0.0)
     """
+
+    kept = {"beta_scale": StateKind.POSITIVE}
 
     init: Positive = 1.0
     beta: OpenFraction = 0.5
@@ -117,6 +119,8 @@ class AdaptiveBacktracking(LineSearch):
         >>> sizes
         [1.0, 2.0, 4.0, 8.0, 16.0]
     """
+
+    kept = {"beta_scale": StateKind.POSITIVE, "initial_scale": StateKind.POSITIVE}
 
     init: Positive = 1.0
     beta: OpenFraction = 0.5

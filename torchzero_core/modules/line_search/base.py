@@ -85,9 +85,10 @@ class LineFunction:
 
     @property
     def length(self) -> float:
-        """‖u‖₁."""
-        value = torch.stack([u.abs().sum(dtype=torch.float64).cpu() for u in self.update]).sum()
-        return float(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value))
+        """‖u‖₂."""
+        norms = [torch.linalg.vector_norm(u, dtype=torch.float64).cpu() for u in self.update]
+        value = torch.stack(norms).square_().sum()
+        return math.sqrt(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value))
 
     @torch.no_grad()
     def moves(self, alpha: float) -> bool:
@@ -259,10 +260,9 @@ class LineSearch(Module):
         return 0.0
 
     @property
-    def follows_a_scale(self) -> bool:
-        """Whether the length of the update means something: that of a conjugate gradient method does not."""
-        before = None if self.home is None else _before(self, self.home.modules)
-        return before is None or before.has_scale
+    def before(self) -> Module | None:
+        """The module in front of this one in the same chain."""
+        return None if self.home is None else _before(self, self.home.modules)
 
     def common_settings(self, var: Var) -> dict[str, Any]:
         """The settings, which are one for all parameters.
@@ -301,6 +301,8 @@ class LineSearch(Module):
         if not math.isfinite(alpha) or (seen is not None and not math.isfinite(seen.loss)):
             alpha = self.fail(NOT_FINITE)
         var.info.step_size, var.info.status = alpha, self._status
+        seen = phi.points.get(alpha)
+        var.info.accepted_loss = None if seen is None else seen.loss
         if alpha == 0:
             torch._foreach_zero_(update)  # 0·inf would not be zero
         elif alpha != 1:

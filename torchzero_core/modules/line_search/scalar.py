@@ -97,6 +97,7 @@ def strong_wolfe(
     maxzoom: int = 10,
     expand: float = 2.0,
     rounding: float = 0.0,
+    reach: float = 1.0,
 ) -> Found:
     """A step size with the strong Wolfe conditions: φ(α) ≤ φ(0) + c1·α·φ'(0) and |φ'(α)| ≤ −c2·φ'(0).
 
@@ -105,7 +106,7 @@ def strong_wolfe(
 
     Near a minimum a decrease is lost in the rounding of the loss. There the slope, which is not, says as much: for a
     parabola the first condition is φ'(α) ≤ (2·c1 − 1)·φ'(0), and this is asked for where the loss is that of the
-    start, to ``rounding``.
+    start, or below it by no more than ``rounding``. A loss above that of the start never will do.
 
     Args:
         phi: loss and slope at a step size.
@@ -117,6 +118,7 @@ def strong_wolfe(
         maxzoom: largest number of step sizes to try while narrowing.
         expand: the factor of growth.
         rounding: the distance of numbers around the loss.
+        reach: the step size grows by up to so many times ``expand`` where the minimiser of the cubic lies farther.
 
     Returns:
         The step size; without the second condition where the counts ran out (status "curvature condition not met"),
@@ -143,7 +145,7 @@ def strong_wolfe(
             return _zoom(phi, wolfe, low, point, maxzoom)
         if point.slope >= 0:
             return _zoom(phi, wolfe, point, low, maxzoom)
-        low, alpha = point, alpha * expand
+        low, alpha = point, alpha * (expand if reach <= 1 else _growth(low, point, expand, reach))
     return Found(low.alpha, NO_CURVATURE)
 
 
@@ -160,8 +162,10 @@ class _Wolfe(NamedTuple):
         if not point.finite:
             return False
         start, c1 = self.start, self.c1
-        lost = abs(point.loss - start.loss) <= self.rounding and point.slope <= (2 * c1 - 1) * start.slope
-        return lost or point.loss <= start.loss + c1 * point.alpha * start.slope
+        if point.loss <= start.loss + c1 * point.alpha * start.slope:
+            return True
+        lost = 0 <= start.loss - point.loss <= self.rounding
+        return lost and point.slope <= (2 * c1 - 1) * start.slope
 
     def done(self, point: Point) -> bool:
         """Whether both hold."""
@@ -196,22 +200,33 @@ def _zoom(phi: Callable[[float], tuple[float, float]], wolfe: _Wolfe, low: Point
 
 #: How far from the ends of an interval its cubic is trusted, as shares of it.
 FAR, NEAR = 0.001, 0.1
+#: The least growth of a step size.
+LEAST = 1.1
 
 
 def _inside(a: Point, b: Point, margin: float) -> float:
     """The minimiser of the cubic through two points, kept away from both by shares of the interval; or the middle."""
-    middle = 0.5 * (a.alpha + b.alpha)
-    if not b.finite:
-        return middle
+    width = b.alpha - a.alpha
+    alpha = _cubic(a, b) if b.finite else math.nan
+    lower, upper = sorted((a.alpha + margin * width, b.alpha - NEAR * width))
+    return min(max(alpha, lower), upper) if math.isfinite(alpha) else 0.5 * (a.alpha + b.alpha)
+
+
+def _growth(a: Point, b: Point, expand: float, reach: float) -> float:
+    """How much farther than b, to which the loss falls, the minimiser of the cubic or of the parabola may be."""
+    alpha = _cubic(a, b)
+    if not alpha > b.alpha:
+        alpha = b.alpha - b.slope * (b.alpha - a.alpha) / (b.slope - a.slope) if b.slope > a.slope else math.inf
+    return min(max(alpha / b.alpha, LEAST), reach * expand)
+
+
+def _cubic(a: Point, b: Point) -> float:
+    """The minimiser of the cubic through two points with their slopes; NaN where it has none."""
     width = b.alpha - a.alpha
     d1 = a.slope + b.slope - 3 * (b.loss - a.loss) / width
     square = d1 * d1 - a.slope * b.slope
     if not 0 <= square < math.inf:
-        return middle
+        return math.nan
     d2 = math.copysign(math.sqrt(square), width)
     divisor = b.slope - a.slope + 2 * d2
-    if divisor == 0:
-        return middle
-    alpha = b.alpha - width * (b.slope + d2 - d1) / divisor
-    lower, upper = sorted((a.alpha + margin * width, b.alpha - NEAR * width))
-    return min(max(alpha, lower), upper) if math.isfinite(alpha) else middle
+    return math.nan if divisor == 0 else b.alpha - width * (b.slope + d2 - d1) / divisor

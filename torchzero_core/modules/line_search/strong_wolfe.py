@@ -8,12 +8,18 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from ...core import Natural, OpenFraction, Positive, Range, Var
+from ...core import Natural, OpenFraction, Positive, Range, StateKind, Var
 from .base import LineFunction, LineSearch
 from .scalar import NO_MOVE, Found, Point, backtrack, strong_wolfe
 
 #: The share of the slope that may be left along a direction of conjugate gradients.
-EXACT = 0.1
+EXACT = 0.2
+#: How much longer than the direction of a quasi-Newton method the first step to try may be.
+LONGEST = 4.0
+#: How much faster than usual the step size grows behind a method that learns the length of its direction.
+REACH = 5.0
+#: The shortest first step of all.
+SHORTEST = 1e-3
 
 
 class StrongWolfe(LineSearch):
@@ -24,12 +30,21 @@ class StrongWolfe(LineSearch):
     minimiser of a cubic then narrows the bracket. Every step size costs one evaluation with gradients, none is tried
     twice.
 
-    A direction of conjugate gradients has no length of its own. Behind one the first step size to try is the one that
-    promises the decrease of the last step, α₀·d₀/d with the last step size α₀ and the last slope d₀, and in the first
-    step init/max(1, ‖u‖₁). Such directions also need a better minimum along the line than others: not more than a tenth
-    of the slope may be left, whatever c2 allows.
+    The first step size to try is ``init``, times a factor where the length of the direction means less than usual:
 
-    Near a minimum, where the decrease is lost in the rounding of the loss, the slope decides alone.
+    - In the first step of a quasi-Newton or conjugate gradient method it is min(2·abs(f)/abs(d), 1/‖u‖): what would
+      bring a parabola down to zero, but no farther than a length of 1.
+    - A direction of conjugate gradients has no length of its own. Behind one the step is as long as the last one, of
+      the size α: √(α*/α)·‖p − p₀‖/‖u‖ whatever ``init`` is, with α* the minimiser of the parabola with the slopes at
+      both ends of it. Such directions also need a better minimum along the line than others: not more than a fifth of
+      the slope may be left, whatever c2 allows.
+    - A quasi-Newton method that begins with too large a curvature makes short steps until it has learnt of every
+      direction. Where the last two steps ended before the minima α* of their parabolas it is the smaller α*, at most 4.
+
+    Behind these methods the step size also grows to the minimiser of a cubic, by up to five times ``expand``.
+
+    Near a minimum, where the decrease is lost in the rounding of the loss, the slope decides alone; but a step never
+    ends at a loss above that of its start.
 
     Args:
         init: the first step size to try.
@@ -46,7 +61,8 @@ class StrongWolfe(LineSearch):
     Raises:
         ValueError: a step with settings that differ between parameter groups.
 
-    Reference: Nocedal and Wright, Numerical Optimization, 2006, section 3.5, for the first step size equation 3.60;
+    Reference: Nocedal and Wright, Numerical Optimization, 2006, section 3.5; for the first step size R. Fletcher,
+    Practical Methods of Optimization, 1987, section 2.6, and D. F. Shanno, Mathematics of Operations Research 3, 1978;
     Hager and Zhang, SIAM J. Optimization 16, 2005, for the slope in place of the loss.
 
     Example:
@@ -64,6 +80,12 @@ class StrongWolfe(LineSearch):
         >>> closure(False).item() < 1e-10
         True
     """
+
+    kept = {
+        "initial_scale": StateKind.POSITIVE,
+        "beta_scale": StateKind.POSITIVE,
+        "previous_decrease": StateKind.NUMBER,
+    }
 
     init: Positive = 1.0
     c1: OpenFraction = 1e-4
@@ -95,35 +117,61 @@ class StrongWolfe(LineSearch):
             return loss, sign * slope
 
         start = Point(0.0, start.loss, sign * start.slope)
-        scaled = self.follows_a_scale
+        before = self.before
+        scaled = before is None or before.has_scale
+        learns = not scaled or (before is not None and before.learns_scale)
+        first = h["init"]
+        if start.finite and learns:
+            first = self._first(phi, start, first, scaled=scaled, guessed=bool(var.guessed))
         found = strong_wolfe(
             along,
             start,
-            init=scale * (h["init"] if scaled else self._first(phi, start, h["init"])),
+            init=scale * first,
             c1=h["c1"],
             c2=h["c2"] if scaled or h["c1"] >= EXACT else min(h["c2"], EXACT),
             maxiter=h["maxiter"],
             maxzoom=h["maxzoom"],
             expand=h["expand"],
             rounding=4 * phi.rounding,  # a sum is off by more than its last digit
+            reach=REACH if learns else 1.0,
         )
         if found.alpha != 0 and not phi.moves(found.alpha):
             found = Found(0.0, NO_MOVE)
         if h["adaptive"]:
             state["initial_scale"] = max(scale / 2, 1e-10) if found.alpha == 0 else min(scale * math.sqrt(2), 1.0)
-        if not scaled:
-            state["previous_decrease"] = -found.alpha * start.slope
+        if learns:
+            self._note(phi, start, found.alpha and Point(found.alpha, *along(found.alpha)), scaled=scaled)
         if found.alpha == 0 and h["fallback"]:
             found = self._fall_back(phi, sign, start, h)
         self._status = found.status
         return sign * found.alpha
 
-    def _first(self, phi: LineFunction, start: Point, init: float) -> float:
-        """The first step size along a direction that has no length of its own."""
-        decrease = self.global_state.get("previous_decrease", 0.0)
-        if start.slope < 0 and 0 < (alpha := -decrease / start.slope) < math.inf:
-            return alpha
-        return init / max(1.0, phi.length)
+    def _first(self, phi: LineFunction, start: Point, init: float, *, scaled: bool, guessed: bool) -> float:
+        """The first step size to try along a direction whose length is being learnt."""
+        state = self.global_state
+        if scaled and not guessed:
+            farther = min(state.get("minimum", 1.0), state.get("minimum_before", 1.0))
+            return init * min(max(1.0, farther / init), LONGEST)
+        length = phi.length
+        if not 0 < length < math.inf or start.slope >= 0:
+            return init
+        if not scaled and (previous := state.get("previous_length", 0.0)) > 0:
+            return previous / length
+        falls = -2 * abs(start.loss) / start.slope or math.inf
+        return init * max(min(falls, 1 / length), SHORTEST / length)
+
+    def _note(self, phi: LineFunction, start: Point, end: Point | float, *, scaled: bool) -> None:
+        """Remember where the minimum along the line has been."""
+        state = self.global_state
+        if not isinstance(end, Point):
+            state.update({"minimum": 1.0, "minimum_before": 1.0} if scaled else {"previous_length": 0.0})
+            return
+        left = end.slope / start.slope
+        farther = 1 / (1 - left) if left < 1 else 1.0
+        if scaled:
+            state["minimum_before"], state["minimum"] = state.get("minimum", 1.0), end.alpha * farther
+        else:
+            state["previous_length"] = end.alpha * phi.length * math.sqrt(farther)
 
     def _fall_back(self, phi: LineFunction, sign: float, start: Point, h: Mapping[str, Any]) -> Found:
         state = self.global_state

@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 
 from torch import Tensor
 
-from ...core import Beta, OpenFraction, Positive, Range, Var
+from ...core import Beta, OpenFraction, Positive, Range, StateKind, Var
 from .base import LineSearch
 from .scalar import NO_DECREASE
 
@@ -54,6 +54,13 @@ class TrustRegion(LineSearch):
         >>> sizes
         [1.0, 2.0, 4.0, 8.0]
     """
+
+    kept = {
+        "step_size": StateKind.POSITIVE,
+        "nplus_mul": StateKind.POSITIVE,
+        "nminus_mul": StateKind.POSITIVE,
+        "previous_success": StateKind.TRUTH,
+    }
 
     nplus: Growth = 1.5
     nminus: OpenFraction = 0.75

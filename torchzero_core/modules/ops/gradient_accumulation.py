@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...core import Child, Count, Module, Var
+from ...core import Child, Count, Module, StateKind, Var
 from ...core.evaluate import uniform_settings
 
 
@@ -34,6 +34,8 @@ class GradientAccumulation(Module):
         0.0
         -3.0
     """
+
+    kept = {"accumulator": StateKind.VALUES, "gathered": StateKind.COUNT}
 
     modules: Child
     n: Count

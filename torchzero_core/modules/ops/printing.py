@@ -11,6 +11,8 @@ from ...core import Module, Var
 class _Print(Module):
     """What both print with."""
 
+    only_shows = True
+
     def __init__(self, text: str, print_fn: Callable[[str], Any]) -> None:
         super().__init__()
         self.text, self.print_fn = text, print_fn

@@ -115,7 +115,8 @@ class _Way:
         if done.stop and done.update is None:  # it waits, as GradientAccumulation does
             return True
         if not done.skip_update and done.params:
-            torch._foreach_sub_(done.params, done.get_update())
+            update = done.get_update()  # it may be the gradient yet, which says which parameters take part
+            torch._foreach_sub_(done.params, update)
         self.moved.update(map(id, done.params))
         self.before, self.here = self.here, self.before
         return True

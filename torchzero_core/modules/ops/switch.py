@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from ...core import Context, Module, Modules, Transform, Var
+from ...core import Context, Module, Modules, StateKind, Transform, Var
 from ...core.evaluate import uniform_settings
 from ...core.route import only_rules
 from ...core.stopping import Progress, StoppingRule, as_rule
@@ -110,6 +110,8 @@ class Alternate(_Turns):
         -14.0
     """
 
+    state_comes_later = True
+
     def __init__(self, *turns: Modules, steps: int | Sequence[int] = 1, modules: Sequence[Modules] = ()) -> None:
         super().__init__([*turns, *modules], steps)
 
@@ -135,6 +137,8 @@ class Switch(_Turns):
         >>> p.item()
         -32.0
     """
+
+    state_comes_later = True
 
     def __init__(self, *turns: Modules, steps: int | Sequence[int], modules: Sequence[Modules] = ()) -> None:
         super().__init__([*turns, *modules], steps)
@@ -186,6 +190,10 @@ class SwitchWhen(Module):
         >>> optimizer.modules[0].turn, loss.item() < 1e-9
         (1, True)
     """
+
+    kept = dict.fromkeys(("turn", "steps", "evaluations"), StateKind.COUNT) | {"memory": StateKind.OTHER}
+
+    state_comes_later = True
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative
+from ...core import Beta, Child, Count, NonNegative, StateKind
 from ...core.preconditioner import Preconditioner, State, averaging_weights
 from ...linalg import inverse_root
 
@@ -52,6 +52,8 @@ class FullMatrixAdagrad(Preconditioner):
         >>> bool(p.abs().max() < 1e-3)
         True
     """
+
+    kept = {"GG": StateKind.VALUES, "factor": StateKind.VALUES}
 
     beta: Beta | None = None
     decay: NonNegative | None = None

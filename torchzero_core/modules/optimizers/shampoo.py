@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative, Positive
+from ...core import Beta, Child, Count, NonNegative, Positive, StateKind
 from ...core.preconditioner import State, averaging_weights
 from ...linalg import inverse_root
 from .kronecker import Kronecker, layout, multiply, stacked
@@ -53,6 +53,12 @@ class Shampoo(Kronecker):
         tensor([[ 0.0000, -1.0000],
                 [-0.9700,  0.0000]])
     """
+
+    kept = {
+        "accumulators": StateKind.VALUES,
+        "preconditioners": StateKind.VALUES,
+        "diagonal_accumulator": StateKind.VALUES,
+    }
 
     accumulator, factor = "accumulators", "preconditioners"
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Beta, Count, Finite, NonNegative
+from ...core import Beta, Count, Finite, NonNegative, StateKind
 from ...core.preconditioner import State
 from ...linalg import eigenbasis, multiply_along, refresh_eigenbasis
 from .kronecker import Kronecker, layout, multiply, stacked
@@ -61,6 +61,8 @@ class SOAP(Kronecker):
         >>> bool(p.norm() < 0.5)
         True
     """
+
+    kept = {"GG": StateKind.VALUES, "Q": StateKind.VALUES, "exp_avg": StateKind.VALUES, "exp_avg_sq": StateKind.VALUES}
 
     accumulator, factor, interval = "GG", "Q", "precond_freq"
     more_states = ("exp_avg", "exp_avg_sq")

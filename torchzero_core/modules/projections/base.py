@@ -188,11 +188,12 @@ class Projection(Module):
             if not same_params(self, var.params):
                 self.children["modules"].reset()
         fakes = self._stand_ins(var)
+        untouched: list[Tensor] = []
         inner = ProjectedVar(
             var,
             fakes,
             self._closure(var, fakes) if self.project_params else None,
-            lambda: self._project(var.get_grad(), var, "grads"),
+            lambda: self._project(_all_grads(var, untouched), var, "grads"),
         )
         if source is not None:
             of_loss = self.project_params and source is var.grad
@@ -206,12 +207,20 @@ class Projection(Module):
         done = self.children["modules"].step(inner)
         var.absorb(done, [])
         var.stop |= done.stop
+        left = set(map(id, untouched))
+        places = [i for i, p in enumerate(var.params) if id(p) not in left]
         if done.skip_update:  # the modules have moved the stand-ins themselves
-            with torch.no_grad():
-                torch._foreach_copy_(var.params, self.unproject([f.detach() for f in fakes], var, "params"))
+            values = self.unproject([f.detach() for f in fakes], var, "params")
+            if places:
+                with torch.no_grad():
+                    torch._foreach_copy_([var.params[i] for i in places], [values[i] for i in places])
             var.skip_update = True
             return var
-        var.update = self.unproject(done.get_update(), var, "update")
+        update = self.unproject(done.get_update(), var, "update")
+        if left:
+            grads, var.params = var.get_grad(), var.part(places)
+            update, var.grad = [update[i] for i in places], [grads[i] for i in places]
+        var.update = update
         return var
 
     @torch.no_grad()
@@ -309,6 +318,23 @@ class Projection(Module):
                 torch._foreach_copy_(params, start)
 
         return closure
+
+
+def _all_grads(var: Var, untouched: list[Tensor]) -> list[Tensor]:
+    """The gradients of the parameters that have stand-ins already; zeros where one has none after all.
+
+    Args:
+        var: the step's context.
+        untouched: gets the parameters without a gradient.
+    """
+    everything, grads = var.params, var.get_grad()
+    if len(var.params) == len(everything):
+        return grads
+    known = dict(zip(map(id, var.params), grads, strict=True))
+    untouched += [p for p in everything if id(p) not in known]
+    var.params = everything
+    var.grad = [known[id(p)] if id(p) in known else torch.zeros_like(p) for p in everything]
+    return var.grad
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

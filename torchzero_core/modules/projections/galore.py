@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core import Count, Modules, NonNegative, Passed, Var
+from ...core import Count, Modules, NonNegative, Passed, StateKind, Var
 from ...linalg import at_least_float32
 from .base import Current, Projection
 
@@ -43,6 +43,8 @@ class GaLore(Projection):
         >>> [tuple(v.shape) for k, v in optimizer.state[p].items() if k.endswith(("basis", "exp_avg"))]
         [(20, 4), (4, 30)]
     """
+
+    kept = {"basis": StateKind.VALUES}
 
     modules: Passed[Modules]
     rank: Count = 128

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative, Positive
+from ...core import Beta, Child, Count, NonNegative, Positive, StateKind
 from ...core.vector_method import Unit, VectorMethod
 from ...linalg import DenseOperator, InverseOperator, SymmetricOperator
 
@@ -29,6 +29,9 @@ class _FullMatrix(VectorMethod):
         inner: a module that gives what the matrix is multiplied with; the matrix learns from the plain update.
     """
 
+    kept = {"fresh": StateKind.MASK}
+
+    learns_scale = True
     gathers = True
     #: The name of the matrix in the state.
     matrix: ClassVar[str] = "H"

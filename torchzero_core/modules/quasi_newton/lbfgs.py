@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative, Range
+from ...core import Beta, Child, Count, NonNegative, Range, StateKind
 from ...core.vector_method import Unit
 from ...linalg import SymmetricOperator
 from .pairs import PairMethod, by_age
@@ -32,6 +32,8 @@ class TwoLoop(PairMethod):
         z_beta: return an exponential moving average of the direction with this factor.
         tol_reset: forget all pairs when max|y| ≤ tol.
     """
+
+    kept = {"sy": StateKind.VALUES, "gamma": StateKind.VALUES}
 
     squares = ("sy",)
 

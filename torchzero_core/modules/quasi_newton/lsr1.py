@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative
+from ...core import Beta, Child, Count, NonNegative, StateKind
 from ...core.vector_method import Unit
 from ...linalg import SymmetricOperator
 from .pairs import PairMethod, by_age
@@ -40,6 +40,8 @@ class LSR1(PairMethod):
         >>> bool(p.abs().max() < 1e-3)
         True
     """
+
+    kept = {"yy": StateKind.VALUES, "vy": StateKind.VALUES, "vv": StateKind.VALUES}
 
     history_size: Count = 10
     tol: NonNegative = 1e-8

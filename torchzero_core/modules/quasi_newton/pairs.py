@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...core import StateKind
 from ...core.vector_method import Unit, VectorMethod, at_least_float32
 
 
@@ -28,6 +29,9 @@ class PairMethod(VectorMethod):
         inner: a module that gives what H is multiplied with; the pairs are taken from the plain update.
     """
 
+    kept = {"valid": StateKind.MASK, "spare": StateKind.WHOLE}
+
+    learns_scale = True
     #: The names of what the state holds for a pair: vectors, single numbers, and a number for each other pair.
     rows: ClassVar[tuple[str, ...]] = ("s", "y")
     vectors = ("s", "y", "v", "prev_params", "prev_update", "z")

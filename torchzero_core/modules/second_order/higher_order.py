@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ...core import Count, OpenFraction, Positive, Var
+from ...core import Count, OpenFraction, Positive, StateKind, Var
 from ...core.declare import Range
 from ...core.evaluate import uniform_settings
 from ...core.packages import required
@@ -39,12 +40,37 @@ class _Taylor:
         return value, gradient
 
 
+@torch.enable_grad()
+def _derivatives(grads: Sequence[Tensor], params: Sequence[Tensor], order: int, *, vectorize: bool) -> list[Tensor]:
+    """The derivatives up to some order as :class:`_Taylor` has them.
+
+    They are symmetric, so only entries whose places ascend are differentiated further: of order j about one in j!.
+    """
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    n = len(flat)
+    axis = torch.arange(n)
+    places = axis[:, None]  # of the entries in flat, in lexical order
+    out = [flat.detach().to("cpu", torch.float64)]
+    while len(out) < order:
+        rows = jacobian(flat, params, vectorize=vectorize, create_graph=len(out) + 1 < order)
+        every = torch.cartesian_prod(*[axis] * len(out)).reshape(-1, len(out)).sort(1).values
+        weights = n ** torch.arange(len(out) - 1, -1, -1)
+        where = torch.searchsorted((places * weights).sum(1), (every * weights).sum(1))
+        out.append(rows.detach().to("cpu", torch.float64)[where])
+        ascending = axis >= places[:, -1:]
+        flat = rows[ascending.to(rows.device)]
+        entry, last = ascending.nonzero(as_tuple=True)
+        places = torch.cat([places[entry], last[:, None]], 1)
+    return out
+
+
 class HigherOrderNewton(VectorMethod):
     r"""Minimises the Taylor polynomial of the loss of some order, within a trust region.
 
     .. math:: m(s) = \sum_{j=1}^{k} \frac{1}{j!} ∇^j f(p)[s, …, s], \quad u ← -\arg\min_{s} m(s)
 
-    The derivatives of order j are an n×…×n array with n^j entries, so this is for a few parameters. The step is made if
+    The derivatives of order j are an n×…×n array with n^j entries, of which about one in j! is computed, so this is for
+    a few parameters. The step is made if
     it lowers the loss; the trust region grows if the loss falls by at least 1/``trust_tol`` of what the polynomial
     says, and shrinks otherwise.
 
@@ -80,6 +106,8 @@ class HigherOrderNewton(VectorMethod):
         True
     """
 
+    kept = {"trust_value": StateKind.POSITIVE}
+
     requires_closure = True
     needs_gradient = False
     starts_anew = False
@@ -105,13 +133,8 @@ class HigherOrderNewton(VectorMethod):
             raise RuntimeError(f"{self.path} has to evaluate derivatives: call optimizer.step(closure).")
         h = uniform_settings(self, var.params)
         order, grads = h["order"], StepPoint(var, self.path, "SPSA and LBFGS").grads_with_graph
-        with torch.enable_grad():
-            derivatives = [torch.cat([g.reshape(-1) for g in grads])]
-            while len(derivatives) < order:
-                flat, more = derivatives[-1].reshape(-1), len(derivatives) + 1 < order
-                derivatives.append(jacobian(flat, var.params, vectorize=h["vectorize"], create_graph=more))
-        loss = float(var.get_loss())
-        return _Taylor([d.detach().to("cpu", torch.float64) for d in derivatives], loss, var)
+        derivatives = _derivatives(grads, var.params, order, vectorize=h["vectorize"])
+        return _Taylor(derivatives, float(var.get_loss()), var)
 
     def learn(self, unit: Unit, u: Tensor) -> bool:
         """Nothing but the size of the trust region is known from earlier steps."""

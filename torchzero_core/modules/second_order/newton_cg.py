@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative, Positive
+from ...core import Beta, Child, Count, NonNegative, Positive, StateKind
 from ...core.vector_method import Unit
 from ...linalg import cg
 from .products import HessianProducts
@@ -24,7 +24,8 @@ class NewtonCG(HessianProducts):
     points downhill.
 
     Args:
-        maxiter: largest number of Hessian products in a step. None: as many as there are parameters, at most 1000.
+        maxiter: largest number of Hessian products in a step. None: five for each parameter, since rounding and
+            differences cost conjugate gradients their exactness; at most 1000.
         tol: smallest tolerance of the solver relative to ‖u‖.
         reg: added to the diagonal of H.
         hvp_method: how Hessian products are computed. "forward": from one further gradient; "central": from two, with
@@ -57,6 +58,8 @@ class NewtonCG(HessianProducts):
         True
     """
 
+    kept = {"prev_norm": StateKind.NUMBER, "x0": StateKind.VALUES}
+
     maxiter: Count | None = None
     tol: Beta = 1e-4
     reg: NonNegative = 1e-8
@@ -85,7 +88,7 @@ class NewtonCG(HessianProducts):
             x,
             start,
             tol=system.tol,
-            maxiter=min(unit.numel(), 1000) if h["maxiter"] is None else h["maxiter"],
+            maxiter=min(5 * unit.numel(), 1000) if h["maxiter"] is None else h["maxiter"],
             reg=h["reg"],
             reduce=unit.total,
         )

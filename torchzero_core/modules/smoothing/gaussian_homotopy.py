@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core import Count, Fraction, Module, NonNegative, Seed, Var
+from ...core import Count, Fraction, Module, NonNegative, Seed, StateKind, Var
 from ...core.evaluate import uniform_settings
 from ...core.naming import unrolled
 from ...core.stand_ins import real_param
@@ -58,6 +58,13 @@ class GaussianHomotopy(Module):
         >>> abs(x.item()) < 1e-2
         True
     """
+
+    kept = {
+        "sigma": StateKind.POSITIVE,
+        "level_steps": StateKind.COUNT,
+        "perturbations": StateKind.VALUES,
+        "prev_params": StateKind.VALUES,
+    }
 
     n_samples: Count
     init_sigma: NonNegative

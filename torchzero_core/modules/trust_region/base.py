@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, Module, OpenFraction, Positive, Range, Var
+from ...core import Beta, Child, Count, Module, OpenFraction, Positive, Range, StateKind, Var
 from ...core.evaluate import kept_grads, uniform_settings
 from ...core.point import StepPoint, number_of
 from ...core.vector_method import Curvature, Unit, VectorMethod, units_of
@@ -74,6 +74,8 @@ class TrustMethod(Module):
         max_attempts: how many steps are tried. Then the best of them is made if it has lowered the loss at all, else
             the parameters stay where they are; the next step goes on with the size that the last one has left.
     """
+
+    kept = {"rejected": StateKind.TRUTH}
 
     requires_closure = True
     size_effect = "search"
@@ -141,12 +143,12 @@ class TrustMethod(Module):
             var.info.step_size, var.info.status = 0.0, NO_GRADIENT
             return var
         unit, loss = model.unit, float(number_of(var.get_loss(), var))
-        step, status = None, NOT_FINITE
+        step, status, accepted = None, NOT_FINITE, loss
         if math.isfinite(loss) and bool(unit.largest((~model.g.isfinite()).any().float()) == 0):
             self.begin(model)
-            step, status = self._search(model, var, loss)
+            step, status, accepted = self._search(model, var, loss)
         model.state["rejected"] = step is None
-        var.info.status = status
+        var.info.status, var.info.accepted_loss = status, accepted
         var.info.step_size = 0.0 if step is None else model.norm(step)
         out = list(var.get_update())
         direction = torch.zeros_like(model.g) if step is None else -step
@@ -183,14 +185,15 @@ class TrustMethod(Module):
         """Whether the true Hessian is taken from the graph of the gradient."""
         return True
 
-    def _search(self, model: Model, var: Var, loss: float) -> tuple[Tensor | None, str]:
-        """The first step that is good enough, and how it went."""
+    def _search(self, model: Model, var: Var, loss: float) -> tuple[Tensor | None, str, float]:
+        """The first step that is good enough, how it went, and the loss that it leads to."""
         if model.norm(model.g) == 0:
-            return None, CONVERGED
+            return None, CONVERGED, loss
         rounding = 10 * _eps(var) * abs(loss)
         best, most = None, 0.0
         for _ in range(model.settings["max_attempts"]):
             step, predicted, kept_short = self.solve(model)
+            actual = -math.inf
             if not 0 < predicted < math.inf:  # rounding, or no minimum
                 ratio = -math.inf
             else:
@@ -201,8 +204,8 @@ class TrustMethod(Module):
                 ratio = 1.0 if max(predicted, abs(actual)) <= rounding else actual / predicted
             self.resize(model, ratio, kept_short=kept_short)
             if ratio > model.settings["eta"]:
-                return step, "ok"
-        return best, NO_DECREASE if best is None else "ok"
+                return step, "ok", loss - actual
+        return best, NO_DECREASE if best is None else "ok", loss - most
 
     def _loss_after(self, model: Model, var: Var, step: Tensor) -> float:
         """The loss where a step leads, infinite where it is not finite; the parameters are put back."""
@@ -237,6 +240,8 @@ class Radius(TrustMethod):
         rho_good: the share of the predicted decrease from which on a step went well.
         rho_bad: the share below which it went badly.
     """
+
+    kept = {"radius": StateKind.POSITIVE}
 
     init: Positive = 1.0
     max_radius: Positive = 1000.0

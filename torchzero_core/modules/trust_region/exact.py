@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...core import OpenFraction, Positive
+from ...core import OpenFraction, Positive, StateKind
 from .base import Growth, Model, Radius, TrustMethod
 
 
@@ -81,6 +81,8 @@ class CubicRegularization(TrustMethod):
         >>> round(loss.item(), 4)
         -0.25
     """
+
+    kept = {"sigma": StateKind.POSITIVE}
 
     init: Positive = 1.0
     min_sigma: Positive = 1e-8

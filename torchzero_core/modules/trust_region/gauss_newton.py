@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...core import Child, NonNegative, OpenFraction, Positive, Reductions, Var
+from ...core import Child, NonNegative, OpenFraction, Positive, Reductions, StateKind, Var
 from ...core.evaluate import uniform_settings
+from ...core.same_params import same_params
 from ...core.vector_method import Curvature, Unit, VectorMethod, at_least_float32, reductions_of
 from ...linalg import DenseOperator, GramOperator, jacobian
 from .base import Model, TrustMethod
@@ -32,7 +33,7 @@ class GaussNewton(VectorMethod):
 
     Raises:
         ValueError: settings that differ between parameter groups; a closure that returns one number, the loss.
-        RuntimeError: residuals that have no graph.
+        RuntimeError: residuals that have no graph; in a projection.
 
     Reference: Nocedal and Wright, Numerical Optimization, 2006, section 10.3.
 
@@ -60,13 +61,19 @@ class GaussNewton(VectorMethod):
         """Residuals and Jacobian, from which loss, gradient and closure of the step are made."""
         if var.closure is None:
             raise RuntimeError(f"{self.path} has to evaluate the residuals: call optimizer.step(closure).")
+        if not hasattr(var.closure, "residuals"):
+            raise RuntimeError(
+                f"{self.path} needs the residuals themselves, and what stands around it or before it, such as a "
+                "projection or a gradient approximation, hands on the loss only: put it first in the chain of the "
+                "optimizer, outside of projections, or use LBFGS."
+            )
         residuals = _Residuals(var.closure, self.path)
-        r = residuals()
+        r, vectorize = residuals(), uniform_settings(self, var.params)["vectorize"]
         with torch.enable_grad():
             grads = torch.autograd.grad(_square(r), var.params, retain_graph=True, allow_unused=True)
             var.closure = residuals.loss(var)
             var.narrow(list(grads))
-            J = jacobian(r, var.params, vectorize=uniform_settings(self, var.params)["vectorize"])
+            J = jacobian(r, var.params, vectorize=vectorize)
         J, reductions = at_least_float32(J), reductions_of(var)
         var.loss = _square(r.detach())
         var.grad = reductions.mean_grads(var.get_grad())
@@ -171,6 +178,8 @@ class LevenbergMarquardt(TrustMethod):
         tensor([ 2.0000, -1.5000])
     """
 
+    kept = {"scale": StateKind.VALUES, "lam": StateKind.POSITIVE, "growth": StateKind.POSITIVE}
+
     hess: Child | None = None
     init: Positive = 1e-3
     scaling: Literal["columns", "none"] = "columns"
@@ -189,10 +198,22 @@ class LevenbergMarquardt(TrustMethod):
         if h["scaling"] == "columns":
             # a parameter that nothing depends on yet is damped as the others are
             diagonal = torch.where(diagonal > 0, diagonal, largest or 1.0)
-            known = state.get("scale")
+            known = self._scale(model)
             state["scale"] = diagonal.clone() if known is None else torch.maximum(known.to(diagonal), diagonal)
         state.setdefault("lam", h["init"] * (1.0 if h["scaling"] == "columns" else largest or 1.0))
         state.setdefault("growth", h["nplus"])
+
+    def _scale(self, model: Model) -> Tensor | None:
+        """The largest diagonal so far; None where there is none of these parameters."""
+        known, noted = model.state.get("scale"), "epoch" in model.state
+        if not same_params(self, model.unit.params) and noted:
+            return None
+        if known is not None and known.shape != model.g.shape:
+            raise ValueError(
+                f"{self.path} keeps 'scale' for {known.numel()} elements, and the parameters have {len(model.g)} now; "
+                "forget it with the module's reset()."
+            )
+        return known
 
     def solve(self, model: Model) -> tuple[Tensor, float, bool]:
         """The damped step."""

@@ -90,7 +90,7 @@ class Wrap(Module):
     def _ends(self, var: Var) -> bool:
         """Whether nothing comes after it, so that the parameters may stay where the optimizer moved them."""
         modular = var.modular
-        if modular is None or var.nested or modular.lr_scales_update or modular.watchers:
+        if modular is None or var.nested or modular.lr_scales_update or modular.watchers.apart:
             return False
         return modular.modules[-1] is self
 

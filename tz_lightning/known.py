@@ -1,0 +1,108 @@
+"""What a deterministic loss was where a step ended, so that the next one need not evaluate it again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.memory import recursive_detach
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchzero_core.core import Modular
+
+from .side_effects import Keeper
+
+
+@dataclass
+class Point:
+    """An evaluation.
+
+    Attributes:
+        values: of the parameters.
+        loss: the loss.
+        grads: its gradients.
+        output: what the training step returned, without its graph.
+        logged: what it logged.
+        quiet: whether it did nothing but log.
+    """
+
+    values: list[Tensor]
+    loss: Tensor
+    grads: list[Tensor | None]
+    output: Any
+    logged: list[Any]
+    quiet: bool
+
+
+class KnownPoints:
+    """The latest evaluation with gradients, and the best of the others: where a step ends is nearly always one of them.
+
+    Whether the loss is the same function at every step, as the user has said, is tried out once: the first point that
+    could serve is evaluated nevertheless.
+
+    Args:
+        params: the parameters.
+
+    Attributes:
+        trusted: whether it was tried out.
+    """
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        self._params, self._points = list(params), list[Point]()
+        self.trusted = self._refuted = False
+
+    def note(self, loss: Tensor, output: Any, logged: list[Any], *, quiet: bool) -> None:
+        """Remember an evaluation at the present point."""
+        if self._refuted:
+            return
+        values = [p.detach().clone() for p in self._params]
+        grads = [None if p.grad is None else p.grad.detach().clone() for p in self._params]
+        self._points.sort(key=lambda point: float(point.loss))
+        self._points[1:] = [Point(values, loss.detach().clone(), grads, recursive_detach(output), logged, quiet)]
+
+    def recall(self) -> Point | None:
+        """The evaluation at the present point, if there was one."""
+        for point in self._points:
+            if all(p.dtype == v.dtype and torch.equal(p, v) for p, v in zip(self._params, point.values, strict=True)):
+                return point
+        return None
+
+    def compare(self, point: Point, loss: Tensor | None) -> None:
+        """Look whether the loss is what it was.
+
+        Args:
+            point: an earlier evaluation at the same point.
+            loss: the loss now.
+        """
+        old, new = float(point.loss), float("nan") if loss is None else float(loss)
+        near = torch.finfo(point.loss.dtype).eps ** 0.5 * max(abs(old), abs(new))
+        if abs(old - new) <= near or (old != old and new != new):
+            self.trusted = True
+            return
+        self._refuted, self._points = True, []
+        warnings.warn(
+            f"deterministic=True, but at the same parameters the loss was {old:g} in one step and is {new:g} in the "
+            "next one: dropout, other data in each step, or another source of chance. Every step now evaluates the "
+            "loss where it starts, as without deterministic=True; remove it.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+class Memory:
+    """What is remembered of an optimizer from one step to the next.
+
+    Args:
+        keeper: takes the snapshots.
+        optimizer: the raw optimizer.
+    """
+
+    def __init__(self, keeper: Keeper, optimizer: Optimizer) -> None:
+        self.keeper = keeper
+        self.known: KnownPoints | None = None
+        if isinstance(optimizer, Modular) and optimizer.deterministic:
+            self.known = KnownPoints([p for group in optimizer.param_groups for p in group["params"]])
