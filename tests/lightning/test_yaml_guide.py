@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.cli import LightningCLI
 import torch
+from lightning.pytorch.cli import LightningCLI
 
 from examples import cli
 from tests.test_readme import ROOT, blocks
