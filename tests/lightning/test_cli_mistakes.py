@@ -160,11 +160,13 @@ FILES = {
         "RMSprop: inner: no module is called 'EMMA'. Did you mean 'EMA'",
     ),
     "child's setting": (
-        f"{MODULES}      - class_path: RMSprop\n        init_args: {{inner: {{class_path: EMA, init_args: {{momentun: 1}}}}}}\n",
+        f"{MODULES}      - class_path: RMSprop\n"
+        f"        init_args: {{inner: {{class_path: EMA, init_args: {{momentun: 1}}}}}}\n",
         "inner: EMA has no setting 'momentun'. Did you mean momentum",
     ),
     "child's range": (
-        f"{MODULES}      - class_path: RMSprop\n        init_args: {{inner: {{class_path: EMA, init_args: {{momentum: 2}}}}}}\n",
+        f"{MODULES}      - class_path: RMSprop\n"
+        f"        init_args: {{inner: {{class_path: EMA, init_args: {{momentum: 2}}}}}}\n",
         r"EMA\(momentum=2\) is out of range",
     ),
     "comma": (f"{RECIPE}  init_args: {{lr: '0,1'}}\n", "lr: expected a number, got 0,1"),
@@ -185,7 +187,8 @@ FILES = {
         "Split has no setting 'tru'. Did you mean true",
     ),
     "filter": (
-        f"{MODULES}      - class_path: Split\n        init_args: {{filter: hidden_matrix, true: {{class_path: Muon}}}}\n",
+        f"{MODULES}      - class_path: Split\n"
+        f"        init_args: {{filter: hidden_matrix, true: {{class_path: Muon}}}}\n",
         "Did you mean the kind 'hidden_matrices'",
     ),
     "kind": (f"{RECIPE}  init_args: {{groups: {{nroms: {{weight_decay: 0}}}}}}\n", "Did you mean the kind 'norms'"),
@@ -218,7 +221,8 @@ FILES = {
         "no callback is called 'UpdateNormMonitr'. Did you mean 'UpdateNormMonitor'",
     ),
     "callback's setting": (
-        "optimizer: adamw\ntrainer:\n  callbacks:\n    - class_path: LRSchedulerCallback\n      init_args: {intervall: step}\n",
+        "optimizer: adamw\ntrainer:\n  callbacks:\n    - class_path: LRSchedulerCallback\n"
+        "      init_args: {intervall: step}\n",
         "LRSchedulerCallback has no setting 'intervall'. Did you mean interval",
     ),
     "scheduled setting": (
