@@ -22,7 +22,7 @@ def only_fit():
 @pytest.fixture(autouse=True)
 def own_arguments(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(ModularCLI, "subcommands", only_fit)
+    monkeypatch.setattr(ModularCLI, "subcommands", staticmethod(only_fit))
 
 
 def said(capsys, *words):

@@ -38,7 +38,7 @@ def only_fit():
 
 @pytest.fixture(autouse=True)
 def own_arguments(monkeypatch, tmp_path):
-    monkeypatch.setattr(ModularCLI, "subcommands", only_fit)  # the parsers of the others take most of the time
+    monkeypatch.setattr(ModularCLI, "subcommands", staticmethod(only_fit))  # the parsers of the others take most of the time
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.chdir(tmp_path)
 
@@ -244,7 +244,7 @@ def test_files(kind, capsys, tmp_path):
 
 @pytest.mark.parametrize(("word", "message"), [("fitt", "Did you mean fit?"), ("train", "There are 'fit', 'validate'")])
 def test_commands(word, message, capsys, monkeypatch):
-    monkeypatch.setattr(ModularCLI, "subcommands", LightningCLI.subcommands)
+    monkeypatch.setattr(ModularCLI, "subcommands", staticmethod(LightningCLI.subcommands))
     assert message in said(capsys, word)
 
 
