@@ -1,9 +1,11 @@
 """The code of the guide runs: the blocks of a page in order, in one namespace, as a reader would paste them."""
 
 import re
+import warnings
 
 import pytest
 
+from tests.quiet import ignore_lightning
 from tests.test_readme import ROOT, blocks
 
 PAGES = [
@@ -19,8 +21,10 @@ def test_page_runs(page, tmp_path, monkeypatch):
     namespace = {"__name__": "__main__"}
     found = [block for block in blocks(page.read_text()) if block.language == "python"]
     assert found
-    for block in found:  # the padding makes a traceback point at the line of the page
-        exec(compile("\n" * block.line + block.text, str(page), "exec"), namespace)
+    with warnings.catch_warnings():
+        ignore_lightning()
+        for block in found:  # the padding makes a traceback point at the line of the page
+            exec(compile("\n" * block.line + block.text, str(page), "exec"), namespace)
 
 
 def test_the_first_page_shows_one_chain_twice():
