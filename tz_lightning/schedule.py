@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -226,7 +226,7 @@ class _Stage(Optimizer):
         super().__setstate__({"defaults": {}, "state": {}, "param_groups": [{"params": [], "lr": v} for v in values]})
         self.actor, self.setting = optimizer, setting
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Nothing; schedulers ask whether it was called."""
 
     def play(self) -> None:
