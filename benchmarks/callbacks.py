@@ -1,6 +1,7 @@
 """What the callbacks that watch cost, as a share of the training: ``python -m benchmarks.callbacks``.
 
-The same network is trained with and without each of them, in turn, and the medians of the processor time per step are compared, with one thread.
+The same network is trained with and without each of them, in turn, and the medians of the processor time per step are
+compared, with one thread.
 """
 
 from __future__ import annotations
