@@ -219,8 +219,8 @@ class Projection(Module):
         projected = done.get_update()
         if len(projected) != len(fakes):
             raise RuntimeError(
-                f"The modules in {self.path} give an update for {len(projected)} of {len(fakes)} projected tensors: one "
-                "of them has moved the others itself, or has found no gradient for them. Put it outside of the "
+                f"The modules in {self.path} give an update for {len(projected)} of {len(fakes)} projected tensors: "
+                "one of them has moved the others itself, or has found no gradient for them. Put it outside of the "
                 "projection."
             )
         update = self.unproject(projected, var, "update")
