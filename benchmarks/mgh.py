@@ -136,9 +136,7 @@ def wood(x: Tensor) -> Tensor:
     """Number 14."""
     a, b, c, d = x
     r90, r10 = 90**0.5, 10**0.5
-    return torch.stack(
-        [10 * (b - a**2), 1 - a, r90 * (d - c**2), 1 - c, r10 * (b + d - 2), (b - d) / r10]
-    )
+    return torch.stack([10 * (b - a**2), 1 - a, r90 * (d - c**2), 1 - c, r10 * (b + d - 2), (b - d) / r10])
 
 
 def kowalik_osborne(x: Tensor) -> Tensor:

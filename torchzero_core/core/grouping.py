@@ -71,7 +71,8 @@ def groups(
     """
     if not isinstance(settings, Mapping):
         raise TypeError(
-            f"groups are settings by name or kind, as in {{'norms': {{'weight_decay': 0}}}}, not {settings!r}.")
+            f"groups are settings by name or kind, as in {{'norms': {{'weight_decay': 0}}}}, not {settings!r}."
+        )
     wanted = None if params is None else set(map(id, params))
     every = list(model.named_parameters() if isinstance(model, nn.Module) else model)
     named = [(name, p) for name, p in every if wanted is None or id(p) in wanted]
