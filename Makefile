@@ -42,6 +42,7 @@ format: $(VENV)/.installed-dev ## let ruff mend what it can
 
 bench: $(VENV)/.installed-bench ## time the chains beside their peers (two minutes), write benchmarks/RESULTS.md
 	$(PY) -m benchmarks
+	$(PY) -m benchmarks.closures
 
 against: $(VENV)/.installed-bench ## time the chains beside those of another checkout: make against TREE=PATH
 	$(PY) -m benchmarks.against $(TREE)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import statistics
 import time
 import warnings
@@ -25,11 +24,11 @@ from torch import Tensor
 import torchzero_core as tz
 
 from .mgh import F64, Problem, problems
+from .report import CLOSURES, closures_of
 from .units import markdown
 
 GOAL = 1e-8
 LIMIT = 1500
-SECTION = "## Closures"
 #: Our chains, what they are called elsewhere, and the ratio of evaluations to scipy's that is accepted.
 METHODS: dict[str, tuple[Callable[[], list[tz.Module]], str, str, float]] = {
     "LBFGS": (lambda: [tz.m.LBFGS(), tz.m.StrongWolfe()], "L-BFGS-B", "l-bfgs", 0.9),
@@ -323,7 +322,7 @@ def text(*, quick: bool = False) -> str:
         quick: without the larger problems.
     """
     parts = [
-        SECTION,
+        CLOSURES,
         f"`python -m benchmarks.closures`, {torch.get_num_threads()} thread. {__doc__.split(chr(10) * 2)[1]}",
     ]
     parts += ["### Evaluations", evaluations(problems()), "### Time", overhead()]
@@ -338,12 +337,8 @@ def write(section: str, file: Path) -> None:
         file: the report.
     """
     before = file.read_text(encoding="utf-8") if file.exists() else "# Benchmarks\n"
-    pattern = rf"^{SECTION}\n.*?(?=^## |\Z)"
-    old = re.search(pattern, before, re.MULTILINE | re.DOTALL)
-    if old:
-        after = f"{before[: old.start()]}{section}\n{before[old.end() :]}"
-    else:
-        after = f"{before.rstrip()}\n\n{section}"
+    old = closures_of(file).strip()
+    after = before.replace(old, section.strip()) if old else f"{before.rstrip()}\n\n{section}"
     file.write_text(after.rstrip() + "\n", encoding="utf-8")
 
 
