@@ -1,7 +1,7 @@
 """Run the examples of the gallery and write their pictures, their figures and the page: ``python -m examples``.
 
-``python -m examples gan characters`` runs only these; the page keeps what it has of the others. Each runs in a process of
-its own on one core, and the whole takes about six minutes.
+``python -m examples gan characters`` runs only these; the page keeps what it has of the others. Each runs in a process
+of its own on one core, and the whole takes about six minutes.
 """
 
 from __future__ import annotations

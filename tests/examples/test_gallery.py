@@ -51,8 +51,7 @@ def test_an_example_is_short_and_has_its_picture_and_figures(name):
     figures = json.loads((GALLERY / f"{name}.json").read_text())
     ours, theirs = (min(float(v) for v in figures[side].values()) for side in ("ours", "baselines"))
     assert ours <= CLAIMS[name] * theirs
-    title, rest = page.text_of(name)
-    assert title and rest
+    assert len(page.text_of(name)) > 100
 
 
 def test_the_page_is_what_the_examples_say(tmp_path):

@@ -208,6 +208,9 @@ def _styled(figure: Any, x: str, y: str, *, logarithmic: bool) -> Any:
     )
     figure.update_xaxes(title=x, zeroline=False)
     figure.update_yaxes(title=y, zeroline=False, type="log" if logarithmic else "linear", exponentformat="power")
+    values = [v for trace in figure.data for v in trace.y if v is not None and v > 0]
+    if logarithmic and values and max(values) > 30 * min(values):  # else the digits between the powers are in the way
+        figure.update_yaxes(dtick=max(1, round(math.log10(max(values) / min(values)) / 6)))
     return figure
 
 

@@ -299,5 +299,7 @@ def _instance(where: str, spec: Any, kind: type) -> Callable[[], Any]:
 
 
 def _sentence(where: str, error: Exception) -> str:
-    text = short_error(getattr(error, "message", None) or str(error))
+    text = getattr(error, "message", None) or str(error)
+    text = re.sub(r"Type typing\.Callable\S.*? expects a function or a callable class: ", "\n", text)
+    text = short_error(re.sub(r"\. Got value: Namespace\(.*", "", text))
     return f"{where}: {text.removeprefix('x: ')}"
