@@ -15,7 +15,7 @@ from examples.showing import Shown, best, smooth
 
 #: What the figures must at least come to: ours against the best baseline's, times this.
 CLAIMS = {
-    "digits_rivals": 1.0,
+    "digits_rivals": 1.3,
     "physics_informed": 0.1,
     "characters": 0.99,
     "logistic_regression": 1.1,
