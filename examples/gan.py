@@ -23,7 +23,7 @@ import torchzero_core as tz
 from examples.showing import COLOURS, GRAYS, Shown, quiet, show
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-STEPS, NOISE, BATCH = 1200, 8, 128
+m, STEPS, NOISE, BATCH = tz.m, 1200, 8, 128
 
 
 def circle(n: int) -> Tensor:
@@ -85,10 +85,8 @@ def play(make: Make) -> GAN:
 def main() -> Shown:
     """Both, and what they draw."""
     chains: dict[str, Callable[[float], Make]] = {
-        "optimistic Adam": lambda lr: (
-            lambda params: tz.Modular(params, tz.m.Adam(0.5, 0.9), tz.m.Add(tz.m.LastDifference()), tz.m.LR(lr))
-        ),
-        "torch Adam": lambda lr: lambda params: torch.optim.Adam(params, lr, (0.5, 0.9)),
+        "optimistic Adam": lambda lr: lambda p: tz.Modular(p, m.Adam(0.5, 0.9), m.Add(m.LastDifference()), m.LR(lr)),
+        "torch Adam": lambda lr: lambda p: torch.optim.Adam(p, lr, (0.5, 0.9)),
     }
     games = {name: [play(make(lr)) for lr in (3e-4, 1e-3, 3e-3)] for name, make in chains.items()}
     models = {name: min(three, key=GAN.last) for name, three in games.items()}
@@ -101,10 +99,7 @@ def main() -> Shown:
             axes.set(title=name, xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
         distance.set(xlabel="step", ylabel="energy distance to the data", yscale="log")
 
-    ours, theirs = (
-        {f"{name}, best": models[name].last(), f"{name}, mean of three": sum(map(GAN.last, games[name])) / 3}
-        for name in chains
-    )
+    ours, theirs = ({f"{n}, best": models[n].last(), f"{n}, mean": sum(map(GAN.last, games[n])) / 3} for n in chains)
     return Shown("energy distance to the data at the end", ours, theirs, digits=".4f", draw=draw, panels=3)
 
 

@@ -19,7 +19,7 @@ CLAIMS = {
     "physics_informed": 0.1,
     "characters": 0.99,
     "logistic_regression": 1.1,
-    "minimize_scipy": 1.0,
+    "minimize_scipy": 1.1,
     "not_differentiable": 0.5,
     "gan": 1.3,
     "schedules": 1.02,
