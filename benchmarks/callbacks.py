@@ -1,6 +1,6 @@
 """What the callbacks that watch cost, as a share of the training: ``python -m benchmarks.callbacks``.
 
-The same network is trained with and without each of them, in turn, and the medians of the time per step are compared.
+The same network is trained with and without each of them, in turn, and the medians of the processor time per step are compared, with one thread.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class Times(Callback):
         self.at: list[float] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note the time."""
-        self.at.append(time.perf_counter())
+        """Note the processor time."""
+        self.at.append(time.process_time())
 
 
 def seconds_per_step(chain: Callable[[], list[Any]], callbacks: list[Callback], width: int, steps: int) -> float:
-    """The mean time of a step, without the first ones.
+    """The mean processor time of a step, without the first ones.
 
     Args:
         chain: makes the modules.
@@ -122,7 +122,7 @@ def main(args: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     parameters = 4 * options.width * (options.width + 1)
     print(f"{parameters:,} parameters, {options.steps} steps, the medians of {options.rounds} rounds\n")
-    print("| chain | callback | µs a step | more than none |\n| --- | --- | --- | --- |")
+    print("| chain | callback | processor µs a step | more than none |\n| --- | --- | --- | --- |")
     for chain, modules in CHAINS.items():
         found: dict[str, list[float]] = {}
         for _ in range(options.rounds):

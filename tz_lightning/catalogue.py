@@ -151,7 +151,7 @@ def as_config(module: Module) -> dict[str, Any]:
             args[name] = [_child_config(child) for child in module.children.values()]
         elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             value = module.defaults.get(name, getattr(module, name, parameter.default) if name != "lr" else None)
-            if value != parameter.default:
+            if value != parameter.default and value != {}:
                 args[name] = value
     return {"class_path": type(module).__name__, **({"init_args": args} if args else {})}
 
@@ -194,7 +194,9 @@ def describe(name: str, width: int = 100) -> str:
     """
     if name in tz.recipes.RECIPES and same(name, modules()) is None:
         recipe = tz.recipes.RECIPES[name]
-        settings = "\n".join(f"  {plain_text(text).strip()}" for text in explained(inspect.getdoc(recipe) or "").values())
+        settings = "\n".join(
+            f"  {plain_text(text).strip()}" for text in explained(inspect.getdoc(recipe) or "").values()
+        )
         made = "\n".join(f"  {module!r}" for module in recipe())
         return f"{name} (recipe)\n\n{first_line(recipe)}\n\nSettings:\n{settings}\n\nThe chain:\n{made}"
     cls = module_called(name)

@@ -296,7 +296,9 @@ class LRSchedulerCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the scheduler, or go on with that of a checkpoint."""
         if self.optimizer >= len(trainer.optimizers):
-            raise MisconfigurationException(f"LRSchedulerCallback(optimizer={self.optimizer}): there are {len(trainer.optimizers)}.")
+            raise MisconfigurationException(
+                f"LRSchedulerCallback(optimizer={self.optimizer}): there are {len(trainer.optimizers)}."
+            )
         optimizer = trainer.optimizers[self.optimizer]
         try:
             values = values_of(optimizer, self.setting)
@@ -310,7 +312,9 @@ class LRSchedulerCallback(Callback):
         if isinstance(self.scheduler, ReduceLROnPlateau) and self.monitor is None:
             self.monitor = getattr(self.scheduler, "monitor", None)
             if self.monitor is None:
-                raise MisconfigurationException("LRSchedulerCallback: ReduceLROnPlateau needs monitor, the name of a metric.")
+                raise MisconfigurationException(
+                    "LRSchedulerCallback: ReduceLROnPlateau needs monitor, a metric's name."
+                )
         if self._saved is not None:
             self._count = self._saved["count"]
             self.scheduler.load_state_dict(self._saved["scheduler"])
@@ -344,7 +348,9 @@ class LRSchedulerCallback(Callback):
             metrics = trainer.callback_metrics
             if self.monitor not in metrics:
                 near = did_you_mean(str(self.monitor), metrics) or f" There are {', '.join(metrics) or 'none'}."
-                raise MisconfigurationException(f"LRSchedulerCallback(monitor={self.monitor!r}): there is no such metric.{near}")
+                raise MisconfigurationException(
+                    f"LRSchedulerCallback(monitor={self.monitor!r}): there is no such metric.{near}"
+                )
             self.scheduler.step(metrics[self.monitor])
         else:
             self.scheduler.step()

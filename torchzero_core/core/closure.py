@@ -8,7 +8,7 @@ import operator
 import types
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..distributed import Reductions
 from .home import Home, StepInfo
 from .replaced_grads import replace_grads, return_grads
+from .sight import Sight, look
 
 Closure = Callable[..., Any]
 
@@ -75,29 +76,105 @@ def detached(loss: Any) -> Tensor:
     return number.detach().clone()
 
 
+class _Kept(NamedTuple):
+    """What a closure was at one point."""
+
+    values: list[Tensor]
+    loss: Tensor
+    grads: list[Tensor | None]
+    sight: Sight | None
+
+
 class Evaluations:
     """What a deterministic closure was at its last points, found again by the values of the parameters.
 
     Two evaluations are kept, the latest and the best of the others: where a step ends is nearly always one of them.
+
+    Nobody's word is taken for ever: now and then the closure is evaluated where it was evaluated before, and where loss
+    and gradients are not the same to the last bit, nothing is remembered any more. Without a word they have to be the
+    same once before anything is, and everything that the closure refers to has to be seen and to be as it was.
+
+    Args:
+        word: whether somebody has said that the closure is deterministic.
     """
 
-    def __init__(self) -> None:
-        self._kept: list[tuple[list[Tensor], Tensor, list[Tensor | None]]] = []
+    #: The closure is asked again when it would have been saved so many evaluations, and then at four times as many.
+    FIRST_CHECK = 32
+    #: So often the closure may refer to something else before it is taken for one that changes from step to step.
+    PATIENCE = 3
 
-    def note(self, params: Sequence[Tensor], loss: Tensor) -> None:
+    def __init__(self, *, word: bool) -> None:
+        self.word = word
+        self.over = False
+        self.doubted = not word
+        self._kept: list[_Kept] = []
+        self._saved, self._check, self._changes = 0, self.FIRST_CHECK, 0
+
+    def note(self, params: Sequence[Tensor], loss: Tensor, closure: Closure) -> None:
         """Remember loss and gradients at the present point."""
+        if self.over:
+            return
+        sight = None if self.word else look(closure, params)
+        if sight is None and not self.word:
+            return self.end()
         grads = [None if p.grad is None else p.grad.detach().clone() for p in params]
-        self._kept = [*sorted(self._kept, key=lambda kept: float(kept[1]))[:1]]
-        self._kept.append(([p.detach().clone() for p in params], loss.clone(), grads))
+        self._kept = [*sorted(self._kept, key=lambda kept: float(kept.loss))[:1]]
+        self._kept.append(_Kept([p.detach().clone() for p in params], loss.clone(), grads, sight))
 
-    def recall(self, params: Sequence[Tensor]) -> Tensor | None:
-        """The loss at the present point, with the gradients in ``p.grad``; None where it was not evaluated."""
-        for values, loss, grads in self._kept:
-            same_kind = [v.dtype for v in values] == [p.dtype for p in params]  # anybody may cast them
-            if same_kind and all(map(torch.equal, values, params)):
-                replace_grads(params, [None if g is None else g.clone() for g in grads])
-                return loss.clone()
+    def find(self, params: Sequence[Tensor], closure: Closure) -> _Kept | None:
+        """What was evaluated at the present point, if anything was, and as far as is seen by the same function."""
+        for kept in self._kept:
+            same_kind = [v.dtype for v in kept.values] == [p.dtype for p in params]  # anybody may cast them
+            if same_kind and all(map(torch.equal, kept.values, params)):
+                break
+        else:
+            return None
+        if kept.sight is None or kept.sight.same(look(closure, params)):
+            return kept
+        self._kept, self._changes = [], self._changes + 1
+        if self._changes >= self.PATIENCE:
+            self.end()
         return None
+
+    def trusts(self) -> bool:
+        """Whether an evaluation may stand for another one at the same point."""
+        self._saved += 1
+        if self._saved >= self._check:
+            self._check *= 4
+            return False
+        return not self.doubted
+
+    def recall(self, kept: _Kept, params: Sequence[Tensor]) -> Tensor:
+        """The loss of an evaluation, with its gradients in ``p.grad``."""
+        replace_grads(params, [None if g is None else g.clone() for g in kept.grads])
+        return kept.loss.clone()
+
+    def agrees(self, kept: _Kept, params: Sequence[Tensor], loss: Tensor) -> bool:
+        """Whether another evaluation at the same point was the same to the last bit; otherwise nothing is kept on."""
+        grads = [p.grad for p in params]
+        same = _equal(loss, kept.loss) and all(map(_equal, grads, kept.grads))
+        self.doubted = False
+        if not same:
+            self.end()
+        return same
+
+    def end(self) -> None:
+        """Remember nothing any more."""
+        self.over, self._kept = True, []
+
+    def forget(self) -> None:
+        """Evaluate anew at the present point."""
+        self._kept = []
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether both are the same to the last bit, or neither is there."""
+    return a is b if a is None or b is None else torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def _random_state() -> Tensor:
+    """Where torch's random numbers are."""
+    return torch.default_generator.get_state()
 
 
 class CountedClosure:
@@ -138,15 +215,29 @@ class CountedClosure:
         """
         known = self._known
         # Ranks that share the parameters out would not agree on whether a point is known.
-        if known is None or not backward or type(self._home.distributed) is not Reductions:
+        if known is None or known.over or not backward or type(self._home.distributed) is not Reductions:
             return self._evaluate(backward)
         params = self._home.all_params
-        loss = known.recall(params)
+        kept = known.find(params, self._closure)
+        if kept is not None and known.trusts():
+            return known.recall(kept, params)
+        return_grads(params)
+        watched = self._habits is not None and self._habits.watching
+        before = _random_state() if watched else None
+        loss = self._evaluate(backward)
         if loss is None:
-            return_grads(params)
-            loss = self._evaluate(backward)
-            if loss is not None:
-                known.note(params, loss)
+            return None
+        if before is not None and not torch.equal(before, _random_state()):
+            known.doubted = True  # dropout, or it draws a batch: it has to show that it draws the same every time
+        if kept is not None and not known.agrees(kept, params, loss) and known.word:
+            self._home.warn_once(
+                "closure:deterministic",
+                f"deterministic=True, but the closure gave a loss of {float(kept.loss):.9g} and then of "
+                f"{float(loss):.9g} at the same parameters, or other gradients: it uses other data, dropout or something "
+                "else that changes. It is evaluated at the start of each step from now on; construct the optimizer "
+                "without deterministic=True.",
+            )
+        known.note(params, loss, self._closure)
         return loss
 
     def residuals(self) -> Any:

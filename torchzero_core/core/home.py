@@ -45,7 +45,7 @@ class Home(EngineHome, Protocol):
         modules: the chain.
         watchers: who looks at the modules while they run.
         model: the model it was given, or None.
-        deterministic: whether the closure is the same function at every step.
+        deterministic: whether the closure is the same function at every step; None where that is found out.
         precision: the dtypes that states are kept in.
     """
 
@@ -56,7 +56,7 @@ class Home(EngineHome, Protocol):
     modules: tuple[Any, ...]
     watchers: Watchers
     model: nn.Module | None
-    deterministic: bool
+    deterministic: bool | None
 
     @property
     def all_params(self) -> AllParams:

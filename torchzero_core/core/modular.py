@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 
 from ..distributed import Reductions
 from ..engine import Segment
+from ..engine.layout import check_memory
 from ..engine.params import Params
 from . import checkpoint, colours, show
 from .accidents import is_accident
@@ -48,7 +49,9 @@ class Modular(ModuleHome, Optimizer):
         compile: run the rules of the chain as generated kernels. The result is the same to rounding.
         deterministic: the closure is the same function of the parameters at every step (all of the data, no dropout),
             so loss and gradients at the point where a step ended serve as the start of the next one. It saves a line
-            search one evaluation a step, and keeps two copies of parameters and gradients.
+            search one evaluation a step, and keeps two copies of parameters and gradients. None: find out. It is so
+            where everything that the closure refers to can be seen and has not changed, and an evaluation at a known
+            point has given the same to the last bit.
         advice: warn of an order of modules that makes one of them useless, and of a chain without a learning rate.
         state_dtype: the dtype of declared state that is like a parameter, as a dtype or by name ("bfloat16"); for some
             modules or states by their paths, ``{"Adam": "float32", "EMA.exp_avg": "bfloat16"}``. None: that of the
@@ -85,7 +88,7 @@ class Modular(ModuleHome, Optimizer):
         params: Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]] | nn.Module,
         *modules: Modules,
         compile: bool = False,
-        deterministic: bool = False,
+        deterministic: bool | None = None,
         advice: bool = True,
         state_dtype: StateDtype = None,
         stochastic_rounding: bool | int = False,
@@ -100,7 +103,6 @@ class Modular(ModuleHome, Optimizer):
         self.last_step = StepInfo()
         self.distributed = Reductions()
         self.modules: tuple[Module, ...] = tuple(as_module(m, "Modular") for m in modules)
-        self._evaluations = Evaluations() if deterministic else None
         self._habits = Habits()
         self.begin()
         check_free(self.modules)
@@ -121,6 +123,7 @@ class Modular(ModuleHome, Optimizer):
         except BaseException:
             release(self.chain)  # a failed construction must not keep the modules
             raise
+        self._evaluations = self._remembered()
         self.current_step = 0
         if advice:
             advise(order(self.modules))
@@ -225,6 +228,8 @@ class Modular(ModuleHome, Optimizer):
             params = params.part([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
             var.closure = counted = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
+        if self._proven is not self._params:
+            check_memory(self.all_params, "parameter")
         evaluates = whole.evaluates and closure is not None
         if whole.foreign or self._proven is not self._params or evaluates or len(self.watchers):
             self.transaction.begin(self.state, thorough=whole.thorough)
@@ -261,8 +266,14 @@ class Modular(ModuleHome, Optimizer):
 
     def forget_evaluations(self) -> None:
         """Let the next step evaluate a deterministic closure anew, although nothing has changed since."""
-        if self.deterministic:
-            self._evaluations = Evaluations()
+        if self._evaluations is not None:
+            self._evaluations.forget()
+
+    def _remembered(self) -> Evaluations | None:
+        """Room for what a deterministic closure has been, where that may be of use."""
+        if self.deterministic is None:
+            return Evaluations(word=False) if self.requires_closure else None
+        return Evaluations(word=True) if self.deterministic else None
 
     def _blank_step(self) -> None:
         """Make the state of a chain that needs a closure without one: a step where loss and gradients are zero."""
@@ -272,7 +283,7 @@ class Modular(ModuleHome, Optimizer):
             self._step_without_grad(blank_closure(params))
         finally:
             torch._foreach_copy_(params, start)
-            self._evaluations = Evaluations() if self.deterministic else None
+            self._evaluations = self._remembered()
         self.last_step.loss = None
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -335,10 +346,10 @@ class Modular(ModuleHome, Optimizer):
             if self.rounding is not None:
                 self.rounding = copy.copy(self.rounding)
                 self.rounding.home = self
-            self._evaluations = Evaluations() if self.deterministic else None
             self._habits = Habits()
             self.begin()
             adopt(self, self.chain)
+            self._evaluations = self._remembered()
         self.drop_params()
 
     # -- looking at it -----------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class ModuleHome:
         chain: the modules.
         modules: those of the chain itself.
         compile: whether rules run as generated kernels.
-        deterministic: whether the closure is the same function at every step.
+        deterministic: whether the closure is the same function at every step; None where that is found out.
         advice: whether to say where modules are hardly in the order that was meant.
         distributed: the reductions over ranks.
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
@@ -51,7 +51,7 @@ class ModuleHome:
     chain: Module
     modules: tuple[Module, ...]
     compile: bool
-    deterministic: bool
+    deterministic: bool | None
     advice: bool = True
     distributed: Reductions
     lr_scales_update: bool
