@@ -116,7 +116,9 @@ def page(path: Path = PAGE) -> None:
         run = kept(name)
         ours = "<br>".join(f"{n}: **{v}**" for n, v in run["ours"].items())
         theirs = "<br>".join(f"{n}: {v}" for n, v in run["baselines"].items())
-        table.append(f"| [{title}](#{anchor(title)}) | {run['figure']} | {ours} | {theirs} | {run['seconds']} |")
+        table.append(
+            f"| [{title}](#{anchor(title)}) | {run['figure']} | {ours} | {theirs} | {run['seconds'] or '< 1'} |"
+        )
         file = "compare.yaml" if name == "digits_rivals" else f"{name}.py"
         language = "yaml" if file.endswith("yaml") else "python"
         sections += [
