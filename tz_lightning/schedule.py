@@ -24,7 +24,8 @@ class WarmupCosine(LRScheduler):
 
     .. math::
 
-        lr_t = base·\left(s + (1-s)\frac{t}{w}\right) \text{ for } t < w, \quad
+        lr_t = base·\left(s + (1-s)\frac{t}{w}\right) \text{ for } t < w,
+
         lr_t = base·\left(e + (1-e)\frac{1 + \cos(π\,\min(1, (t-w)/(T-w)))}{2}\right) \text{ then}
 
     Args:
