@@ -2,7 +2,8 @@
 
 `python -m tz_lightning compare examples/compare.yaml` runs each of them with the same seeds, batches and number of
 steps, at several learning rates, and writes a table and a report; see [the comparison](compare.md). The network has two
-convolutions, and the figure is the loss on the validation images, mean of two seeds, each at its best learning rate.
+convolutions, and the figure is the loss on the validation images, mean of two seeds, each at its best learning rate. On
+a task this small and well behaved AdamW, once tuned, is hard to beat: SOAP comes as near as seeds differ.
 """
 
 from __future__ import annotations

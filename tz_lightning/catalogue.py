@@ -132,6 +132,15 @@ def recipe_lines() -> list[str]:
     return [f"{name:<{width}}  {first_line(recipe)}" for name, recipe in tz.recipes.RECIPES.items()]
 
 
+def recipe_table() -> str:
+    """The recipes as a table of the guide: name, what it is, its modules."""
+    rows = ["| recipe | what it is | modules |", "| --- | --- | --- |"]
+    for name, recipe in tz.recipes.RECIPES.items():
+        modules = ", ".join(type(module).__name__ for module in recipe())
+        rows.append(f"| `{name}` | {first_line(recipe)} | {modules} |")
+    return "\n".join(rows)
+
+
 def as_config(module: Module) -> dict[str, Any]:
     """A module as a configuration writes it: its class, and what differs from the defaults of its constructor.
 
@@ -307,4 +316,5 @@ __all__ = [
     "module_called",
     "modules",
     "recipe_lines",
+    "recipe_table",
 ]

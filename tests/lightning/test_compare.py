@@ -1,11 +1,13 @@
 """python -m tz_lightning compare: the same budget for all, every run kept, what fails a row."""
 
 import importlib.util
+import io
 import json
 import math
 import os
 import re
 import signal
+import sys
 
 import pytest
 import torch
@@ -282,3 +284,30 @@ def test_threads_and_randomness_are_left_alone(tmp_path):
     threads = torch.get_num_threads()
     outcomes(tmp_path, optimizers={"a": "torch.optim.SGD"}, lr=1e-3, seeds=0)
     assert torch.get_num_threads() == threads
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_progress_without_rich(tmp_path, monkeypatch, stream):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    progress = Progress(stream=stream())
+    (run,) = compare(
+        Plan.of(data(optimizers={"a [b]": "torch.optim.SGD"}, lr=1e-3, seeds=0)), tmp_path, progress=progress
+    )
+    progress.close()
+    text = progress._stream.getvalue()
+    assert f"1/1  a [b], lr 0.001, seed 0: {run.value:.4g} after 4 steps" in text
+    assert ("\r\x1b[Krun 1 of 1: a [b], lr 0.001, seed 0: 25 %, loss" in text) == (stream is Terminal)
+
+
+@needs("rich")
+def test_progress_with_rich(tmp_path):
+    progress = Progress(stream=Terminal())
+    list(compare(Plan.of(data(optimizers={"a [b]": "torch.optim.SGD"}, lr=1e-3, seeds=0)), tmp_path, progress=progress))
+    progress.close()
+    assert "1/1  a [b], lr 0.001, seed 0" in progress._stream.getvalue()

@@ -21,7 +21,8 @@ from torch.optim import Optimizer
 from torchzero_core.core.near import did_you_mean
 
 from ..chain import ModularChain
-from ..cli import ModularParser, load_yaml, short_error
+from ..cli import ModularParser, load_yaml
+from ..mistakes import short_error
 from .problems import PROBLEMS
 
 #: Whatever may stand at the top of the file, and what it may be.
