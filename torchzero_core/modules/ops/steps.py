@@ -60,11 +60,12 @@ class _Walk(Module):
         def closure(backward: bool = True) -> Any:
             if not searches or not backward:
                 return exact(backward)
-            loss = known.recall(params)
-            if loss is None:
-                loss = exact(True)
-                if loss is not None:
-                    known.note(params, loss)
+            kept = known.find(params, exact)
+            if kept is not None:
+                return known.recall(kept, params)
+            loss = exact(True)
+            if loss is not None:
+                known.note(params, loss, exact)
             return loss
 
         return closure
