@@ -196,6 +196,7 @@ class Things:
         elif (state := _generator_state(value)) is not None:
             self.generators.append((value, state))
         elif isinstance(value, Optimizer):  # another one than that which is stepped
+            self.flags.append((vars(value), {k: v for k, v in vars(value).items() if type(v) in _NUMBERS}))
             self._visit_container(value.state, dict(value.state), (), depth)
             for held in [*value.state.values(), *value.param_groups]:
                 self._visit(held, depth + 1)

@@ -165,7 +165,7 @@ class Inner(Fit):
         super().__init__(chain)
         self.helper = nn.Linear(3, 1).double()
         self.inner = make(self.helper.parameters(), lr=0.1)
-        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.inner, 0.9)
+        self.decay = torch.optim.lr_scheduler.ExponentialLR(self.inner, 0.9)
 
     def training_step(self, batch, batch_idx):
         self.inner.zero_grad()
@@ -173,12 +173,12 @@ class Inner(Fit):
         SEEN.append((batch_idx, float(loss.detach()), self.inner.param_groups[0]["lr"]))
         loss.backward()
         self.inner.step()
-        self.schedule.step()
+        self.decay.step()
         return mse(self.net, batch) + mse(self.helper, batch).detach()
 
     def end(self):
         states = self.inner.state_dict()["state"]
-        return states, self.schedule.last_epoch, self.inner.param_groups[0]["lr"]
+        return states, self.decay.last_epoch, self.inner.param_groups[0]["lr"]
 
 
 class InnerChain(Inner):
@@ -190,13 +190,13 @@ class OwnSchedule(Fit):
     """The schedule of the optimizer itself, stepped within the training step."""
 
     def training_step(self, batch, batch_idx):
-        self.schedules.step()
+        self.decay.step()
         SEEN.append((batch_idx, self.trainer.optimizers[0].param_groups[0]["lr"]))
         return mse(self.net, batch)
 
     def configure_optimizers(self):
         optimizer = super().configure_optimizers()
-        self.schedules = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        self.decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
         return optimizer
 
     def end(self):
