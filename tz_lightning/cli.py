@@ -245,6 +245,10 @@ class ModularCLI(LightningCLI):
             if "heckpoint" not in str(error):
                 raise
             self._parser(subcommand).error(f"ckpt_path: {error}", error)
+        except RuntimeError as error:
+            if not str(error).startswith("SaveConfigCallback"):
+                raise
+            self._parser(subcommand).error(" ".join(str(error).split()), error)
 
     def _check_optimizer(self) -> None:
         """Refuse a training without an optimizer."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -274,6 +274,7 @@ _BASES: dict[str, tuple[str, tuple[type, ...]]] = {
     "schedulers": ("Scheduler", (LRScheduler,)),
     "callbacks": ("Callback", (Callback,)),
     "logger": ("Logger", (Logger,)),
+    "model": ("Model", (LightningModule,)),
     "data": ("Data module", (LightningDataModule,)),
     "rule": ("Stopping rule", (StoppingRule,)),
     "rules": ("Stopping rule", (StoppingRule,)),
@@ -298,7 +299,7 @@ def names_of(key: str) -> list[str]:
     if not bases:
         return list(catalogue.modules())
     found = {cls.__name__ for base in bases for cls in _subclasses(base) if not cls.__name__.startswith("_")}
-    return sorted(found - {"Optimizer", "LRScheduler", "Modular", "Callback", "LightningDataModule"})
+    return sorted(found - {"Optimizer", "LRScheduler", "Modular", "Callback", "LightningDataModule", "ClosureModule"})
 
 
 def _subclasses(base: type) -> Iterator[type]:

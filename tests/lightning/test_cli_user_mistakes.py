@@ -4,6 +4,7 @@ import pytest
 
 from tests.lightning import test_cli_mistakes as mistakes
 from tests.lightning.test_cli_mistakes import CHAIN, MODULES, QUIET, said
+from tz_lightning import ModularCLI
 
 own_arguments = mistakes.own_arguments
 
@@ -67,6 +68,19 @@ FILES = {
         "LRSchedulerCallback: scheduler: Ramp has no setting 'ends'. Did you mean end?",
     ),
 }
+
+
+def test_a_second_run_in_the_same_place_says_what_is_there_already(capsys, tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(SystemExit):
+        ModularCLI(mistakes.Model, args=["fit", *QUIET, "--optimizer=adamw"], seed_everything_default=0)
+    assert "error: SaveConfigCallback expected" in capsys.readouterr().err
+
+
+def test_a_model_that_there_is_not(capsys):
+    with pytest.raises(SystemExit):
+        ModularCLI(mistakes.Model, subclass_mode_model=True, args=["fit", *QUIET, "--model=Modle", "--optimizer=adamw"])
+    assert "model: no model is called 'Modle'. Did you mean 'Model'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", WORDS)
