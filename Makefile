@@ -40,8 +40,10 @@ format: $(VENV)/.installed-dev ## let ruff mend what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(VENV)/.installed-bench ## time the chains beside their peers (two minutes), write benchmarks/RESULTS.md
+bench: $(VENV)/.installed-bench ## time the chains beside their peers (some minutes), write benchmarks/RESULTS.md
 	$(PY) -m benchmarks
+	$(PY) -m benchmarks.matrices
+	$(PY) -m benchmarks.bandwidth
 	$(PY) -m benchmarks.closures
 
 against: $(VENV)/.installed-bench ## time the chains beside those of another checkout: make against TREE=PATH

@@ -66,7 +66,7 @@ def by_evolution(sigma: float) -> tuple[float, list[float]]:
         for p in net.parameters():
             p.add_(torch.randn_like(p), alpha=sigma)
         loss = net.loss().item()
-        good = loss < losses[-1]
+        good = loss <= losses[-1]  # so the strategy does not end on a plateau
         sigma *= 1.5 if good else 1.5**-0.25
         if not good:
             torch._foreach_copy_(list(net.parameters()), old)

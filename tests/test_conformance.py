@@ -38,9 +38,18 @@ ROOT = Path(__file__).parents[1]
 AVAILABLE = [e for e in ENTRIES if hasattr(tz.m, e.name)]
 
 
-def entries(keep=lambda entry: True):
-    """Parametrizes a test over the entries it is for."""
-    return pytest.mark.parametrize("entry", [e for e in AVAILABLE if keep(e)], ids=lambda e: e.id)
+def entries(keep=lambda entry: True, *, all_fast=False):
+    """Parametrizes a test over the entries it is for.
+
+    The first of a module belongs to the fast tests, so that these send every module through every kind of check; its
+    variants are slow, unless ``all_fast``.
+    """
+    cases, seen = [], set()
+    for e in filter(keep, AVAILABLE):
+        slow = e.name in seen and not all_fast
+        cases.append(pytest.param(e, id=e.id, marks=pytest.mark.slow if slow else ()))
+        seen.add(e.name)
+    return pytest.mark.parametrize("entry", cases)
 
 
 def assert_same(a, b, where="it"):
@@ -374,7 +383,7 @@ def test_unknown_words_are_refused(entry):
                 module.set_param_groups([{"params": params, name: "nonsense"}])
 
 
-@entries(lambda e: e.compiles)
+@entries(lambda e: e.compiles, all_fast=True)  # the variants are what other code is generated for
 def test_compiled_agrees_with_eager(entry):
     for shapes in (SHAPES, ALL_SHAPES.values()):
         plain, compiled = make_params(shapes), make_params(shapes)
@@ -462,7 +471,7 @@ def resumed(tmp_path_factory):
     return here, torch.load(folder / "end.pt", weights_only=True)
 
 
-@entries()
+@entries(all_fast=True)  # one process for all
 def test_resumes_bit_for_bit_in_a_fresh_process(entry, resumed):
     here, there = resumed[0][entry.id], resumed[1].get(entry.id)
     assert not isinstance(here, str), here

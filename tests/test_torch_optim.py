@@ -11,8 +11,9 @@ import torch
 from torch.optim import lr_scheduler, swa_utils
 
 import torchzero_core as tz
-from tests.parity import apart, found
+from tests.parity import apart, compared, found
 from tests.problems import backward, closure_of, make_params
+from torchzero_core.linalg import newton_schulz
 
 m = tz.m
 SHAPES = [(3, 4), (2,), (2, 2, 3), (), (1, 5)]
@@ -105,7 +106,7 @@ CHAINS = {
     "Rprop": rprop,
     "LBFGS": lambda kw: [m.Wrap(torch.optim.LBFGS, **kw)],
 }
-#: Muon runs in bfloat16 and is compared in tests of the matrix methods; no module takes sparse gradients.
+#: Muon takes matrices only and has a test of its own; no module takes sparse gradients.
 ELSEWHERE = {"Muon", "SparseAdam"}
 #: What a configuration may say that `around` and the chains read.
 KNOWN = {
@@ -159,6 +160,39 @@ def test_every_configuration_of_lbfgs(place):
             optimizer.step(closure)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert not torch.equal(ours[0], make_params(SHAPES)[0])
+
+
+@compared("the chain of torch's Muon", "torch.optim, every configuration")
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (5, 5)])
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
+def test_every_configuration_of_muon(shape, adjust, monkeypatch):
+    """torch rounds the products to bfloat16; here it is kept from it."""
+    from torch.optim import _muon
+
+    def exact(grad, coefficients, steps, eps):
+        return newton_schulz(grad, steps, coefficients=[coefficients], dtype=torch.float64, eps=eps, gram=False)
+
+    monkeypatch.setattr(_muon, "_zeropower_via_newtonschulz", exact)
+    cls, configurations = database()["Muon"]
+    assert len(configurations) >= 5
+    for kw in configurations:
+        assert kw.keys() <= {"lr", "weight_decay", "momentum", "ns_steps", "ns_coefficients"}
+        chain = [
+            m.Muon(
+                kw.get("momentum", 0.95),
+                ns_steps=kw.get("ns_steps", 5),
+                coefficients=[kw.get("ns_coefficients", (3.4445, -4.775, 2.0315))],
+                ns_dtype="float64",
+                adjust_lr=adjust != "original",
+            ),
+            *([m.Mul(max(1, shape[0] / shape[1]) ** 0.5)] if adjust == "original" else []),
+            m.WeightDecay(kw.get("weight_decay", 0.1)),
+            m.LR(kw.get("lr", 1e-3)),
+        ]
+        ours, theirs = make_params([shape, shape]), make_params([shape, shape])
+        expected = trajectory(cls(theirs, adjust_lr_fn=adjust, **kw), theirs)
+        torch.testing.assert_close(trajectory(tz.Modular(ours, *chain), ours), expected, rtol=1e-11, atol=1e-12)
+        assert not torch.equal(expected[0], expected[-1])
 
 
 def test_no_optimizer_of_torch_is_forgotten():

@@ -28,7 +28,7 @@ def modules() -> dict[str, type[Module]]:
 
 def is_base(cls: type) -> bool:
     """Whether a class is there to be derived from."""
-    return (inspect.getdoc(cls) or "").startswith("Base class")
+    return (inspect.getdoc(cls) or "").startswith("Base ")
 
 
 def family_of(cls: type) -> str:
@@ -132,6 +132,15 @@ def recipe_lines() -> list[str]:
     return [f"{name:<{width}}  {first_line(recipe)}" for name, recipe in tz.recipes.RECIPES.items()]
 
 
+def recipe_table() -> str:
+    """The recipes as a table of the guide: name, what it is, its modules."""
+    rows = ["| recipe | what it is | modules |", "| --- | --- | --- |"]
+    for name, recipe in tz.recipes.RECIPES.items():
+        modules = ", ".join(type(module).__name__ for module in recipe())
+        rows.append(f"| `{name}` | {first_line(recipe)} | {modules} |")
+    return "\n".join(rows)
+
+
 def as_config(module: Module) -> dict[str, Any]:
     """A module as a configuration writes it: its class, and what differs from the defaults of its constructor.
 
@@ -151,7 +160,7 @@ def as_config(module: Module) -> dict[str, Any]:
             args[name] = [_child_config(child) for child in module.children.values()]
         elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             value = module.defaults.get(name, getattr(module, name, parameter.default) if name != "lr" else None)
-            if value != parameter.default:
+            if value != parameter.default and value != {}:
                 args[name] = value
     return {"class_path": type(module).__name__, **({"init_args": args} if args else {})}
 
@@ -194,7 +203,9 @@ def describe(name: str, width: int = 100) -> str:
     """
     if name in tz.recipes.RECIPES and same(name, modules()) is None:
         recipe = tz.recipes.RECIPES[name]
-        settings = "\n".join(f"  {plain_text(text).strip()}" for text in explained(inspect.getdoc(recipe) or "").values())
+        settings = "\n".join(
+            f"  {plain_text(text).strip()}" for text in explained(inspect.getdoc(recipe) or "").values()
+        )
         made = "\n".join(f"  {module!r}" for module in recipe())
         return f"{name} (recipe)\n\n{first_line(recipe)}\n\nSettings:\n{settings}\n\nThe chain:\n{made}"
     cls = module_called(name)
@@ -305,4 +316,5 @@ __all__ = [
     "module_called",
     "modules",
     "recipe_lines",
+    "recipe_table",
 ]

@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchzero_core.core import Modular, Module
+from torchzero_core.core.closure import Closure
 from torchzero_core.core.grouping import Groups
 from torchzero_core.core.grouping import groups as group_parameters
-from torchzero_core.core.closure import Closure
+from torchzero_core.modules import Split
 
 from .compat import module_of_lightning_closure
-
 
 _MODEL: ContextVar[nn.Module | None] = ContextVar("model", default=None)
 
@@ -91,6 +91,9 @@ class ModularChain(Modular):
             stochastic_rounding=stochastic_rounding,
         )
         self.model = model
+        for module in self.unrolled_modules if model is not None else ():
+            if isinstance(module, Split):
+                module.choice()  # refuses what fits no parameter here, and not at the first step
 
 
 def _grouped(params: Any, groups: Mapping[str, Mapping[str, Any]]) -> Groups:
@@ -103,8 +106,8 @@ def _grouped(params: Any, groups: Mapping[str, Mapping[str, Any]]) -> Groups:
     model = _MODEL.get()
     if model is None or not all(isinstance(p, Tensor) for p in given):
         raise ValueError(
-            "ModularChain(groups=...) must know the names of the parameters and the layers that they belong to: make it "
-            "of the model, optimizer(model), or of its names, optimizer(model.named_parameters())."
+            "ModularChain(groups=...) must know the names of the parameters and the layers that they belong to: make "
+            "it of the model, optimizer(model), or of its names, optimizer(model.named_parameters())."
         )
     return group_parameters(model, groups, given)
 

@@ -11,9 +11,9 @@ from typing import Any, Literal, NoReturn
 import jsonargparse
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 
@@ -161,7 +161,7 @@ def _files(words: Sequence[str]) -> list[str]:
 
 
 def _fault_of(file: str) -> str:
-    """What is wrong with how a configuration file is written; "" where nothing is, or where it cannot be read at all."""
+    """What is wrong with how a configuration file is written; "" where nothing is, or where there is no such file."""
     try:
         config = load_yaml(Path(file).read_text())
     except OSError:
@@ -173,7 +173,8 @@ def _fault_of(file: str) -> str:
     if not isinstance(config, dict):
         return f": a configuration is options by name, as in optimizer: adamw, and this is {config!r}"
     places = [config, *(config[name] for name in LightningCLI.subcommands() if isinstance(config.get(name), dict))]
-    checked = ({name: place[name] for name in ("optimizer", "lr_scheduler", "trainer") if name in place} for place in places)
+    mine = ("optimizer", "lr_scheduler", "trainer")
+    checked = ({name: place[name] for name in mine if name in place} for place in places)
     fault = next((found for part in checked if (found := structure_fault(part))), "")
     return f": {fault}" if fault else ""
 
@@ -202,7 +203,9 @@ class ModularCLI(LightningCLI):
         super().setup_parser(*args, **kwargs)
         parsers = list(getattr(self, "_subcommand_parsers", {}).values())
         for parser in [*parsers, self.parser]:
-            parser.vocabulary = list((parsers[0] if parser is self.parser and parsers else parser).get_defaults().keys())
+            parser.vocabulary = list(
+                (parsers[0] if parser is self.parser and parsers else parser).get_defaults().keys()
+            )
 
     def instantiate_classes(self) -> None:
         """Instantiate the classes; a value that a constructor refuses ends the program with its sentence."""

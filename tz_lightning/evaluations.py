@@ -42,7 +42,7 @@ class Batch:
         """Run the first evaluation, and note what it changes."""
         keeper = self._memory.keeper
         self.start = keeper.snapshot(self.data)
-        with keeper.watching(self.start):
+        with self.start.things.taping(), keeper.watching(self.start):
             output = evaluate()
         self.start.look()
         return output
@@ -77,7 +77,7 @@ class Batch:
     def _first_time(self) -> tuple[Tensor | None, Any]:
         """The first evaluation after one that was left out; what it changes is put back, as if it had not been made."""
         assert self.start is not None
-        with self._memory.keeper.watching(self.start):
+        with self.start.things.taping(), self._memory.keeper.watching(self.start):
             found = self._evaluate()
         self.start.look()
         self._loud = not self.start.quiet()

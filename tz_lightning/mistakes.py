@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
@@ -147,7 +147,9 @@ def _said(finding: _Finding, beside: list[_Finding]) -> str:
         return f"{found[1]} is no {_kind_of(key).lower()}{_instead(found[1], key)}"
     if found := re.match(r"'list' object has no attribute 'keys'", text):
         return "init_args are settings by name, as in init_args: {lr: 0.1}, and not a list"
-    if found := re.match(r"Multiple subclasses with name (\w+)\. Give the full class path to avoid ambiguity: (.*)", text):
+    if found := re.match(
+        r"Multiple subclasses with name (\w+)\. Give the full class path to avoid ambiguity: (.*)", text
+    ):
         return f"several classes are called {found[1]}; write one of {found[2].rstrip('.')}"
     if found := re.match(r"(?:tz\.m has no module|module '[^']*' has no attribute) '(\w+)'", text):
         return no_class(found[1], key)
@@ -271,6 +273,7 @@ def names_of(key: str) -> list[str]:
 
 
 def _subclasses(base: type) -> Iterator[type]:
+    cls: type
     for cls in base.__subclasses__():
         yield cls
         yield from _subclasses(cls)
@@ -292,7 +295,8 @@ def no_class(name: str, key: str, words: Iterable[str] = ()) -> str:
     bare = name.rsplit(".", 1)[-1]
     if words := list(words):
         options = [*words, *(n for n in known if n not in words)]
-        return f"{name!r} is neither {' nor '.join(map(repr, words))} nor a function with its path.{_quoted(bare, options)}"
+        known_words = " nor ".join(map(repr, words))
+        return f"{name!r} is neither {known_words} nor a function with its path.{_quoted(bare, options)}"
     if "." in name and same(bare, known) is None:
         return f"{name!r} cannot be imported.{_quoted(bare, known)}"
     exact = same(bare, known)
@@ -304,8 +308,6 @@ def no_class(name: str, key: str, words: Iterable[str] = ()) -> str:
 
 def _chains() -> list[str]:
     return list(tz.m.CHAINS)
-
-
 
 
 def _instead(name: str, key: str) -> str:
@@ -334,7 +336,7 @@ def _quoted(name: str, known: Iterable[str]) -> str:
 def _unknown_words(words: str, vocabulary: list[str]) -> str:
     """What to say of words that are no options."""
     first = words.split(" --")[0].strip()
-    option, _, value = first.partition("=")
+    option = first.partition("=")[0]
     if " " in option and option.startswith("--"):
         name, _, rest = option.partition(" ")
         return f"{first!r} is one word in quotes; write {name}={rest}"
@@ -353,7 +355,7 @@ def _near_option(option: str, vocabulary: list[str], prefix: str = "") -> str:
         inside = [name for name in vocabulary if name.startswith(f"{head}.")]
         return did_you_mean(option, inside, 2, 0.5, prefix) or f" There are {', '.join(inside[:8])}."
     if dot and (found := near(head, tops, 1)):
-        return f" Did you mean {prefix}{found[0]}.{option[len(head) + 1:]}?"
+        return f" Did you mean {prefix}{found[0]}.{option[len(head) + 1 :]}?"
     return did_you_mean(head, tops, 1, 0.5, prefix) or f" There are {', '.join(tops)}."
 
 
@@ -417,7 +419,7 @@ def refusal(error: BaseException) -> str:
     Args:
         error: the exception that Lightning passed on.
     """
-    trace, made = error.__traceback__, None
+    trace, made = error.__traceback__, cast(Any, None)
     while trace is not None:
         made = trace.tb_frame.f_locals.get("args_class", made)
         trace = trace.tb_next

@@ -1,7 +1,7 @@
 """The recipes as optimizers that a configuration file can name: ``optimizer: adamw``.
 
-Each function of :mod:`torchzero_core.recipes` is a class here, a :class:`~tz_lightning.ModularChain` with the modules of
-the recipe, whose constructor takes the parameters, what the recipe takes, and what a chain takes besides its modules.
+Each function of :mod:`torchzero_core.recipes` is a class here, a :class:`~tz_lightning.ModularChain` with the modules
+of the recipe. Its constructor takes the parameters, what the recipe takes, and what a chain takes besides its modules.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torchzero_core as tz
+from torchzero_core.core.docstrings import explained
 
 from .chain import ModularChain
 
@@ -47,12 +48,12 @@ def _constructor(name: str, recipe: Callable[..., Any]) -> Callable[..., None]:
 
 def _class(name: str, recipe: Callable[..., Any]) -> type[ModularChain]:
     """The class of a recipe."""
-    written = inspect.getdoc(recipe) or ""
-    args = [p for p in (inspect.getdoc(ModularChain) or "").split("Args:\n")[1].split("\nExample:")[0:1]]
-    given = args[0].split("    groups:")[1]
-    doc = written.split("\nExample:")[0].rstrip()
-    doc += ("\n" if "\nArgs:" in doc else "\n\nArgs:\n") + f"    groups:{given.rstrip()}\n"
-    return type(name, (ModularChain,), {"__init__": _constructor(name, recipe), "__doc__": doc, "__module__": __name__})
+    doc = (inspect.getdoc(recipe) or "").split("\nExample:")[0].rstrip()
+    options = explained(inspect.getdoc(ModularChain) or "")
+    doc += ("" if "\nArgs:" in doc else "\n\nArgs:") + "".join(f"\n{options[option.name]}" for option in _OPTIONS)
+    return type(
+        name, (ModularChain,), {"__init__": _constructor(name, recipe), "__doc__": f"{doc}\n", "__module__": __name__}
+    )
 
 
 #: The classes by name.

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -24,7 +24,8 @@ class WarmupCosine(LRScheduler):
 
     .. math::
 
-        lr_t = base·\left(s + (1-s)\frac{t}{w}\right) \text{ for } t < w, \quad
+        lr_t = base·\left(s + (1-s)\frac{t}{w}\right) \text{ for } t < w,
+
         lr_t = base·\left(e + (1-e)\frac{1 + \cos(π\,\min(1, (t-w)/(T-w)))}{2}\right) \text{ then}
 
     Args:
@@ -226,7 +227,7 @@ class _Stage(Optimizer):
         super().__setstate__({"defaults": {}, "state": {}, "param_groups": [{"params": [], "lr": v} for v in values]})
         self.actor, self.setting = optimizer, setting
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Nothing; schedulers ask whether it was called."""
 
     def play(self) -> None:
@@ -296,7 +297,9 @@ class LRSchedulerCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the scheduler, or go on with that of a checkpoint."""
         if self.optimizer >= len(trainer.optimizers):
-            raise MisconfigurationException(f"LRSchedulerCallback(optimizer={self.optimizer}): there are {len(trainer.optimizers)}.")
+            raise MisconfigurationException(
+                f"LRSchedulerCallback(optimizer={self.optimizer}): there are {len(trainer.optimizers)}."
+            )
         optimizer = trainer.optimizers[self.optimizer]
         try:
             values = values_of(optimizer, self.setting)
@@ -310,7 +313,9 @@ class LRSchedulerCallback(Callback):
         if isinstance(self.scheduler, ReduceLROnPlateau) and self.monitor is None:
             self.monitor = getattr(self.scheduler, "monitor", None)
             if self.monitor is None:
-                raise MisconfigurationException("LRSchedulerCallback: ReduceLROnPlateau needs monitor, the name of a metric.")
+                raise MisconfigurationException(
+                    "LRSchedulerCallback: ReduceLROnPlateau needs monitor, a metric's name."
+                )
         if self._saved is not None:
             self._count = self._saved["count"]
             self.scheduler.load_state_dict(self._saved["scheduler"])
@@ -344,7 +349,9 @@ class LRSchedulerCallback(Callback):
             metrics = trainer.callback_metrics
             if self.monitor not in metrics:
                 near = did_you_mean(str(self.monitor), metrics) or f" There are {', '.join(metrics) or 'none'}."
-                raise MisconfigurationException(f"LRSchedulerCallback(monitor={self.monitor!r}): there is no such metric.{near}")
+                raise MisconfigurationException(
+                    f"LRSchedulerCallback(monitor={self.monitor!r}): there is no such metric.{near}"
+                )
             self.scheduler.step(metrics[self.monitor])
         else:
             self.scheduler.step()

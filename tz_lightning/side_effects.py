@@ -5,8 +5,8 @@ from __future__ import annotations
 import operator
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
+
+from .tape import Tape, is_iterator
 
 #: Tensors up to this size are compared as a whole.
 SMALL = 1 << 14
@@ -98,7 +100,7 @@ class Things:
     """All that can change and can be reached from some roots: containers, generators, arrays, tensors.
 
     Args:
-        roots: modules, batches, or anything else.
+        roots: a module, and batches or anything else.
         without: ids of tensors that are none of it, such as the parameters that the optimizer moves.
     """
 
@@ -106,12 +108,15 @@ class Things:
         self.containers: list[tuple[Any, Any]] = []
         self.attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.generators: list[tuple[Any, Any]] = []
+        self.tapes: list[tuple[dict[str, Any], str, Tape]] = []
         self.arrays: list[tuple[Any, Any]] = []
         self.tensors: list[Tensor] = []
         self._seen: dict[int, Any] = {}
         self._without = without
-        for root in roots:
+        self.lasting = 0  # so many of the tensors are those of the first root
+        for i, root in enumerate(roots):
             self._visit(root, 0)
+            self.lasting = self.lasting if i else len(self.tensors)
         self._seen.clear()
 
     def _visit(self, value: Any, depth: int) -> None:
@@ -159,21 +164,35 @@ class Things:
             for value in attributes.values():
                 self._visit(value, depth + 1)
 
+    @contextmanager
+    def taping(self) -> Iterator[None]:
+        """Within it, what is drawn from iterators is kept, so that :meth:`restore` brings it again."""
+        for own, attributes in self.attributes:
+            for name, value in attributes.items():
+                if is_iterator(value):
+                    own[name] = attributes[name] = tape = Tape(value)
+                    self.tapes.append((own, name, tape))
+        try:
+            yield
+        finally:
+            for own, name, tape in self.tapes:
+                if own.get(name) is tape:
+                    own[name] = tape.source
+
     def changed(self) -> bool:
         """Whether anything but the tensors is not as it was."""
         return (
             any(not _holds(container, content) for container, content in self.containers)
-            or any(
-                {k for k in own if k not in _OWN} != attributes.keys()
-                or any(own[k] is not v for k, v in attributes.items())
-                for own, attributes in self.attributes
-            )
+            or any(not _has(own, attributes) for own, attributes in self.attributes)
+            or any(tape.items for _, _, tape in self.tapes)
             or any(not _equal(_generator_state(generator), state) for generator, state in self.generators)
             or any(not _equal(array, content) for array, content in self.arrays)
         )
 
     def restore(self) -> None:
         """Put everything but the tensors back."""
+        for _, _, tape in self.tapes:
+            tape.rewind()
         for container, content in self.containers:
             _refill(container, content)
         for own, attributes in self.attributes:
@@ -234,6 +253,13 @@ def _holds(container: Any, content: Any) -> bool:
         pairs = zip(container.items(), content.items(), strict=True)
         return all(k is j and v is w for (k, v), (j, w) in pairs)
     return all(a is b for a, b in zip(container, content, strict=True))
+
+
+def _has(own: dict[str, Any], attributes: dict[str, Any]) -> bool:
+    """Whether an object has the attributes that it had."""
+    if {k for k in own if k not in _OWN} != attributes.keys():
+        return False
+    return all(own[k] is (v.source if isinstance(v, Tape) else v) for k, v in attributes.items())
 
 
 def _refill(container: Any, content: Any) -> None:
@@ -367,7 +393,8 @@ class Keeper:
             if known is None or (copied and known.value is None) or not known.fresh():
                 known = Shadow(tensor, copied and not is_lazy(tensor), moving)
             shadows[id(tensor)] = known
-        self._shadows = shadows
+        # nothing of a batch outlives the step
+        self._shadows = {id(t): shadows[id(t)] for t in things.tensors[: things.lasting]}
         self._snapshots += 1
         return Snapshot(_device(self._module), things, list(shadows.values()))
 

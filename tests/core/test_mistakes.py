@@ -149,10 +149,13 @@ def test_names_that_are_not_there(name, text):
 def test_chains_that_stand_for_other_optimizers_are_chains():
     from torchzero_core.modules import CHAINS
 
-    for name, chain in CHAINS.items():
+    for name, (chain, recipe) in CHAINS.items():
         first = chain.format(m="tz.m").split(", or ")[0]
         modules = eval(f"[tz.m.{first}]", {"tz": tz, "torch": torch})
         assert tz.Modular(params(), *modules), name
+        if recipe and name != "GradientDescent":
+            made = eval(f"tz.recipes.{recipe}", {"tz": tz})
+            assert [type(module) for module in made] == [type(module) for module in modules], name
 
 
 def test_modules_are_in_m():

@@ -152,9 +152,9 @@ def test_a_scheduler_with_its_interval(interval, steps):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--optimizer.modules.beta1=x"], "modules: Adam: beta1: expected a float, got x"),
-        (["--optimizer.modules+=Adamm"], "no module is called 'Adamm', did you mean 'Adam'?"),
-        (["--optimizer.modules.betta1=0.5"], "modules: Adam: Option 'betta1' is not accepted"),
+        (["--optimizer.modules.beta1=x"], "modules: Adam: beta1: expected a number, got x"),
+        (["--optimizer.modules+=Adamm"], "no module is called 'Adamm'. Did you mean 'Adam'"),
+        (["--optimizer.modules.betta1=0.5"], "modules: Adam has no setting 'betta1'. Did you mean beta1"),
         (["--optimizer.modules.beta1=1.5"], "Adam(beta1=1.5) is out of range: beta1 must be in [0, 1)."),
         (["--optimizer.modules+=Cautious", "--optimizer.modules.mode=half"], "expected one of 'zero', 'grad'"),
     ],

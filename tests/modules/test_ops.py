@@ -134,8 +134,8 @@ def test_split_with_one_side():
 
 
 def test_split_refuses_what_is_no_filter():
-    with pytest.raises(TypeError, match="must be a function of a parameter or 'hidden_matrices'"):
-        m.Split("matrices", None, None)
+    with pytest.raises(TypeError, match="must be a function of a parameter, 'hidden_matrices'"):
+        m.Split(2, None, None)
     (p,) = make_params([(2, 2)])
     p.grad = torch.ones_like(p)
     with pytest.raises(ValueError, match=r"Modular\(model, \.\.\.\)"):

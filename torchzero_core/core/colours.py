@@ -11,7 +11,7 @@ from typing import Any
 #: What is written how; the later one counts.
 STYLES = (
     (r"\b[A-Za-z_]\w*(?==)", "dim"),
-    (r"(?<==)[^,()\[\]{}\s]+", "cyan"),
+    (r"(?<==)[^,;()\[\]{}\s]+", "cyan"),
     (r"^ *(?:[\w.]+: )?([A-Z]\w*)(?=\()", "bold"),
     (r"^ *group \d+:", "green"),
     (r"\[[^\[\]\n]*\d ?(?:B|KiB|MiB|GiB)[^\[\]\n]*\]$", "magenta"),

@@ -86,7 +86,11 @@ def groups(
             raise TypeError(f"groups: {key!r} has settings by name, as in {{'weight_decay': 0}}, not {values!r}.")
         if "params" in values:
             raise TypeError(f"groups: {key!r} says which parameters are meant, so it has no 'params'.")
-        for name in _fitting(str(key), list(fitting), of_kind):
+        try:
+            meant = _fitting(str(key), list(fitting), of_kind)
+        except ValueError as error:
+            raise ValueError(f"groups: {error}") from None
+        for name in meant:
             fitting[name].append(str(key))
     return _joined(named, fitting, settings)
 
@@ -116,26 +120,45 @@ def _joined(
     return found
 
 
+def choose(model: nn.Module, key: str) -> list[Tensor]:
+    """The parameters of a model that a kind, a name or a pattern means, as for :func:`groups`.
+
+    Args:
+        model: the model.
+        key: the kind, the name or the pattern.
+
+    Raises:
+        ValueError: it fits no parameter.
+
+    Example:
+        >>> from torch import nn
+        >>> [tuple(p.shape) for p in choose(nn.Linear(3, 2), "biases")]
+        [(2,)]
+    """
+    named = dict(model.named_parameters())
+    return [named[name] for name in _fitting(key, list(named), kinds(model))]
+
+
 def _fitting(key: str, names: list[str], of_kind: Mapping[str, list[str]]) -> list[str]:
     """The names that a key means."""
     if key in of_kind:
         found = [name for name in of_kind[key] if name in names]
         if not found:
             there = ", ".join(kind for kind, members in of_kind.items() if members) or "none of the kinds"
-            raise ValueError(f"groups: the model has no {key}; it has {there}.")
+            raise ValueError(f"the model has no {key}; it has {there}.")
         return found
     if key in KINDS:
-        raise ValueError(f"groups: which parameters are {key} only the model says, and names alone were given.")
+        raise ValueError(f"which parameters are {key} only the model says, and names alone were given.")
     if key.startswith("re:"):
         try:
             pattern = re.compile(key[3:])
         except re.error as error:
-            raise ValueError(f"groups: {key!r} is no regular expression: {error}.") from None
+            raise ValueError(f"{key!r} is no regular expression: {error}.") from None
         found = [name for name in names if pattern.search(name)]
     else:
         found = [name for name in names if fnmatchcase(name, key)]
     if not found:
-        raise ValueError(f"groups: no parameter has a name like {key!r}.{_hint(key, names)}")
+        raise ValueError(f"no parameter has a name like {key!r}.{_hint(key, names)}")
     return found
 
 

@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 
 from ..distributed import Reductions
 from ..engine import Segment
+from ..engine.layout import check_memory
 from ..engine.params import Params
 from . import checkpoint, colours, show
 from .accidents import is_accident
@@ -227,6 +228,8 @@ class Modular(ModuleHome, Optimizer):
             params = params.part([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
             var.closure = counted = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
+        if self._proven is not self._params:
+            check_memory(self.all_params, "parameter")
         evaluates = whole.evaluates and closure is not None
         if whole.foreign or self._proven is not self._params or evaluates or len(self.watchers):
             self.transaction.begin(self.state, thorough=whole.thorough)

@@ -40,6 +40,32 @@ def are_plain(tensors: Sequence[Tensor]) -> bool:
     return TensorGuards is not None and all(type(t) in plain and t.layout is torch.strided for t in tensors)
 
 
+def check_memory(tensors: Sequence[Tensor], what: str) -> None:
+    """Refuse tensors whose memory has been given back: to read it ends the process.
+
+    Args:
+        tensors: of any kind.
+        what: they are.
+
+    Raises:
+        RuntimeError: naming one.
+    """
+    for i, whole in enumerate(tensors):
+        if is_lazy(whole) or whole.layout is not torch.strided or whole.device.type == "meta":
+            continue
+        t = local(whole.detach())
+        if type(t) is not Tensor or not t.numel():
+            continue
+        last = t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+        held = t.untyped_storage().nbytes()
+        if held < (last + 1) * t.element_size():
+            raise RuntimeError(
+                f"The memory of {what} {i}, of shape {tuple(t.shape)}, has been given back: its storage has {held} "
+                "bytes. Fully sharded training does so between two passes; make the step while it is there, or give "
+                "the optimizer the sharded parameters."
+            )
+
+
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     if is_lazy(tensor):
         return ()

@@ -1,4 +1,4 @@
-"""Norms and cosines of lists of tensors, as numbers of the host."""
+"""Norms and inner products of lists of tensors, as numbers of the host."""
 
 from __future__ import annotations
 
@@ -53,21 +53,18 @@ def total(values: Iterable[float]) -> float:
     return math.hypot(*values)
 
 
-def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> float | None:
-    """The cosine between two lists of tensors; None where one of them is zero.
+def inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """The inner product of two lists of tensors.
 
     Args:
         a: dense tensors.
         b: dense tensors of the same shapes.
 
     Example:
-        >>> cosine([torch.tensor([1.0]), torch.tensor([0.0])], [torch.tensor([1.0]), torch.tensor([1.0])])
-        0.7071067811865475
+        >>> inner([torch.tensor([1.0]), torch.tensor([2.0])], [torch.tensor([3.0]), torch.tensor([4.0])])
+        11.0
     """
-    length = total(norms(a)) * total(norms(b))
-    if not length:
-        return None
-    return math.fsum(_numbers([_dot(x, y) for x, y in zip(a, b, strict=True)])) / length
+    return math.fsum(_numbers([_dot(x, y) for x, y in zip(a, b, strict=True)])) if a else 0.0
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

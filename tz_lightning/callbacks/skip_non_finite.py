@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -197,7 +197,7 @@ class _Guard:
         self._seen, self._returned = False, None
         try:
             if closure is None:
-                self._check("the gradient", self._gradients())
+                self._check([], self._gradients())
                 result = self._step(**kwargs)
             else:
                 result = self._step(closure=self._checked(closure), **kwargs)
@@ -221,8 +221,7 @@ class _Guard:
                 self._seen = True
                 self._returned = loss.detach() if isinstance(loss, Tensor) else loss
                 backward = (args[0] if args else kwargs.get("backward", True)) is not False
-                self._check("the loss", [loss] if isinstance(loss, Tensor) else [])
-                self._check("the gradient", self._gradients() if backward else [])
+                self._check([loss] if isinstance(loss, Tensor) else [], self._gradients() if backward else [])
             return loss
 
         return checked
@@ -231,16 +230,15 @@ class _Guard:
         params = (p for group in self.optimizer.param_groups for p in group["params"])
         return [p.grad for p in params if p.grad is not None]
 
-    def _check(self, what: str, tensors: Iterable[Tensor]) -> None:
-        fine = self._trainer.strategy.reduce_boolean_decision(finite(list(tensors)), all=True)
-        if not fine:
-            raise _Skip(what)
+    def _check(self, loss: list[Tensor], grads: list[Tensor]) -> None:
+        if not self._trainer.strategy.reduce_boolean_decision(finite([*loss, *grads]), all=True):
+            raise _Skip("the gradient" if finite(loss) else "the loss")
 
     # -- as a watcher ------------------------------------------------------------------------------------------------
     def before(self, path: str, var: Var) -> None:
         """Look at the gradient that the chain goes by, as soon as there is one."""
         if not var.nested and var.update is None and var.grad is not None:
-            self._check("the gradient", var.grad)
+            self._check([], var.grad)
 
     def after(self, path: str, var: Var) -> None:
         """Nothing more to see."""
@@ -294,10 +292,14 @@ def finite(tensors: list[Tensor]) -> bool:
     Example:
         >>> finite([torch.ones(2), torch.zeros(0), torch.tensor([1])]), finite([torch.tensor([1.0, torch.inf])])
         (True, False)
+        >>> finite([torch.tensor([1e30])])
+        True
     """
     values = [dense(t.detach()) for t in tensors if has_norm(t)]
     values = [v for v in values if v.numel()]
     if not values:
         return True
-    largest = torch._foreach_norm(values, torch.inf)
-    return bool(torch.stack([n.isfinite().to(values[0].device) for n in largest]).all())
+    # Of squares, which overflow before the values do: what seems to be infinite is looked at once more.
+    norms = torch._foreach_norm(values)
+    fine = torch.stack([n.isfinite().to(norms[0].device) for n in norms]).all()
+    return bool(fine) or all(bool(v.isfinite().all()) for v in values)

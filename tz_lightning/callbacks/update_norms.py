@@ -13,7 +13,7 @@ from torchzero_core.core import Modular, Var
 
 from .. import loop
 from .hooks import Handles, check_interval, due, log, prefixes
-from .norms import cosine, has_norm, norms, total
+from .norms import has_norm, inner, norms, total
 
 
 class UpdateNormMonitor(Callback):
@@ -128,6 +128,8 @@ class _Look:
         numbers = zip(sizes, norms(self._start), strict=True)
         by_param = {id(p): found for p, found in zip(self._params, numbers, strict=True)}
         self._start = []
+        if self._modules is not None:
+            self._modules.end()
         grads = self._gradients()
         self.metrics = _four(self._prefix, list(by_param), by_param, grads)
         if self._modules is not None:
@@ -171,33 +173,45 @@ class _Modules:
         """A step begins."""
         self.grads: dict[int, float] = {}
         self.found: dict[str, float] = {}
-        self._known = False
+        self._known, self._gradient = False, 0.0
+        self._grad: list[Tensor] | None = None
+        self._left: tuple[list[Tensor], float] | None = None  # what the last module left, for the next one
+
+    def end(self) -> None:
+        """A step has ended: nothing of it is kept but numbers."""
+        self._grad = self._left = None
 
     def before(self, path: str, var: Var) -> None:
         """Note what comes in."""
         self._see_gradient(var)
-        self._see(path, "in", var)
+        update = var.grad if var.update is None else var.update
+        if self.apart and update is not None:
+            left, self._left = self._left, None
+            known = left is not None and left[0] is update
+            self.found[f"{self._names[path]}/in"] = left[1] if left and known else self._length(update)
 
     def after(self, path: str, var: Var) -> None:
         """Note what goes out."""
         self._see_gradient(var)
-        self._see(path, "out", var)
-        update, grad = var.update, var.grad
-        if not self.apart or update is None or grad is None or [u.shape for u in update] != [g.shape for g in grad]:
+        update, grad = var.grad if var.update is None else var.update, var.grad
+        if not self.apart or update is None:
             return
-        value = cosine(update, grad)
-        if value is not None:
-            self.found[f"{self._names[path]}/cosine"] = value
+        name, length = self._names[path], self._length(update)
+        self.found[f"{name}/out"] = length
+        self._left = update, length
+        if grad is not None and [u.shape for u in update] == [g.shape for g in grad]:
+            of_grad = self._gradient if grad is self._grad else total(norms(grad))
+            if length and of_grad:
+                self.found[f"{name}/cosine"] = inner(update, grad) / length / of_grad
 
-    def _see(self, path: str, what: str, var: Var) -> None:
-        update = var.grad if var.update is None else var.update
-        if self.apart and update is not None:
-            self.found[f"{self._names[path]}/{what}"] = total(norms(update))
+    def _length(self, update: list[Tensor]) -> float:
+        return self._gradient if update is self._grad else total(norms(update))
 
     def _see_gradient(self, var: Var) -> None:
         if not self._known and not var.nested and var.grad is not None:
-            self._known = True
+            self._known, self._grad = True, var.grad
             self.grads = dict(zip(map(id, var.params), norms(var.grad), strict=True))
+            self._gradient = total(self.grads.values())
 
 
 def _four(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 import platform
 import statistics
@@ -24,6 +25,8 @@ from .tables import heads, rows
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3fbf", "#8c6d31")
 #: Losses so many times larger than where runs begin are not drawn.
 FAR = 10.0
+#: So many points are left of a curve that is full of noise.
+SMOOTH = 40
 AXES = {"steps": 0, "evaluations": 1, "seconds": 2}
 
 STYLE = """
@@ -147,7 +150,7 @@ def _curves(graphs: Any, plan: Plan, summaries: Sequence[Summary], axis: str, *,
     top = FAR * max(map(abs, starts), default=1.0) if losses else math.inf
     what = "training loss" if losses else str(plan.monitor)
     for summary in summaries:
-        x, y = _mean_curve(summary.runs, at, lambda run: run.curve if losses else run.checks)
+        x, y = _smooth(*_mean_curve(summary.runs, at, lambda run: run.curve if losses else run.checks))
         if not x:
             continue
         style = {"color": _colours(summaries)[summary.rival], "width": 2}
@@ -168,6 +171,22 @@ def _mean_curve(
         x.append(statistics.fmean(row[at] for row in level))
         y.append(None if any(row[3] is None for row in level) else statistics.fmean(row[3] for row in level))
     return x, y
+
+
+def _smooth(x: list[float], y: list[float | None]) -> tuple[list[float], list[float | None]]:
+    """A long curve that goes up as often as the losses of single batches do, as means over some points each.
+
+    Args:
+        x: the places.
+        y: the values.
+    """
+    known = [v for v in y if v is not None]
+    ups = sum(b > a for a, b in itertools.pairwise(known))
+    if len(known) < len(y) or len(y) < 2 * SMOOTH or ups < len(y) / 4:
+        return x, y
+    width = math.ceil(len(y) / SMOOTH)
+    parts = [slice(i, i + width) for i in range(0, len(y), width)]
+    return [x[part][-1] for part in parts], [statistics.fmean(known[part]) for part in parts]
 
 
 def _rates(graphs: Any, plan: Plan, summaries: Sequence[Summary]) -> tuple[str, Any]:
@@ -208,6 +227,9 @@ def _styled(figure: Any, x: str, y: str, *, logarithmic: bool) -> Any:
     )
     figure.update_xaxes(title=x, zeroline=False)
     figure.update_yaxes(title=y, zeroline=False, type="log" if logarithmic else "linear", exponentformat="power")
+    values = [v for trace in figure.data for v in trace.y if v is not None and v > 0]
+    if logarithmic and values and max(values) > 30 * min(values):  # else the digits between the powers are in the way
+        figure.update_yaxes(dtick=max(1, round(math.log10(max(values) / min(values)) / 6)))
     return figure
 
 

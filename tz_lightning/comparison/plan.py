@@ -21,7 +21,8 @@ from torch.optim import Optimizer
 from torchzero_core.core.near import did_you_mean
 
 from ..chain import ModularChain
-from ..cli import ModularParser, load_yaml, short_error
+from ..cli import ModularParser, load_yaml
+from ..mistakes import short_error
 from .problems import PROBLEMS
 
 #: Whatever may stand at the top of the file, and what it may be.
@@ -283,7 +284,7 @@ def _parse(where: str, spec: Any, kind: Any) -> Any:
     """A function that makes what the specification says of its first argument."""
     parser = _parser(kind)
     try:
-        return parser.instantiate_classes(parser.parse_object({"x": spec})).x
+        return _instantiated(parser, parser.parse_object({"x": spec}))
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise ValueError(_sentence(where, error)) from error
 
@@ -295,9 +296,17 @@ def _instance(where: str, spec: Any, kind: type) -> Callable[[], Any]:
         parsed = parser.parse_object({"x": spec})
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise ValueError(_sentence(where, error)) from error
-    return lambda: parser.instantiate_classes(parsed).x
+    return lambda: _instantiated(parser, parsed)
+
+
+def _instantiated(parser: jsonargparse.ArgumentParser, parsed: jsonargparse.Namespace) -> Any:
+    """What was parsed as an object; jsonargparse has given the method another name."""
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    return instantiate(parsed).x
 
 
 def _sentence(where: str, error: Exception) -> str:
-    text = short_error(getattr(error, "message", None) or str(error))
+    text = getattr(error, "message", None) or str(error)
+    text = re.sub(r"Type typing\.Callable\S.*? expects a function or a callable class: ", "\n", text)
+    text = short_error(re.sub(r"\. Got value: Namespace\(.*", "", text))
     return f"{where}: {text.removeprefix('x: ')}"

@@ -67,10 +67,10 @@ def show(summaries: Sequence[Summary], monitor: str | None) -> None:
     if not (sys.stdout.isatty() and importlib.util.find_spec("rich")):
         print(plain(summaries, monitor))
         return
-    console, table = importlib.import_module("rich.console"), importlib.import_module("rich.table")
+    console, table, text = (importlib.import_module(f"rich.{name}") for name in ("console", "table", "text"))
     grid = table.Table()
     for i, head in enumerate(heads(monitor)):
         grid.add_column(head, justify="left" if i in (0, 7) else "right", no_wrap=i == 2)
     for i, row in enumerate(rows(summaries)):
-        grid.add_row(*row, style="bold" if i == 0 else None)
-    console.Console().print(grid, markup=False)
+        grid.add_row(*map(text.Text, row), style="bold" if i == 0 else None)
+    console.Console().print(grid)

@@ -20,6 +20,7 @@ from torch.autograd.graph import increment_version
 from ...lang.graph import Kind, Place, Storage, Value
 from ...lang.ops import SHAPE
 from ..bucket import Bucket, state_dtypes
+from ..layout import check_memory
 from ..numbers import geometry
 from ..program import Program, number_stores
 from ..runner import Given, Runner, Scratch, Unsupported
@@ -148,6 +149,8 @@ class CPURunner(Runner):
         """Enter a row of pointers: tensors stay the same objects where somebody gives them other memory."""
         pointers = list(map(Tensor.data_ptr, tensors))
         if pointers != self.pointers[row]:
+            if 0 in pointers:  # of those without elements, or without memory
+                check_memory(tensors, "tensor")
             self.pointers[row] = pointers
             self.P[row * self.nt : (row + 1) * self.nt] = pointers  # type: ignore[assignment]
 

@@ -12,6 +12,7 @@ import platform
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -183,6 +184,24 @@ def _is_whole(path: Path) -> bool:
     return content[-end:] == SEAL + hashlib.sha256(content[:-end]).digest()
 
 
+def _reaches_its_end(content: bytes) -> bool:
+    """Whether a library in the format ELF is as long as its header says; others are left to the loader."""
+    if content[:4] != b"\x7fELF":
+        return True
+    if len(content) < 64:
+        return False
+    wide, order = content[4] == 2, "<" if content[5] == 1 else ">"
+    segments, sections = struct.unpack_from(order + ("QQ" if wide else "II"), content, 32 if wide else 28)
+    size, number, section_size, section_number = struct.unpack_from(f"{order}4H", content, 54 if wide else 42)
+    ends = [segments + size * number, sections + section_size * section_number]
+    if max(ends) > len(content):
+        return False
+    for start in range(segments, ends[0], max(size, 1)):
+        offset, _, _, length = struct.unpack_from(order + ("4Q" if wide else "4I"), content, start + (8 if wide else 4))
+        ends.append(offset + length)
+    return max(ends) <= len(content)
+
+
 def _build(cc: str, text: str, path: Path) -> None:
     """Compile next to the target and rename: another process sees the whole library or none.
 
@@ -209,6 +228,8 @@ def _build(cc: str, text: str, path: Path) -> None:
         if not target.is_file():
             raise Unavailable("the C compiler made no library")
         content = target.read_bytes()
+        if not _reaches_its_end(content):
+            raise Unavailable("the C compiler made half a library")
         with target.open("ab") as file:
             file.write(SEAL + hashlib.sha256(content).digest())
             file.flush()

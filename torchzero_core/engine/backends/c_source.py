@@ -18,9 +18,24 @@ from ..runner import Unsupported
 TYPES = {torch.float32: "float", torch.float64: "double", torch.bool: "uint8_t", torch.bfloat16: "bfloat16"}
 
 PRELUDE = """
-#include <math.h>
 #include <stdint.h>
 #include <pthread.h>
+/* glibc has these for vectors too, within a few units in the last place; without -ffast-math it does not say so. */
+#if defined __x86_64__ && defined __GLIBC__ && defined __GNUC__ && !defined __clang__
+#pragma omp declare simd notinbranch
+extern float powf(float, float);
+#pragma omp declare simd notinbranch
+extern double pow(double, double);
+#pragma omp declare simd notinbranch
+extern float expf(float);
+#pragma omp declare simd notinbranch
+extern double exp(double);
+#pragma omp declare simd notinbranch
+extern float logf(float);
+#pragma omp declare simd notinbranch
+extern double log(double);
+#endif
+#include <math.h>
 #define BLOCK 4096
 /* NaN in a gives NaN with one comparison; two would become a branch, which keeps a loop from being vectorised. */
 #define MAXIMUM(a, b) (!((a) <= (b)) ? (a) : (b))

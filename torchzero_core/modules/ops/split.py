@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ...core import Module, Params, Var
+from ...core.grouping import choose
 from ...core.module import Modules
 from ...core.stand_ins import real_param
 from .filters import hidden_matrices
@@ -21,8 +22,10 @@ class Split(Module):
 
     Args:
         filter: says of a parameter whether it goes to ``true``. "hidden_matrices" is the filter for methods like
-            Muon: weights of two and more dimensions that belong to no embedding and not to the head. It needs the
-            optimizer to be given the model, ``Modular(model, ...)``; see :func:`~torchzero_core.m.hidden_matrices`.
+            Muon: weights of two and more dimensions that belong to no embedding and not to the head; see
+            :func:`~torchzero_core.m.hidden_matrices`. Other words are the kinds, names and patterns of names of
+            :func:`torchzero_core.groups`, such as "norms" and "encoder.*". All of them need the optimizer to be given
+            the model, ``Modular(model, ...)``.
         true: module, or list of modules, for the parameters that the filter accepts; None leaves their update as it
             is.
         false: the same for the others.
@@ -57,14 +60,17 @@ class Split(Module):
 
     def __init__(
         self,
-        filter: Literal["hidden_matrices"] | Callable[[Tensor], bool],
+        filter: Literal["hidden_matrices"] | Callable[[Tensor], bool] | str,
         true: Modules | None = None,
         false: Modules | None = None,
         names: Mapping[str, bool] | None = None,
     ) -> None:
         super().__init__()
-        if not callable(filter) and filter != "hidden_matrices":
-            raise TypeError(f"Split's filter must be a function of a parameter or 'hidden_matrices', not {filter!r}.")
+        if not callable(filter) and not isinstance(filter, str):
+            raise TypeError(
+                "Split's filter must be a function of a parameter, 'hidden_matrices', or another kind or pattern of "
+                f"names, not {filter!r}."
+            )
         self.filter = filter
         self.names = dict(names or {})
         for name, module in (("true", true), ("false", false)):
@@ -108,12 +114,12 @@ class Split(Module):
         accepts = self.filter
         if not callable(accepts):
             if model is None:
+                way = ", or give Split filter=tz.m.hidden_matrices(model)" if accepts == "hidden_matrices" else ""
                 raise ValueError(
-                    f"{self.path}(filter='hidden_matrices') must know the model to tell embeddings and the head "
-                    "from hidden weights: give it to the optimizer, Modular(model, ...), or give Split "
-                    "filter=tz.m.hidden_matrices(model)."
+                    f"{self.path}(filter={accepts!r}) must know the model to tell embeddings and the head "
+                    f"from hidden weights, and names: give it to the optimizer, Modular(model, ...){way}."
                 )
-            accepts = hidden_matrices(model)
+            accepts = hidden_matrices(model) if accepts == "hidden_matrices" else self._named(model, accepts)
         if not self.names:
             return accepts
         decided: dict[int, bool] = {}
@@ -129,6 +135,14 @@ class Split(Module):
                 raise ValueError(f"{self.path}: no parameter of the optimizer has a name like {pattern!r}; {why}.")
             decided.update(dict.fromkeys(fitting, side))
         return lambda p: decided[id(p)] if id(p) in decided else accepts(p)
+
+    def _named(self, model: nn.Module, words: str) -> Callable[[Tensor], bool]:
+        """The filter that accepts what a kind or a pattern means."""
+        try:
+            chosen = set(map(id, choose(model, words)))
+        except ValueError as error:
+            raise ValueError(f"{self.path}(filter={words!r}): {error}") from None
+        return lambda p: id(p) in chosen
 
     def _param_names(self) -> dict[int, str]:
         """The names of the optimizer's parameters that have one, by the parameters' ids."""

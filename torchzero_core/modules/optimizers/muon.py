@@ -35,7 +35,8 @@ class Muon(OrthogonalFactor, LookAhead):
         dual_norm_correction: multiply by the dual norm ⟨g, U V'⟩.
         method: "newton-schulz" or the exact "svd".
         ns_dtype: in what the Newton–Schulz products are computed; None: bfloat16 where the device has units for it.
-        coefficients: of the Newton–Schulz iterations, "quintic" or "polar-express"; see :class:`Orthogonalize`.
+        coefficients: of the Newton–Schulz iterations, "quintic", "polar-express" or triples of numbers; see
+            :class:`Orthogonalize`.
         target: what it is applied to.
 
     Reference:

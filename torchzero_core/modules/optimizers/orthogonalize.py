@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
@@ -14,7 +16,7 @@ from .orthogonal_scales import dual_normed, is_matrix, rms_matched
 
 
 def orthogonalized(
-    tensors: list[Tensor], *, steps: int, method: str, coefficients: str, dtype: torch.dtype | None
+    tensors: list[Tensor], *, steps: int, method: str, coefficients: Any, dtype: torch.dtype | None
 ) -> list[Tensor]:
     """The orthogonal factor of each tensor of two or more dimensions, as a matrix (first dimension, the rest).
 
@@ -54,6 +56,29 @@ def as_dtype(name: str, dtype: torch.dtype | str | None) -> torch.dtype | None:
     return found
 
 
+def check_coefficients(name: str, value: Any) -> None:
+    """Refuse what is neither a word nor a list of triples.
+
+    Args:
+        name: of the setting.
+        value: its value.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str):
+        return  # which words there are is said where words are checked
+    triples = value if isinstance(value, (list, tuple)) else []
+    if not triples or any(len(t) != 3 or not all(math.isfinite(x) for x in t) for t in triples):
+        raise ValueError(
+            f"{name}={value!r} is neither 'quintic' nor 'polar-express' nor a list of three numbers for each iteration."
+        )
+
+
+#: Of the Newton–Schulz iterations: a word, or three numbers for each, of which the last stay.
+Coefficients: TypeAlias = Annotated[
+    Literal["quintic", "polar-express"] | Sequence[Sequence[float]], Check(check_coefficients)
+]
 #: A floating point dtype, or its name.
 Dtype: TypeAlias = Annotated[torch.dtype | str | None, Check(as_dtype)]
 
@@ -66,7 +91,7 @@ class OrthogonalFactor(Transform):
     dual_norm_correction: bool = False
     method: Literal["newton-schulz", "svd"] = "newton-schulz"
     ns_dtype: Dtype = None
-    coefficients: Literal["quintic", "polar-express"] = "quintic"
+    coefficients: Coefficients = "quintic"
     target: Target = "update"
     orthogonalize: bool = per_group(default=True)
 
@@ -109,7 +134,8 @@ class Orthogonalize(OrthogonalFactor):
         ns_dtype: in what the Newton–Schulz products are computed, as "bfloat16" or "float32"; None: bfloat16 where
             the device has units for it.
         coefficients: of the Newton–Schulz iterations: "quintic", the same for all, or "polar-express", which bring
-            singular values nearer to one in as many steps.
+            singular values nearer to one in as many steps, or a list with three numbers for each step, of which the
+            last are those of all further ones.
         target: what is orthogonalised.
 
     Reference:
