@@ -44,6 +44,7 @@ bench: $(VENV)/.installed-bench ## time the chains beside their peers (some minu
 	$(PY) -m benchmarks
 	$(PY) -m benchmarks.matrices
 	$(PY) -m benchmarks.bandwidth
+	$(PY) -m benchmarks.closures
 
 against: $(VENV)/.installed-bench ## time the chains beside those of another checkout: make against TREE=PATH
 	$(PY) -m benchmarks.against $(TREE)

@@ -1,6 +1,7 @@
 """What the callbacks that watch cost, as a share of the training: ``python -m benchmarks.callbacks``.
 
-The same network is trained with and without each of them, in turn, and the medians of the processor time per step are compared, with one thread.
+Medians of the processor time of a step, with one thread. A monitor that logs every so many steps is seen in both kinds
+of steps of one run, those that it logs and the others.
 """
 
 from __future__ import annotations
@@ -30,14 +31,13 @@ CHAINS: dict[str, Callable[[], list[Any]]] = {
     "ClipNorm, Adam, WeightDecay, LR": lambda: [m.ClipNorm(1.0), m.Adam(), m.WeightDecay(0.01), m.LR(1e-3)],
     "LBFGS, StrongWolfe": lambda: [m.LBFGS(), m.StrongWolfe()],
 }
-#: What is measured, with the chains it is measured on.
-CASES: dict[str, tuple[Callable[[], list[Callback]], Sequence[str]]] = {
-    "none": (list, tuple(CHAINS)),
-    "UpdateNormMonitor(50)": (lambda: [UpdateNormMonitor(50)], tuple(CHAINS)),
-    "UpdateNormMonitor(50, per_module, per_layer)": (lambda: [UpdateNormMonitor(50, True, True)], tuple(CHAINS)),
-    "UpdateNormMonitor(1, per_module, per_layer)": (lambda: [UpdateNormMonitor(1, True, True)], tuple(CHAINS)),
-    "ClosureMonitor(50)": (lambda: [ClosureMonitor(50, progress_bar=False)], ("LBFGS, StrongWolfe",)),
-    "SkipNonFinite()": (lambda: [SkipNonFinite()], tuple(CHAINS)),
+#: Steps between two that are logged while it is measured, and in the table.
+INTERVAL, LOGGED = 10, 50
+#: What logs every so many steps.
+MONITORS: dict[str, Callable[[int], Callback]] = {
+    "UpdateNormMonitor": UpdateNormMonitor,
+    "UpdateNormMonitor(per_module, per_layer)": lambda every: UpdateNormMonitor(every, True, True),
+    "ClosureMonitor": lambda every: ClosureMonitor(every, progress_bar=False),
 }
 
 
@@ -76,23 +76,23 @@ class Times(Callback):
         self.at.append(time.process_time())
 
 
-def seconds_per_step(chain: Callable[[], list[Any]], callbacks: list[Callback], width: int, steps: int) -> float:
-    """The mean processor time of a step, without the first ones.
+def times_of_steps(chain: Callable[[], list[Any]], callbacks: list[Callback], width: int, steps: int) -> list[float]:
+    """The processor time of each step, without those until the first one that is logged.
 
     Args:
         chain: makes the modules.
         callbacks: to be measured.
         width: of the network.
-        steps: to be made; a multiple of 50 counts each logged step as often as it is there.
+        steps: to be made.
     """
-    warm = 51  # the first step that is logged is past
     x = torch.randn(64, width, generator=torch.Generator().manual_seed(0))
-    batches = [[x, x.roll(1, 1).tanh()]] * (steps + warm + 2)  # one epoch
+    number = INTERVAL + steps + 1
+    batches: DataLoader[Batch] = DataLoader([[x, x.roll(1, 1).tanh()]] * number, batch_size=None)  # type: ignore[arg-type]
     times = Times()
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator="cpu",
-            max_steps=steps + warm + 1,
+            max_epochs=1,
             logger=CSVLogger(folder, flush_logs_every_n_steps=10**9),
             callbacks=[times, *callbacks, ClosureOptimization()],
             enable_checkpointing=False,
@@ -100,9 +100,8 @@ def seconds_per_step(chain: Callable[[], list[Any]], callbacks: list[Callback], 
             enable_model_summary=False,
             log_every_n_steps=10**9,
         )
-        loader: DataLoader[Batch] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-        trainer.fit(Network(chain, width), loader)
-    return (times.at[warm + steps] - times.at[warm]) / steps
+        trainer.fit(Network(chain, width), batches)
+    return [after - before for before, after in zip(times.at, times.at[1:], strict=False)][INTERVAL:]
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -112,28 +111,26 @@ def main(args: Sequence[str] | None = None) -> None:
         args: of the command line.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=384, help="of the four layers")
+    parser.add_argument("--width", type=int, default=256, help="of the four layers")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(args)
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    parameters = 4 * options.width * (options.width + 1)
-    print(f"{parameters:,} parameters, {options.steps} steps, the medians of {options.rounds} rounds\n")
-    print("| chain | callback | processor µs a step | more than none |\n| --- | --- | --- | --- |")
+    print(f"{4 * options.width * (options.width + 1):,} parameters, {options.steps} steps, µs of the processor\n")
+    print(f"| chain | callback | a step | one that is logged | every {LOGGED} steps |\n| --- | --- | --- | --- | --- |")
     for chain, modules in CHAINS.items():
-        found: dict[str, list[float]] = {}
-        for _ in range(options.rounds):
-            for case, (callbacks, where) in CASES.items():
-                if chain in where:
-                    value = seconds_per_step(modules, callbacks(), options.width, options.steps)
-                    found.setdefault(case, []).append(value)
-        for case, values in found.items():
-            extra = statistics.median(v / base - 1 for v, base in zip(values, found["none"], strict=True))
-            more = "" if case == "none" else f"{extra:+.1%}"
-            print(f"| {chain} | {case} | {1e6 * statistics.median(values):,.0f} | {more} |", flush=True)
+        plain = statistics.median(times_of_steps(modules, [], options.width, options.steps))
+        print(f"| {chain} | none | {1e6 * plain:,.0f} | | |")
+        for name, monitor in MONITORS.items():
+            times = times_of_steps(modules, [monitor(INTERVAL)], options.width, options.steps)
+            logged = statistics.median(times[INTERVAL - 1 :: INTERVAL])
+            other = statistics.median(t for i, t in enumerate(times, 1) if i % INTERVAL)
+            share = (logged - other) / LOGGED / other
+            print(f"| {chain} | {name} | {1e6 * other:,.0f} | {1e6 * logged:,.0f} | {share:+.1%} |", flush=True)
+        always = statistics.median(times_of_steps(modules, [SkipNonFinite()], options.width, options.steps))
+        print(f"| {chain} | SkipNonFinite | {1e6 * always:,.0f} ({always / plain - 1:+.1%}) | | |", flush=True)
 
 
 if __name__ == "__main__":

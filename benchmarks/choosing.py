@@ -150,7 +150,8 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = [
         f"Digits: {EPOCHS} epochs of 22 steps, cosine schedule, loss on what was held out, over {len(SEEDS)} seeds; "
-        "each chain with the best of three learning rates. Time: of the optimizer's step alone, processor time, one thread.",
+        "each chain with the best of three learning rates. Time: of the optimizer's step alone, processor time, one "
+        "thread.",
         "",
         *table("loss", "ms / step", train_digits, DIGITS),
         "",

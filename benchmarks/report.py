@@ -20,6 +20,21 @@ from .stats import Line, spread
 from .subjects import REFERENCE
 from .units import Table, human, markdown
 
+#: The section of the report that benchmarks.closures writes.
+CLOSURES = "## Closures"
+
+
+def closures_of(file: Path) -> str:
+    """The section on closures of a report, with an empty line in front; nothing where there is none.
+
+    Args:
+        file: the report.
+    """
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    found = re.search(rf"^{CLOSURES}\n.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return "" if found is None else f"\n{found.group().rstrip()}\n"
+
+
 NOTES = """\
 Times are of one step: {clock}, medians over shuffled rounds in which every optimizer is timed once; a large set is
 timed in parts, each with the peer and the reference. Ratios are formed within a round; the table shows their median,
@@ -83,7 +98,8 @@ class Report:
         if self.lines and plots.scaling(self.lines, folder / f"scaling{end}.png"):
             pictures["scaling"] = f"scaling{end}.png"
         output = folder / f"RESULTS{end}.md"
-        output.write_text(self.text(pictures), encoding="utf-8")
+        others = closures_of(output)  # by benchmarks.closures, which takes longer
+        output.write_text(self.text(pictures) + others, encoding="utf-8")
         return output
 
     def facts(self) -> list[str]:

@@ -74,26 +74,10 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "middle")
     return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" class="{kind}">{words}</text>'
 
 
-def picture() -> str:
-    """The picture, as SVG."""
-    norms, errors = run("five")
-    _, alone = run("adam")
+def boxes(norms: Sequence[Sequence[float]]) -> list[str]:
+    """The modules in a row, with the norms of their updates below them."""
     width = (WIDTH - 2 * MARGIN - GAP * (len(LABELS) - 1)) / len(LABELS)
-    height = LOSS_TOP + LOSS_HEIGHT + 44
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        'role="img" aria-label="A chain of five modules: the norm of the update after each, and the error">',
-        "<style>text{font-family:system-ui,sans-serif;font-size:12px;fill:"
-        + INK
-        + "}.name{font-weight:600}.box{font-weight:600;font-size:11.5px}"
-        f".soft{{fill:{SOFT};font-size:11px}}.five{{fill:{ACCENT}}}.adam{{fill:{WARN}}}"
-        f".curve{{fill:none;stroke:{ACCENT};stroke-width:1.6}}.grid{{stroke:{LINE};stroke-width:1}}</style>",
-        f'<marker id="to" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
-        f'<path d="M0 0 L8 4 L0 8 z" fill="{SOFT}"/></marker>',
-        f'<rect width="{WIDTH}" height="{height}" rx="10" fill="{CARD}"/>',
-        text(MARGIN, 30, "Each module gets the update of the one before", "name", "start"),
-        text(WIDTH - MARGIN, 30, f"below each: the norm of the update over {STEPS} steps, 0.01 to 1000", "soft", "end"),
-    ]
+    out = []
     for i, (label, says) in enumerate(zip(LABELS, SAYS, strict=True)):
         x = MARGIN + i * (width + GAP)
         fill = "#f3f5f7" if i == 0 else "#e3f0f4"
@@ -113,6 +97,12 @@ def picture() -> str:
             faint = 1 if k in (0, 5) else 0.45
             out.append(f'<path class="grid" d="M{x:.1f} {at:.1f} H{x + width:.1f}" opacity="{faint}"/>')
         out.append(f'<path class="curve" d="{line([n[i] for n in norms], x, y, width, PANEL, -2, 3)}"/>')
+    return out
+
+
+def curves(errors: Sequence[float], alone: Sequence[float]) -> list[str]:
+    """The error on clean data of the five modules and of Adam alone."""
+    out = []
     x, y = MARGIN + 30.0, float(LOSS_TOP)
     inside = WIDTH - 2 * MARGIN - 30
     out.append(
@@ -138,9 +128,30 @@ def picture() -> str:
         f'<path class="curve" style="stroke-width:2.2" d="{line(errors, x, y, inside, LOSS_HEIGHT, -2, 1)}"/>',
         text(WIDTH - MARGIN, LOSS_TOP - 14, f"five modules: {errors[-1]:.2f}", "five name", "end"),
         text(WIDTH - MARGIN - 142, LOSS_TOP - 14, f"Adam and LR alone: {alone[-1]:.2f}", "adam name", "end"),
-        "</svg>",
     ]
-    return "\n".join([*out, ""])
+    return out
+
+
+def picture() -> str:
+    """The picture, as SVG."""
+    norms, errors = run("five")
+    _, alone = run("adam")
+    height = LOSS_TOP + LOSS_HEIGHT + 44
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+        'role="img" aria-label="A chain of five modules: the norm of the update after each, and the error">',
+        "<style>text{font-family:system-ui,sans-serif;font-size:12px;fill:"
+        + INK
+        + "}.name{font-weight:600}.box{font-weight:600;font-size:11.5px}"
+        f".soft{{fill:{SOFT};font-size:11px}}.five{{fill:{ACCENT}}}.adam{{fill:{WARN}}}"
+        f".curve{{fill:none;stroke:{ACCENT};stroke-width:1.6}}.grid{{stroke:{LINE};stroke-width:1}}</style>",
+        f'<marker id="to" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        f'<path d="M0 0 L8 4 L0 8 z" fill="{SOFT}"/></marker>',
+        f'<rect width="{WIDTH}" height="{height}" rx="10" fill="{CARD}"/>',
+        text(MARGIN, 30, "Each module gets the update of the one before", "name", "start"),
+        text(WIDTH - MARGIN, 30, f"below each: the norm of the update over {STEPS} steps, 0.01 to 1000", "soft", "end"),
+    ]
+    return "\n".join([*out, *boxes(norms), *curves(errors, alone), "</svg>", ""])
 
 
 if __name__ == "__main__":

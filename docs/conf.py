@@ -1,6 +1,7 @@
 """Sphinx settings; the reference and the pictures are made afresh at each build."""
 
 import inspect
+import re
 import sys
 import typing
 from pathlib import Path
@@ -81,15 +82,18 @@ def complete(app, env):
         log.warning("%s is public and stands on no page of the reference; docs/reference.py says what is where", name)
 
 
-def rest(app, docname, source):
-    """In the contents, the line of dots stands for the pages that have no place of their own."""
+def contents(app, docname, source):
+    """In the contents, a page with a question mark is left out where it is not there, and dots stand for all others."""
     if docname == "index":
+        text = re.sub(
+            r"^(\S+)\?\n", lambda m: f"{m[1]}\n" if (HERE / f"{m[1]}.md").exists() else "", source[0], flags=re.M
+        )
         here = [str(file.relative_to(HERE).with_suffix("")) for file in sorted(HERE.glob("guide/*.md"))]
-        source[0] = source[0].replace("\n...\n", "\n" + "\n".join(n for n in here if n not in source[0]) + "\n")
+        source[0] = text.replace("\n...\n", "\n" + "".join(f"{n}\n" for n in here if f"\n{n}\n" not in text))
 
 
 def setup(app):
-    app.connect("source-read", rest)
+    app.connect("source-read", contents)
     app.connect("autodoc-process-signature", signature)
     app.connect("missing-reference", find)
     app.connect("env-check-consistency", complete)

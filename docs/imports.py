@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("torchzero_core.engine",),
     ("torchzero_core.core",),
     ("torchzero_core.modules",),
-    ("torchzero_core.optim",),
+    ("torchzero_core.optim", "torchzero_core.recipes"),
     ("torchzero_core",),
     ("tz_lightning",),
 )

@@ -122,15 +122,20 @@ def pages() -> Iterator[Page]:
     """All pages but the table."""
     for family in families():
         yield family_page(family)
-    names = public(torchzero_core)
-    of_core, top = public(core), {*TOP.split()}
+    yield from author_pages()
+    yield from other_pages()
+
+
+def author_pages() -> Iterator[Page]:
+    """The optimizer, and what modules are written with."""
+    names, of_core = public(torchzero_core), public(core)
     yield Page(
         "core",
         "Optimizer and module",
         "What every chain is made of. [The optimizer](../guide/optimizer.md) says how it is used, "
         "[writing modules](../guide/modules.md) how a module is written.",
         "torchzero_core",
-        {name: names[name] for name in names if name in top},
+        {name: names[name] for name in names if name in TOP.split()},
     )
     yield Page(
         "language",
@@ -156,6 +161,10 @@ def pages() -> Iterator[Page]:
         M,
         {name: item for name, item in public(modules).items() if getattr(item, "__name__", "") in BASES},
     )
+
+
+def other_pages() -> Iterator[Page]:
+    """What is no module."""
     yield Page(
         "optim",
         "Minimising and other optimizers",
@@ -197,7 +206,7 @@ def expected() -> dict[str, Any]:
     beside = {
         f"{M}.{name}"
         for name, item in public(modules).items()
-        if not getattr(item, "__module__", "").startswith("torchzero_core")
+        if not getattr(item, "__module__", "").startswith("torchzero_core.modules")
     }
     beside |= {"torchzero_core.recipes.RECIPES", "torchzero_core.core.Params"}
     return {name: item for name, item in found.items() if name not in beside}

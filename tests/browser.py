@@ -108,6 +108,7 @@ class Browser:
 
     def open(self, file: Path, query: str = "") -> None:
         """Open a file and wait until it has loaded."""
+        self.call("Log.clear")
         self._loaded, self.errors = False, []
         self.call("Page.navigate", url=file.resolve().as_uri() + query)
         end = time.monotonic() + 30

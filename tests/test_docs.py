@@ -59,6 +59,22 @@ def test_every_family_has_an_introduction():
     assert not missing
 
 
+def test_the_changelog_has_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## {tz.__version__}\n" in text
+
+
+def test_the_hooks_run_what_make_lint_runs():
+    import yaml
+
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = [hook["entry"].replace(" --force-exclude", "") for hook in repo["hooks"]]
+    lint = (ROOT / "Makefile").read_text().split("lint:")[1].split("\n\n")[0].replace("$(PY)", ".venv/bin/python")
+    assert repo["repo"] == "local" and len(entries) == 3
+    for entry in entries:
+        assert f"\t{entry}" in lint
+
+
 # -- formulas and the picture ------------------------------------------------------------------------------------------
 @pytest.mark.skipif(not DOCS, reason="the extra `docs` is not installed")
 def test_formulas_become_mathml():

@@ -35,7 +35,8 @@ BELOW = {
     T + "core": {T + "engine", T + "lang", T + "distributed"},
     T + "modules": {T + "core", T + "lang", T + "linalg"},
     T + "optim": {T + "modules", T + "core", T + "linalg"},
-    "torchzero_core": {T + "optim", T + "modules", T + "core"},
+    T + "recipes": {T + "modules", T + "core"},
+    "torchzero_core": {T + "optim", T + "recipes", T + "modules", T + "core"},
     "tz_lightning": {"torchzero_core", *(T + name for name in ("core", "modules", "optim", "distributed"))},
 }
 #: Families of modules: folders that may not import each other.

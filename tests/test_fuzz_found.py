@@ -286,3 +286,34 @@ def test_a_gradient_that_is_missing_in_a_projection_behind_an_approximations_tur
         optimizer.step(closure)
     assert not any(map(torch.equal, params[:2], before[:2]))
     assert torch.equal(params[2], before[2]) and params[2].grad is None
+
+
+class Residuals(tz.Module):
+    """Gives the modules behind it residuals of the real parameters: in a projection nothing in them is projected."""
+
+    requires_closure = True
+
+    def __init__(self, params):
+        super().__init__()
+        self.real = params
+
+    def step(self, var):
+        var.closure = lambda backward=True: torch.cat([p.reshape(-1) for p in self.real])
+        return var
+
+
+PROJECTIONS = [
+    lambda inner: m.BlockPartition(inner, 4, project_params=True),
+    lambda inner: m.VectorProjection(inner, project_params=True),
+    lambda inner: m.TensorNormsProjection(inner, project_params=True),
+]
+
+
+@pytest.mark.parametrize("around", PROJECTIONS)
+def test_projected_tensors_that_are_dropped_are_refused_in_a_sentence(around):
+    params = make_params()
+    optimizer = tz.Modular(params, around([Residuals(params), m.GaussNewton()]), m.LR(0.1))
+    before = bits(params)
+    with pytest.raises(RuntimeError, match=r"give an update for 0 of \d projected tensors"):
+        optimizer.step(closure_of(params))
+    assert same(bits(params), before)

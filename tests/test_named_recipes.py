@@ -179,7 +179,7 @@ def test_matrix_methods_are_the_chains_they_say():
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
     x = torch.randn(64, 4)
     for name in ("muon_adam", "soap", "shampoo"):
-        net = nn.Sequential(*map(lambda layer: type(layer)(*_sizes(layer)), model))
+        net = nn.Sequential(*(type(layer)(*_sizes(layer)) for layer in model))
         net.load_state_dict(model.state_dict())
         optimizer = tz.Modular(net, *getattr(r, name)(lr=0.01))
         losses = []

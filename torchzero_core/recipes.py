@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 from . import modules as m
 from .core import Module
 from .core.near import did_you_mean, same
 
-Recipe = Callable[..., list[Module]]
+Recipe: TypeAlias = Callable[..., list[Module]]
+#: How products with the Hessian are computed.
+Products: TypeAlias = Literal["autograd", "forward", "central"]
 
 
 # -- gradient descent --------------------------------------------------------------------------------------------------
@@ -399,7 +402,7 @@ def lbfgs(history_size: int = 10) -> list[Module]:
     return [m.LBFGS(history_size), m.StrongWolfe()]
 
 
-def newton_cg(hvp_method: str = "autograd", maxiter: int | None = None) -> list[Module]:
+def newton_cg(hvp_method: Products = "autograd", maxiter: int | None = None) -> list[Module]:
     """Newton's method by conjugate gradients with a line search, for any number of parameters. It needs a closure.
 
     Args:
@@ -409,7 +412,7 @@ def newton_cg(hvp_method: str = "autograd", maxiter: int | None = None) -> list[
     return [m.NewtonCG(maxiter, hvp_method=hvp_method), m.Backtracking()]
 
 
-def trust_newton(hvp_method: str = "autograd", init: float = 1.0) -> list[Module]:
+def trust_newton(hvp_method: Products = "autograd", init: float = 1.0) -> list[Module]:
     """Newton's method in a trust region (Steihaug 1983), which also minimises where curvature is negative.
 
     It needs a closure.

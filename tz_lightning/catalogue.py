@@ -28,7 +28,7 @@ def modules() -> dict[str, type[Module]]:
 
 def is_base(cls: type) -> bool:
     """Whether a class is there to be derived from."""
-    return (inspect.getdoc(cls) or "").startswith("Base class")
+    return (inspect.getdoc(cls) or "").startswith("Base ")
 
 
 def family_of(cls: type) -> str:
@@ -130,6 +130,15 @@ def recipe_lines() -> list[str]:
     """The recipes, a line each."""
     width = max(map(len, tz.recipes.RECIPES))
     return [f"{name:<{width}}  {first_line(recipe)}" for name, recipe in tz.recipes.RECIPES.items()]
+
+
+def recipe_table() -> str:
+    """The recipes as a table of the guide: name, what it is, its modules."""
+    rows = ["| recipe | what it is | modules |", "| --- | --- | --- |"]
+    for name, recipe in tz.recipes.RECIPES.items():
+        modules = ", ".join(type(module).__name__ for module in recipe())
+        rows.append(f"| `{name}` | {first_line(recipe)} | {modules} |")
+    return "\n".join(rows)
 
 
 def as_config(module: Module) -> dict[str, Any]:
@@ -307,4 +316,5 @@ __all__ = [
     "module_called",
     "modules",
     "recipe_lines",
+    "recipe_table",
 ]

@@ -11,9 +11,9 @@ from typing import Any, Literal, NoReturn
 import jsonargparse
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 
@@ -161,7 +161,7 @@ def _files(words: Sequence[str]) -> list[str]:
 
 
 def _fault_of(file: str) -> str:
-    """What is wrong with how a configuration file is written; "" where nothing is, or where it cannot be read at all."""
+    """What is wrong with how a configuration file is written; "" where nothing is, or where there is no such file."""
     try:
         config = load_yaml(Path(file).read_text())
     except OSError:

@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
@@ -273,6 +273,7 @@ def names_of(key: str) -> list[str]:
 
 
 def _subclasses(base: type) -> Iterator[type]:
+    cls: type
     for cls in base.__subclasses__():
         yield cls
         yield from _subclasses(cls)
@@ -418,7 +419,7 @@ def refusal(error: BaseException) -> str:
     Args:
         error: the exception that Lightning passed on.
     """
-    trace, made = error.__traceback__, None
+    trace, made = error.__traceback__, cast(Any, None)
     while trace is not None:
         made = trace.tb_frame.f_locals.get("args_class", made)
         trace = trace.tb_next

@@ -58,7 +58,8 @@ def formula(tex: str) -> str:
             second, rest = _argument(rest)
             tex = f"{tex[: found.start()]}{_bracketed(first)} / {_bracketed(second)}{rest}"
     for word, accent in _ACCENTS.items():
-        tex = re.sub(rf"\\{word}(?:\{{([^{{}}]*)\}}|\s*(\w))", lambda f, a=accent: _accented(f[1] or f[2], a), tex)
+        while (found := re.search(rf"\\{word}(?:\{{([^{{}}]*)\}}|\s*(\w))", tex)) is not None:
+            tex = f"{tex[: found.start()]}{_accented(found[1] or found[2], accent)}{tex[found.end() :]}"
     tex = re.sub(r"\\([A-Za-z]+|.)", lambda found: _WORDS.get(found[1], found[1]), tex)
     tex = re.sub(r"_(?:\{([^{}]*)\}|(\w))", lambda f: _script(f[1] or f[2], _DOWN, "_"), tex)
     tex = re.sub(r"\^(?:\{([^{}]*)\}|(\w))", lambda f: _script(f[1] or f[2], _UP, "^"), tex)

@@ -1,7 +1,7 @@
 """The recipes as optimizers that a configuration file can name: ``optimizer: adamw``.
 
 Each function of :mod:`torchzero_core.recipes` is a class here, a :class:`~tz_lightning.ModularChain` with the modules
-of the recipe, whose constructor takes the parameters, what the recipe takes, and what a chain takes besides its modules.
+of the recipe. Its constructor takes the parameters, what the recipe takes, and what a chain takes besides its modules.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -24,7 +24,8 @@ class WarmupCosine(LRScheduler):
 
     .. math::
 
-        lr_t = base·\left(s + (1-s)\frac{t}{w}\right) \text{ for } t < w, \quad
+        lr_t = base·\left(s + (1-s)\frac{t}{w}\right) \text{ for } t < w,
+
         lr_t = base·\left(e + (1-e)\frac{1 + \cos(π\,\min(1, (t-w)/(T-w)))}{2}\right) \text{ then}
 
     Args:
@@ -226,7 +227,7 @@ class _Stage(Optimizer):
         super().__setstate__({"defaults": {}, "state": {}, "param_groups": [{"params": [], "lr": v} for v in values]})
         self.actor, self.setting = optimizer, setting
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Nothing; schedulers ask whether it was called."""
 
     def play(self) -> None:

@@ -393,7 +393,8 @@ class Keeper:
             if known is None or (copied and known.value is None) or not known.fresh():
                 known = Shadow(tensor, copied and not is_lazy(tensor), moving)
             shadows[id(tensor)] = known
-        self._shadows = {id(t): shadows[id(t)] for t in things.tensors[: things.lasting]}  # nothing of a batch outlives the step
+        # nothing of a batch outlives the step
+        self._shadows = {id(t): shadows[id(t)] for t in things.tensors[: things.lasting]}
         self._snapshots += 1
         return Snapshot(_device(self._module), things, list(shadows.values()))
 

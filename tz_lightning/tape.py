@@ -37,10 +37,10 @@ class Tape:
                 self.items.append((next(self.source), None))
             except BaseException as error:
                 self.items.append((None, error))
-        item, error = self.items[self._place]
+        item, raised = self.items[self._place]
         self._place += 1
-        if error is not None:
-            raise error
+        if raised is not None:
+            raise raised
         return item
 
     def __getattr__(self, name: str) -> Any:

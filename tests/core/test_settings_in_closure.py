@@ -12,10 +12,11 @@ def train(make, setting, values, **options):
     """Steps whose closure first sets a value of the group; where they lead."""
     p = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
     optimizer = make([p], **options)
+    now = {}
 
     def closure(backward=True):
         for group in optimizer.param_groups:
-            group[setting] = value
+            group[setting] = now["value"]
         loss = (p**2 + p).sum()
         if backward:
             optimizer.zero_grad()
@@ -23,6 +24,7 @@ def train(make, setting, values, **options):
         return loss
 
     for value in values:
+        now["value"] = value
         optimizer.step(closure)
     return p.detach()
 
@@ -88,7 +90,7 @@ def test_a_bad_value_changes_nothing():
         return evaluate
 
     optimizer.step(closure(0.1))
-    before, state = p.detach().clone(), {k: v for k, v in optimizer.state[p].items()}
+    before, state = p.detach().clone(), dict(optimizer.state[p].items())
     with pytest.raises(ValueError, match="lr"):
         optimizer.step(closure(-1.0))
     assert torch.equal(p, before) and optimizer.state[p].keys() == state.keys()

@@ -93,7 +93,7 @@ def test_it_takes_no_more_evaluations_than_torch_s_lbfgs():
     ours = Full()
     trainer(ClosureOptimization(), epochs=30).fit(ours)
     assert len(CALLS) <= torch_s
-    assert final(ours) == pytest.approx(last, rel=1e-6)
+    assert final(ours) <= 1.0001 * last
 
 
 def test_everything_is_seen_as_without_it():

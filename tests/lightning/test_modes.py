@@ -361,6 +361,8 @@ def same(ours, other):
 def test_callback(name, tmp_path, capsys):
     if name.startswith("Rich") and importlib.util.find_spec("rich") is None:
         pytest.skip("needs rich")
+    if not hasattr(theirs, name.partition("(")[0]):
+        pytest.skip("Lightning has it in a later version")
     make, _, options = CALLBACKS[name]
     if name == "OnExceptionCheckpoint":
         broken = Break.on_train_batch_start
@@ -397,7 +399,7 @@ def test_option(name, tmp_path, capsys):
 
 def test_every_callback_of_lightning_is_there():
     tried = {name.partition("(")[0] for name in CALLBACKS}
-    assert set(theirs.__all__) == tried
+    assert set(theirs.__all__) <= tried
 
 
 def table():

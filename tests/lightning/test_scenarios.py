@@ -132,7 +132,7 @@ class Draws(Model):
 def test_iterators():
     expected, other, _ = seen_of(Draws, adam)
     ours, model, _ = seen_of(Draws)
-    assert ours == expected and len(SEEN) > 8
+    assert ours == expected and len(SEEN) > 4
     assert next(model.numbers) == next(other.numbers) == 16
     assert type(model.numbers) is type(other.numbers) and next(model.endless) == next(other.endless)
 
@@ -219,11 +219,9 @@ def test_ctrl_c_leaves_the_parameters_of_the_last_step(first):
                 time.sleep(0.01)
             return loss
 
-    model, net = Stop(search), network()
-    run = trainer(ClosureOptimization())
+    model, run = Stop(search), trainer(ClosureOptimization())
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         run.fit(model)
-    plain(lambda: search(), net, epochs=1)
     short, rest = network(), batches()[:2]
     optimizer = tz.Modular(short.parameters(), *search())
     for batch in rest:
@@ -286,7 +284,7 @@ def test_graphs_and_batches_are_let_go():
         look = Look()
         trainer(ClosureOptimization(), look, epochs=1).fit(Watched(chain))
         found.append(look.alive)
-    assert found[0] == found[1] and len(SEEN) > 8 and not any(graphs for _, graphs, _ in found[1])
+    assert found[0] == found[1] and len(SEEN) > 4 and not any(graphs for _, graphs, _ in found[1])
 
 
 # -- precision ---------------------------------------------------------------------------------------------------------
@@ -345,17 +343,32 @@ class Gan(Model):
 
 
 def test_a_gan_with_a_search_on_one_side():
-    model = Gan(search)
-    run = trainer(epochs=1)
-    run.fit(model)
-    net, critic = network(), None
-    torch.manual_seed(0)
+    torch.manual_seed(7)
+    model, log = Gan(search), Log()
+    torch.manual_seed(7)
     other = Gan(search)
-    net, critic = other.net, other.critic
-    critic.load_state_dict(Gan(search).critic.state_dict())
-    assert run.global_step == 8 and len(SEEN) > 8
+    run = trainer(log, epochs=1)
+    run.fit(model)
+    assert run.global_step == 8 and len(SEEN) > 4
     assert run.lr_scheduler_configs[0].scheduler.get_last_lr() == [1e-2 / 16]
-    assert float(run.callback_metrics["loss"]) > 0
+
+    (generator, critic), (schedule,) = other.configure_optimizers()
+    losses = []
+    for x, y in batches():
+        critic.zero_grad()
+        (other.critic(other.net(x).detach()) - y).square().mean().backward()
+        critic.step()
+
+        def closure(backward=True, x=x, y=y):
+            loss = mse(other.net, (x, y)) + 0.01 * other.critic(other.net(x)).square().mean()
+            if backward:
+                generator.zero_grad()
+                loss.backward()
+            return loss
+
+        losses.append(float(generator.step(closure)))
+        schedule.step()
+    assert same(model, other) and log.outputs == losses
 
 
 def test_two_searches_in_one_step():

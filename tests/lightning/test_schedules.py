@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim.lr_scheduler import (
@@ -24,8 +25,13 @@ from tz_lightning.cli import LightningModule
 from tz_lightning.schedule import ChainedScheduler, SequentialLR
 
 
+def only_fit():
+    return {"fit": LightningCLI.subcommands()["fit"]}
+
+
 @pytest.fixture(autouse=True)
 def own_arguments(monkeypatch):
+    monkeypatch.setattr(ModularCLI, "subcommands", staticmethod(only_fit))  # parsers take time
     monkeypatch.setattr(sys, "argv", ["train.py"])
 
 
@@ -121,13 +127,18 @@ def test_with_a_chain_that_needs_a_closure_and_accumulation():
 def test_a_plateau_waits_for_its_metric():
     module = Watched()
     callback = LRSchedulerCallback(
-        "weight_decay", lambda o: ReduceLROnPlateau(o, factor=0.5, patience=0, threshold=1e9, threshold_mode="abs"), "epoch", monitor="loss"
+        "weight_decay",
+        lambda o: ReduceLROnPlateau(o, factor=0.5, patience=0, threshold=1e9, threshold_mode="abs"),
+        "epoch",
+        monitor="loss",
     )
     seen = fit(module, callback, epochs=3)
     close([v for (v,) in seen][::4], [0.1, 0.1, 0.05])
 
 
-@pytest.mark.parametrize("make", [lambda o: CosineAnnealingLR(o, 16), lambda o: OneCycleLR(o, 0.4, 16, cycle_momentum=False)])
+@pytest.mark.parametrize(
+    "make", [lambda o: CosineAnnealingLR(o, 16), lambda o: OneCycleLR(o, 0.4, 16, cycle_momentum=False)]
+)
 def test_a_run_that_is_resumed_goes_on(make, tmp_path):
     kwargs = dict(enable_checkpointing=False)
     whole = fit(Watched(), LRSchedulerCallback("weight_decay", make), epochs=4, **kwargs)
@@ -171,7 +182,7 @@ def test_options_are_checked():
         LRSchedulerCallback("lr", ConstantLR, frequency=0)
     with pytest.raises(MisconfigurationException, match="optimizer=1"):
         fit(Watched(), LRSchedulerCallback("lr", ConstantLR, optimizer=1))
-    with pytest.raises(MisconfigurationException, match="'los'.*Did you mean loss"):
+    with pytest.raises(MisconfigurationException, match=r"'los'.*Did you mean loss"):
         fit(Watched(), LRSchedulerCallback("lr", lambda o: ReduceLROnPlateau(o), "epoch", monitor="los"))
     with pytest.raises(ValueError, match=r"SequentialLR\(milestones=\[3, 2\]\) must rise"):
         SequentialLR(_sgd(), [ConstantLR, ConstantLR, ConstantLR], [3, 2])
@@ -220,20 +231,26 @@ lr_interval: step
 
 
 def program(*args):
-    return ModularCLI(Plain, args=["fit", *QUIET, *args], save_config_callback=None, seed_everything_default=0).model.seen
+    return ModularCLI(
+        Plain, args=["fit", *QUIET, *args], save_config_callback=None, seed_everything_default=0
+    ).model.seen
 
 
 @pytest.mark.parametrize("name", ["SequentialLR", "torch.optim.lr_scheduler.SequentialLR"])
 def test_a_warmup_and_a_cosine_in_yaml(name, tmp_path):
     (tmp_path / "c.yaml").write_text(SEQUENCE.replace("CLASS", name))
-    close([v for (v,) in program(f"--config={tmp_path / 'c.yaml'}")], [0.5, 0.75, *(cosine(1.0, t, 6) for t in range(6))])
+    close(
+        [v for (v,) in program(f"--config={tmp_path / 'c.yaml'}")], [0.5, 0.75, *(cosine(1.0, t, 6) for t in range(6))]
+    )
 
 
 def test_the_same_from_the_command_line():
     parts = ["--lr_scheduler=SequentialLR", "--lr_scheduler.schedulers+=LinearLR",
              "--lr_scheduler.schedulers.start_factor=0.5", "--lr_scheduler.schedulers.total_iters=2",
              "--lr_scheduler.schedulers+=CosineAnnealingLR", "--lr_scheduler.schedulers.T_max=6"]  # fmt: skip
-    seen = program("--optimizer=adamw", "--optimizer.lr=1", *parts, "--lr_scheduler.milestones=[2]", "--lr_interval=step")
+    seen = program(
+        "--optimizer=adamw", "--optimizer.lr=1", *parts, "--lr_scheduler.milestones=[2]", "--lr_interval=step"
+    )
     close([v for (v,) in seen], [0.5, 0.75, *(cosine(1.0, t, 6) for t in range(6))])
 
 
@@ -252,6 +269,9 @@ def test_a_schedule_of_a_setting_in_yaml(tmp_path):
         "      init_args: {setting: weight_decay, scheduler: {class_path: ExponentialLR, init_args: {gamma: 0.5}}}\n"
     )
     command = ModularCLI(
-        Plain, args=["fit", *QUIET, f"--config={tmp_path / 'c.yaml'}"], save_config_callback=None, seed_everything_default=0
+        Plain,
+        args=["fit", *QUIET, f"--config={tmp_path / 'c.yaml'}"],
+        save_config_callback=None,
+        seed_everything_default=0,
     )
     close([g["weight_decay"] for g in command.trainer.optimizers[0].param_groups], [0.1 * 0.5**8, 0.0])

@@ -17,8 +17,9 @@ def embeddings(model: nn.Module) -> list[nn.Module]:
 def head(model: nn.Module) -> list[nn.Module]:
     """The last linear layer or convolution, in a list; none in a model without one."""
     within = {id(m) for lists in model.modules() if isinstance(lists, ParametrizationList) for m in lists.modules()}
-    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd)) and id(m) not in within]
-    return layers[-1:]
+    kinds_of_head = (nn.Linear, nn.modules.conv._ConvNd)
+    layers = [m for m in model.modules() if isinstance(m, kinds_of_head) and id(m) not in within]
+    return list[nn.Module](layers[-1:])
 
 
 def hidden(model: nn.Module) -> list[nn.Parameter]:

@@ -140,7 +140,9 @@ def check_kind(name: str, value: Any, hint: Any, where: str) -> None:
     elif isinstance(value, Tensor):
         if value.numel() != 1 or value.is_complex():
             shape = "a complex one" if value.is_complex() else f"of shape {tuple(value.shape)}"
-            raise ValueError(f"{where}{name} must be a number or a tensor with one element, not {shape}.")
+            raise ValueError(
+                f"{where.replace('(', ': ')}{name} must be a number or a tensor with one element, not {shape}."
+            )
         fits = bool({float, bool} & set(kinds)) or (int in kinds and _whole(value))
     elif isinstance(value, (int, float)):
         fits = float in kinds or (bool in kinds and value in (0, 1)) or (int in kinds and _whole(value))

@@ -216,7 +216,14 @@ class Projection(Module):
                     torch._foreach_copy_([var.params[i] for i in places], [values[i] for i in places])
             var.skip_update = True
             return var
-        update = self.unproject(done.get_update(), var, "update")
+        projected = done.get_update()
+        if len(projected) != len(fakes):
+            raise RuntimeError(
+                f"The modules in {self.path} give an update for {len(projected)} of {len(fakes)} projected tensors: "
+                "one of them has moved the others itself, or has found no gradient for them. Put it outside of the "
+                "projection."
+            )
+        update = self.unproject(projected, var, "update")
         if left:
             grads, var.params = var.get_grad(), var.part(places)
             update, var.grad = [update[i] for i in places], [grads[i] for i in places]
