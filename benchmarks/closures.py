@@ -254,7 +254,7 @@ def products(problem: Problem) -> list[list[str]]:
     def newton(count: Count) -> None:
         ours(lambda: [tz.m.NewtonCG(hvp_method="autograd"), tz.m.StrongWolfe()])(count)
 
-    runs = {"NewtonCG, autograd": newton}
+    runs: dict[str, Callable[[Count], None]] = {"NewtonCG, autograd": newton}
     if find_spec("torchmin") is not None:
         runs["pytorch-minimize newton-cg"] = pytorch_minimizes("newton-cg")
     for name, run in runs.items():
