@@ -172,6 +172,9 @@ class Modular(ModuleHome, Optimizer):
         """
         if torch.compiler.is_dynamo_compiling():  # there is nothing for it to trace: it breaks its graph here
             return torch.compiler.disable(_hooked_step)(self, closure)
+        if torch.is_inference_mode_enabled():  # state that is made in it could never be written to outside
+            with torch.inference_mode(mode=False):
+                return self.step(closure)
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
