@@ -198,11 +198,17 @@ class Modular(ModuleHome, Optimizer):
                 self.undo()
             except KeyboardInterrupt:  # another one, before it could be held back
                 self.undo()
-            if self.loaded and is_accident(error):
+            accident = is_accident(error)
+            if accident and self.loaded:
                 raise ValueError(
                     f"The first step after load_state_dict failed ({type(error).__name__}: {error}), and nothing has "
                     "changed: the state dict is damaged or belongs to another model. Load another one, or forget the "
                     "state with optimizer.reset()."
+                ) from error
+            if accident and (found := checkpoint.misfit(self)) is not None:
+                raise ValueError(
+                    f"The step failed ({type(error).__name__}: {error}), and nothing has changed. {found}; set it "
+                    "right, or forget the state with optimizer.reset()."
                 ) from error
             raise
         finally:
