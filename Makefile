@@ -49,7 +49,7 @@ bench: $(VENV)/.installed-bench ## time the chains beside their peers (some minu
 against: $(VENV)/.installed-bench ## time the chains beside those of another checkout: make against TREE=PATH
 	$(PY) -m benchmarks.against $(TREE)
 
-gallery: $(VENV)/.installed-dev ## run the examples of the gallery (ten minutes on one core) and write its page and pictures
+gallery: $(VENV)/.installed-dev ## run the examples of the gallery (six minutes on one core) and write its page and pictures
 	$(PY) -m examples
 
 docs: $(VENV)/.installed-docs ## build the guide and the API reference into docs/_build

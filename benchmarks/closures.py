@@ -254,7 +254,7 @@ def products(problem: Problem) -> list[list[str]]:
     def newton(count: Count) -> None:
         ours(lambda: [tz.m.NewtonCG(hvp_method="autograd"), tz.m.StrongWolfe()])(count)
 
-    runs = {"NewtonCG, autograd": newton}
+    runs: dict[str, Callable[[Count], None]] = {"NewtonCG, autograd": newton}
     if find_spec("torchmin") is not None:
         runs["pytorch-minimize newton-cg"] = pytorch_minimizes("newton-cg")
     for name, run in runs.items():
@@ -346,8 +346,12 @@ def main(given: Sequence[str] | None = None) -> None:
     """Measure, and write or print the section."""
     parser = argparse.ArgumentParser("python -m benchmarks.closures", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="without the larger problems; print and write nothing")
+    parser.add_argument("--large", action="store_true", help="the larger problems alone; print and write nothing")
     args = parser.parse_args(given)
     torch.set_num_threads(1)
+    if args.large:
+        print(times(large()))
+        return
     section = text(quick=args.quick)
     if args.quick:
         print(section)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 Table = list[tuple[str, ...]]
 UNITS = [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"), (1e-12, "ps")]
 
@@ -19,7 +21,7 @@ def human(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def markdown(rows: Table, texts: int = 1) -> str:
+def markdown(rows: Sequence[Sequence[str]], texts: int = 1) -> str:
     """A table whose first row is the head; the first ``texts`` columns are text, the others are numbers."""
     head, *body = rows
     rule = ["---" if i < texts else "---:" for i in range(len(head))]

@@ -27,6 +27,7 @@ COLOURS = {
     "engine": "#e3edf5",
     "core": "#e6e4f3",
     "modules": "#f6efdc",
+    "recipes": "#f6ead9",
     "optim": "#f4e9d6",
     "torchzero_core": "#f6e6dc",
     "tz_lightning": "#f3e4ea",

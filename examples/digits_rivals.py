@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from examples.showing import Shown, show
+from examples.showing import Curve, Shown, show
 from tz_lightning.comparison import Plan, compare, summarise
 
 HERE = Path(__file__).parent
@@ -24,11 +24,11 @@ def main(folder: Path = HERE.parent / "runs" / "compare") -> Shown:
     """
     plan = Plan.read(HERE / "compare.yaml")
     summaries = summarise(compare(plan, folder))
-    curves = {}
+    curves: dict[str, Curve] = {}
     for summary in summaries:
         columns = zip(*(run.checks for run in summary.runs), strict=True)
         points = [(rows[0][0], sum(row[3] for row in rows) / len(rows)) for rows in columns]
-        curves[summary.rival] = tuple(zip(*points, strict=True))
+        curves[summary.rival] = ([x for x, _ in points], [y for _, y in points])
     figures = {summary.rival: summary.value for summary in summaries if summary.value is not None}
     return Shown(
         figure="validation loss after 184 steps",

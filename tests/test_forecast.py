@@ -13,7 +13,14 @@ from torchzero_core.core.forecast import forecast
 from torchzero_core.core.show import sizes
 
 #: What they keep depends on numbers that come with the first steps.
-UNKNOWN = {"TrustCG-lbfgs", "LevenbergMarquardt", "LevenbergMarquardt-plain", "GaussNewton"}
+UNKNOWN = {
+    "HigherOrderNewton",
+    "HigherOrderNewton-proximal",
+    "TrustCG-lbfgs",
+    "LevenbergMarquardt",
+    "LevenbergMarquardt-plain",
+    "GaussNewton",
+}
 MORE_LATER = {"TrustRegion", "Switch-search", "SwitchWhen"}
 FEW = [e for e in ENTRIES if not e.variant][::6] + [e for e in ENTRIES if e.name in ("SOAP", "Shampoo", "Adafactor")]
 

@@ -28,7 +28,7 @@ def modules() -> dict[str, type[Module]]:
 
 def is_base(cls: type) -> bool:
     """Whether a class is there to be derived from."""
-    return (inspect.getdoc(cls) or "").startswith("Base class")
+    return (inspect.getdoc(cls) or "").startswith("Base ")
 
 
 def family_of(cls: type) -> str:

@@ -176,7 +176,7 @@ def test_nothing_of_a_batch_is_kept():
     gone = weakref.ref(x)
 
     def closure(backward=True):
-        loss = net(x).square().mean()
+        loss = net(x).square().mean()  # noqa: F821
         if backward:
             optimizer.zero_grad()
             loss.backward()

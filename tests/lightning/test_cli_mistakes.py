@@ -38,7 +38,7 @@ def only_fit():
 
 @pytest.fixture(autouse=True)
 def own_arguments(monkeypatch, tmp_path):
-    monkeypatch.setattr(ModularCLI, "subcommands", staticmethod(only_fit))  # the parsers of the others take most of the time
+    monkeypatch.setattr(ModularCLI, "subcommands", staticmethod(only_fit))  # parsers take time
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.chdir(tmp_path)
 

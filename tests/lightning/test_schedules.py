@@ -31,7 +31,7 @@ def only_fit():
 
 @pytest.fixture(autouse=True)
 def own_arguments(monkeypatch):
-    monkeypatch.setattr(ModularCLI, "subcommands", staticmethod(only_fit))  # the parsers of the others take most of the time
+    monkeypatch.setattr(ModularCLI, "subcommands", staticmethod(only_fit))  # parsers take time
     monkeypatch.setattr(sys, "argv", ["train.py"])
 
 

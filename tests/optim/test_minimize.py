@@ -370,7 +370,7 @@ def test_chains_and_names():
         (dict(method="bgfs"), "Did you mean 'bfgs'"),
         (dict(method="bfgs", lr=0.1), "takes no lr"),
         (dict(method=[tz.m.Adam()], lr=0.1), "a chain says it itself"),
-        (dict(bounds=[(0, 1)]), "keeps to bounds"),
+        (dict(bounds=[(0, 1)]), "bounds has 1 pairs, and x has 2 elements"),
     ],
 )
 def test_refusals(options, text):

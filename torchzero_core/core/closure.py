@@ -233,9 +233,9 @@ class CountedClosure:
             self._home.warn_once(
                 "closure:deterministic",
                 f"deterministic=True, but the closure gave a loss of {float(kept.loss):.9g} and then of "
-                f"{float(loss):.9g} at the same parameters, or other gradients: it uses other data, dropout or something "
-                "else that changes. It is evaluated at the start of each step from now on; construct the optimizer "
-                "without deterministic=True.",
+                f"{float(loss):.9g} at the same parameters, or other gradients: it uses other data, dropout or "
+                "something else that changes. It is evaluated at the start of each step from now on; construct the "
+                "optimizer without deterministic=True.",
             )
         known.note(params, loss, self._closure)
         return loss

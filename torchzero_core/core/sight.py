@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import operator
 import types
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ MOST = 1000
 SAMPLE = 4096
 #: Of what these packages hold nothing changes that a loss depends on, their random numbers aside.
 STATELESS = ("torch", "math", "numpy", "builtins", "operator", "itertools", "functools", "collections", "typing")
+#: How often a tensor has been changed in place.
+_changes = operator.attrgetter("_version")
 _VALUES = (int, float, complex, str, bytes, bool, types.NoneType, types.EllipsisType, torch.dtype, torch.device, range)
 _TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 _BARE = frozenset(vars(nn.Module())) - {"training"}
@@ -37,7 +40,7 @@ class Sight:
 
     def __init__(self, values: list[Any], tensors: Sequence[Tensor]) -> None:
         self._values = values
-        self._tensors = [(weakref.ref(t), t._version, _digest(t)) for t in tensors]
+        self._tensors = [(weakref.ref(t), _changes(t), _digest(t)) for t in tensors]
 
     def same(self, other: Sight | None) -> bool:
         """Whether nothing has changed in between; never where it could not be seen.
@@ -179,8 +182,8 @@ class _Walk:
         for name in own.keys() - _BARE:
             self.values.append(name)
             self.go(own[name])
-        for part in (module._parameters, module._buffers, module._modules):
-            self._mapping(part)
+        for part in ("_parameters", "_buffers", "_modules"):
+            self._mapping(own[part])
 
 
 def _stateless(thing: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -425,7 +426,7 @@ class SearchFailed(StoppingRule):
     @property
     def message(self) -> str:
         """Why it stops, as a sentence."""
-        return "No lower point was found: desired error not necessarily achieved due to precision loss."
+        return "No acceptable step was found: desired error not necessarily achieved due to precision loss."
 
 
 class MaxSteps(StoppingRule):
@@ -519,7 +520,7 @@ def _at_least(rule: StoppingRule, name: str, value: Any, low: int = 0) -> Any:
     Raises:
         ValueError: it is no number from ``low`` on.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= low:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= low:
         raise ValueError(f"{type(rule).__name__}({name}={value!r}) must be a number from {low} on.")
     return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,14 @@ STEPPED: dict[str, Builder] = {
     "lion": _stepped(lambda problem: [m.Lion()], 1e-3),
     "spsa": _stepped(lambda problem: [m.SPSA(), m.Adam()], 1e-2),
 }
-METHODS = {**SEARCHED, **STEPPED}
+#: These take the residuals of a fit.
+FITTED: dict[str, Builder] = {
+    "lm": lambda problem: [m.LevenbergMarquardt()],
+    "gauss-newton": lambda problem: [m.GaussNewton(), m.Backtracking()],
+}
+#: These keep to bounds: the number of pairs that :class:`ProjectedLBFGS` remembers.
+BOUNDED = {"lbfgs": 10, "gd": 0}
+METHODS = {**SEARCHED, **FITTED, **STEPPED}
 #: Other spellings, as scipy and others have them.
 SAME = {
     "l-bfgs": "lbfgs",
@@ -89,6 +97,7 @@ SAME = {
     "trust-ncg": "trust-cg",
     "nystrompcg": "nystrom-pcg",
     "momentum": "sgd",
+    "levenberg-marquardt": "lm",
 }
 
 
@@ -101,21 +110,70 @@ def chain_of(method: str | Modules, problem: Problem) -> list[Module]:
 
     Raises:
         ValueError: an unknown name, or a learning rate where the chain has none or states its own.
+        TypeError: something else.
     """
     lr = problem.lr
     if not isinstance(method, str):
+        modules: list[Any] = list(method) if isinstance(method, (list, tuple)) else [method]
+        for module in modules:
+            if not isinstance(module, (Module, list, tuple)):
+                what = repr(module) if len(repr(module)) < 80 else type(module).__name__
+                raise TypeError(f"minimize has no method {what}.{_hint(module)}")
         if lr is not None:
             raise ValueError(f"lr={lr!r} is for methods by name; a chain says it itself: [..., tz.m.LR({lr!r})].")
-        return [method] if isinstance(method, Module) else list(method)
+        return modules
+    name = name_of(method)
+    if lr is not None and name not in STEPPED:
+        raise ValueError(f"The method {method!r} finds its step sizes itself, so it takes no lr.")
+    return METHODS[name](problem)
+
+
+def name_of(method: str) -> str:
+    """The name of a method as it stands in the list.
+
+    Args:
+        method: as it was written.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     name = method.lower().replace("_", "-").replace(" ", "-")
     name = SAME.get(name, name)
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"minimize has no method {method!r}; it has {', '.join(METHODS)}, or takes a chain.{hint}")
-    if lr is not None and name in SEARCHED:
-        raise ValueError(f"The method {method!r} finds its step sizes itself, so it takes no lr.")
-    return METHODS[name](problem)
+    return name
+
+
+def pairs_within_bounds(method: str | Modules | None) -> int:
+    """How many pairs the method remembers that keeps to bounds.
+
+    Args:
+        method: as it was given.
+
+    Raises:
+        ValueError: it does not keep to bounds.
+    """
+    name = "lbfgs" if method is None else name_of(method) if isinstance(method, str) else None
+    if name is None or name not in BOUNDED:
+        what = "a chain" if name is None else f"the method {method!r}"
+        raise ValueError(
+            f"bounds are kept by the methods {' and '.join(map(repr, BOUNDED))} alone, not by {what}. Choose one of "
+            "these, or write x as a function of free unknowns, such as lo + (hi - lo)·sigmoid(z), or exp(z) for x > 0."
+        )
+    return BOUNDED[name]
+
+
+def _hint(what: Any) -> str:
+    """What to write in the place of what is no module."""
+    if isinstance(what, type) and issubclass(what, Module):
+        return f" Give an object: tz.m.{what.__name__}()."
+    if isinstance(what, torch.optim.Optimizer) or (isinstance(what, type) and issubclass(what, torch.optim.Optimizer)):
+        return " An optimizer has parameters of its own; give its modules, such as [tz.m.Adam(), tz.m.LR(1e-2)]."
+    return (
+        " A method is a name such as 'lbfgs', a module, or a list of modules such as [tz.m.BFGS(), tz.m.StrongWolfe()]."
+    )
 
 
 def without_gradient(number: int) -> str:
@@ -137,19 +195,42 @@ def approximates(chain: Modules) -> bool:
     return isinstance(first, m.GradApproximator)
 
 
+def takes_residuals(chain: Modules) -> bool:
+    """Whether a chain makes loss and gradient of residuals.
+
+    Args:
+        chain: a module, or a list of modules.
+    """
+    return any(isinstance(one, m.GaussNewton) for one in _flat(chain))
+
+
 def searches(chain: Modules) -> bool:
     """Whether each step of a chain ends at a point that a line search or trust region has chosen.
 
     Args:
         chain: a module, or a list of modules.
     """
-    return any(one.size_effect == "search" for one in ([chain] if isinstance(chain, Module) else chain))
+    return any(one.size_effect == "search" for one in _tops(chain))
+
+
+def _tops(chain: Modules) -> list[Module]:
+    """The modules that a chain runs in turn."""
+    return [chain] if isinstance(chain, Module) else [one for part in chain for one in _tops(part)]
 
 
 def _flat(chain: Modules) -> list[Module]:
     """All modules of a chain, depth first, lists and chains themselves left out."""
-    tops = [chain] if isinstance(chain, Module) else list(chain)
-    return [one for top in tops for one in unrolled(top) if not one.is_chain]
+    return [one for top in _tops(chain) for one in unrolled(top) if not one.is_chain]
 
 
-__all__ = ["METHODS", "Problem", "SeenGradient", "approximates", "chain_of", "searches", "without_gradient"]
+__all__ = [
+    "METHODS",
+    "Problem",
+    "SeenGradient",
+    "approximates",
+    "chain_of",
+    "pairs_within_bounds",
+    "searches",
+    "takes_residuals",
+    "without_gradient",
+]

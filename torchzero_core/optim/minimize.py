@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import Modular, Module, Modules, stopping
+from ..core import Modular, Modules, stopping
 from ..core.stopping import MaxEvaluations, MaxTime, Progress, StoppingRule
-from .methods import Problem, SeenGradient, approximates, chain_of, searches, without_gradient
+from .bounds import Bounds
+from .methods import (
+    Problem,
+    SeenGradient,
+    approximates,
+    chain_of,
+    pairs_within_bounds,
+    searches,
+    takes_residuals,
+    without_gradient,
+)
 from .objective import LimitReached, Objective, Point
+from .projected import ProjectedLBFGS
 from .unknowns import Unknowns
 
 #: After so many steps without a lower loss the loss has stalled: with a line search, and without one.
@@ -33,7 +45,8 @@ class MinimizeResult:
         x: the best point, in the structure of ``x0``; a model itself, whose parameters are there.
         fun: the value there.
         jac: the gradient there, in the structure of ``x0`` (of a model a dict by name); None where none is known.
-        grad_norm: its largest element; None where it is not known.
+        grad_norm: its largest element; with bounds that of the projected gradient x − P(x − g). None where it is not
+            known.
         nit: how many steps were made.
         nfev: how often the function was evaluated.
         njev: how many of these evaluations had a gradient.
@@ -79,6 +92,20 @@ class _Ended(StoppingRule):
         return self._message
 
 
+class _Stalled(stopping.LossChange):
+    """A loss that has stalled without anybody's having said that this is enough: a step size may be too large."""
+
+    code = 2
+
+    @property
+    def message(self) -> str:
+        """Why it stops, as a sentence."""
+        return (
+            f"No lower point was found in the last {self.patience} steps; say ftol if that is what you want, or choose "
+            "a smaller learning rate."
+        )
+
+
 class _Printer:
     """Prints a line that is written over, or, where that cannot be, a line a second.
 
@@ -113,8 +140,9 @@ class _Run:
     Args:
         unknowns: what is minimised over.
         objective: the closure.
-        optimizer: the chain.
+        optimizer: the chain, or the method that keeps to bounds.
         rule: when to stop.
+        bounds: what the unknowns keep to.
         backward: whether the function's own gradient is known at each point.
         callback: called after each step.
         printer: shows where it is.
@@ -124,16 +152,18 @@ class _Run:
         self,
         unknowns: Unknowns,
         objective: Objective,
-        optimizer: Modular,
+        optimizer: Modular | ProjectedLBFGS,
         rule: StoppingRule,
         *,
+        bounds: Bounds | None,
         backward: bool,
         callback: Callable[[MinimizeResult], Any] | None,
         printer: _Printer,
     ) -> None:
         self.unknowns, self.objective, self.optimizer, self.rule = unknowns, objective, optimizer, rule
-        self.backward, self.callback, self.printer = backward, callback, printer
-        self.seen = next((m for m in optimizer.unrolled_modules if isinstance(m, SeenGradient)), None)
+        self.bounds, self.backward, self.callback, self.printer = bounds, backward, callback, printer
+        modules = optimizer.unrolled_modules if isinstance(optimizer, Modular) else []
+        self.seen = next((m for m in modules if isinstance(m, SeenGradient)), None)
         self.nit, self.begin = 0, time.monotonic()
 
     def run(self) -> MinimizeResult:
@@ -175,11 +205,15 @@ class _Run:
             steps=self.nit,
             evaluations=self.objective.nfev,
             loss=point.loss,
-            grads=point.grads if self.seen is None else self.seen.grads,
+            grads=self._open(point) if self.seen is None else self.seen.grads,
             params=self.unknowns.leaves,
             move=move,
             status=self.optimizer.last_step.status,
         )
+
+    def _open(self, point: Point) -> Sequence[Tensor | None] | None:
+        """The gradient at a point; with bounds, as far as the way is open."""
+        return point.grads if self.bounds is None or point.grads is None else self.bounds.gradient(point.x, point.grads)
 
     def _report(self, point: Point) -> StoppingRule | None:
         """Print and call the callback, which may end it."""
@@ -192,7 +226,10 @@ class _Run:
             stop = self.callback(result)
         except StopIteration:
             stop = True
-        return _Ended(99, "The callback has stopped it.") if stop is True else None
+        says = isinstance(stop, Tensor) and stop.dtype is torch.bool and stop.numel() == 1 and bool(stop)
+        if says or (type(stop).__name__ in ("bool", "bool_") and bool(stop)):
+            return _Ended(99, "The callback has stopped it.")
+        return None
 
     def _best(self, end: StoppingRule) -> Point:
         """The best point, with its gradient where that is known or may be computed.
@@ -220,7 +257,7 @@ class _Run:
             end: why it ends.
         """
         grads = point.grads
-        norm = None if grads is None else Progress().norm(grads, math.inf)
+        norm = None if grads is None else Progress().norm(self._open(point) or [], math.inf)
         x = self.unknowns.model
         if grads is not None:
             grads = [torch.zeros_like(p) if g is None else g.clone() for g, p in zip(grads, point.x, strict=True)]
@@ -264,11 +301,14 @@ def minimize(
     method takes finite differences.
 
     Args:
-        fun: a function of x that returns one number. With a model as ``x0`` it takes the model, or nothing.
+        fun: a function of x that returns one number; for the methods "lm" and "gauss-newton", and chains that have
+            ``GaussNewton``, the residuals, whose sum of squares is minimised. With a model as ``x0`` it takes the
+            model, or nothing.
         x0: where to begin: a tensor, an array or numbers, or a list, tuple or dict of them; none of it is changed. Or
             an ``nn.Module``: its trainable parameters are moved, and end at the best point.
         method: a name ("lbfgs", "bfgs", "dfp", "sr1", "cg", "newton", "newton-cg", "nystrom-pcg", "trust-cg", "dogleg",
-            "gd", "adam", "sgd", "lion", and without gradients "fdm", "spsa"), a module, or a list of modules. None:
+            "gd", "adam", "sgd", "lion"; without gradients "fdm", "spsa"; for residuals "lm", which is that of Levenberg
+            and Marquardt, and "gauss-newton"), a module, or a list of modules. None:
             "lbfgs", which is ``[tz.m.LBFGS(), tz.m.StrongWolfe()]``; for a function without gradients "fdm", with more
             than 1000 unknowns "spsa".
         lr: the learning rate of "adam", "sgd", "lion" and "spsa".
@@ -282,7 +322,9 @@ def minimize(
         stop: further rules of :mod:`torchzero_core.core.stopping`.
         callback: ``callback(result)`` after each step, with the result so far; it ends the run by returning True or
             raising ``StopIteration``.
-        bounds: refused, since no method here keeps to bounds.
+        bounds: lo ≤ x ≤ hi, kept by "lbfgs" and "gd", which then project onto them: ``(lo, hi)`` with numbers, None or
+            tensors like x; such a pair for each part of x, in a list or dict like x0; or as scipy has them, a pair for
+            each element or a ``Bounds``. A start outside is moved to them.
         disp: print where it is while it runs, and why it ended.
         deterministic: whether fun gives the same value at the same point every time. If not, nothing is remembered,
             and the result is the last point and not the best one.
@@ -292,8 +334,9 @@ def minimize(
         The best point and how it was found. Ctrl-C ends the run with it too.
 
     Raises:
-        ValueError: an unknown method, bounds, or x0 without numbers.
-        TypeError: an x0 that is made of something else, or a value that is no number.
+        ValueError: an unknown method, bounds that do not fit or that the method does not keep to, a limit that is no
+            number from 0 on, or x0 without numbers.
+        TypeError: an x0, fun or method that is made of something else, or a value that is no number.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -303,15 +346,24 @@ def minimize(
         >>> result.success, result.fun < 1e-10, result.x.round(decimals=4)
         (True, True, tensor([1., 1.], dtype=torch.float64))
     """
-    if bounds is not None:
-        raise ValueError(
-            "No method of minimize keeps to bounds. Write x as a function of free unknowns (lo + (hi - lo)·sigmoid(z), "
-            "or exp(z) for x > 0), or use scipy's L-BFGS-B."
-        )
+    if not callable(fun):
+        raise TypeError(f"fun must be a function of x, not {type(fun).__name__}.")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function of the result so far, not {type(callback).__name__}.")
+    gtol, xtol, ftol = _limit("gtol", gtol), _limit("xtol", xtol), _limit("ftol", ftol)
+    maxiter, maxfev = _limit("maxiter", maxiter, whole=True), _limit("maxfev", maxfev, whole=True, low=1)
+    maxtime = _limit("maxtime", maxtime)
+    given = [] if stop is None else [stopping.as_rule(stop)]
+    pairs = None if bounds is None else pairs_within_bounds(method)
+    if pairs is not None and lr is not None:
+        raise ValueError(f"lr={lr!r}: the methods that keep to bounds find their step sizes themselves.")
     unknowns = Unknowns(x0)
+    box = None if bounds is None else Bounds(unknowns, bounds)
+    number, eps = sum(leaf.numel() for leaf in unknowns.leaves), _rounding(unknowns.leaves)
+    chain = None if method is None or box is not None else chain_of(method, Problem(number, eps, lr))
     hard: list[StoppingRule] = []
     if maxfev is not None:
-        hard.append(MaxEvaluations(max(maxfev, 1)))
+        hard.append(MaxEvaluations(maxfev))
     if maxtime is not None:
         hard.append(MaxTime(maxtime))
 
@@ -320,33 +372,63 @@ def minimize(
             if rule.met(Progress(evaluations=evaluations)):
                 raise LimitReached(rule)
 
-    objective = Objective(unknowns.bind(fun), unknowns, deterministic=deterministic, allowed=allowed)
-    chain, backward = _chain(method, lr, objective, unknowns)
-    rules = [*_rules(unknowns.leaves, chain, gtol, xtol, ftol), *_given(stop)]
-    rules += [stopping.MaxSteps(MAXITER if maxiter is None else maxiter), *hard]
-    rule = stopping.AnyOf(rules)
-    rule.reset()
-    optimizer = Modular(unknowns.model or unknowns.leaves, *chain, compile=compile, advice=False)
+    residuals = chain is not None and takes_residuals(chain)
+    objective = Objective(
+        unknowns.bind(fun), unknowns, deterministic=deterministic, allowed=allowed, residuals=residuals
+    )
     try:
-        run = _Run(unknowns, objective, optimizer, rule, backward=backward, callback=callback, printer=_Printer(disp))
+        optimizer: Modular | ProjectedLBFGS
+        if box is not None:
+            optimizer = _projected(unknowns, objective, box, pairs or 0)
+            backward, search = True, True
+        else:
+            if chain is None:
+                name = "lbfgs" if objective.has_gradient() else without_gradient(number)
+                chain = chain_of(name, Problem(number, eps, lr))
+            optimizer = Modular(unknowns.model or unknowns.leaves, *chain, compile=compile, advice=False)
+            backward, search = not approximates(chain), searches(chain)
+        rules = [*_rules(eps, search, gtol, xtol, ftol), *given]
+        rules += [stopping.MaxSteps(MAXITER if maxiter is None else maxiter), *hard]
+        rule = stopping.AnyOf(rules)
+        rule.reset()
+        run = _Run(
+            unknowns, objective, optimizer, rule, bounds=box, backward=backward, callback=callback,
+            printer=_Printer(disp),
+        )  # fmt: skip
         return run.run()
     finally:
         unknowns.return_grads()
 
 
-def _given(stop: StoppingRule | Sequence[StoppingRule] | None) -> list[StoppingRule]:
-    return [] if stop is None else [stopping.as_rule(stop)]
+def _projected(unknowns: Unknowns, objective: Objective, bounds: Bounds, pairs: int) -> ProjectedLBFGS:
+    """The method that keeps to bounds, where it begins; a refusal leaves the unknowns where they were."""
+    start = unknowns.copies()
+    optimizer = ProjectedLBFGS(unknowns, bounds, pairs)
+    try:
+        if not objective.has_gradient():
+            raise ValueError(
+                "fun(x) gives a value that does not depend on x differentiably, and the methods that keep to bounds "
+                "need its gradient: compute it with torch operations on x, or use "
+                "tz.optim.wrappers.ScipyMinimize([x], 'nelder-mead', lb=..., ub=...)."
+            )
+    except BaseException:
+        unknowns.move(start)
+        raise
+    return optimizer
 
 
-def _chain(
-    method: str | Modules | None, lr: float | None, objective: Objective, unknowns: Unknowns
-) -> tuple[list[Module], bool]:
-    """The chain, and whether the function's own gradient is taken."""
-    number = sum(leaf.numel() for leaf in unknowns.leaves)
-    if method is None:
-        method = "lbfgs" if objective.has_gradient() else without_gradient(number)
-    chain = chain_of(method, Problem(number, _rounding(unknowns.leaves), lr))
-    return chain, not approximates(chain)
+def _limit(name: str, value: Any, *, whole: bool = False, low: int = 0) -> Any:
+    """The value of an argument, or None.
+
+    Raises:
+        ValueError: it is no number from ``low`` on.
+    """
+    if value is None:
+        return None
+    wrong = isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= low
+    if wrong or (whole and value != math.inf and float(value) % 1 != 0):
+        raise ValueError(f"minimize({name}={value!r}) must be a {'whole ' if whole else ''}number from {low} on.")
+    return int(value) if whole and value != math.inf else float(value)
 
 
 def _rounding(leaves: Sequence[Tensor]) -> float:
@@ -354,20 +436,18 @@ def _rounding(leaves: Sequence[Tensor]) -> float:
     return max(torch.finfo(leaf.dtype).eps for leaf in leaves)
 
 
-def _rules(
-    leaves: Sequence[Tensor], chain: list[Module], gtol: float | None, xtol: float | None, ftol: float | None
-) -> list[StoppingRule]:
+def _rules(eps: float, search: bool, gtol: float | None, xtol: float | None, ftol: float | None) -> list[StoppingRule]:
     """When it has converged, or cannot go on."""
-    eps = _rounding(leaves)
     if gtol is None:
         gtol = 1e-5 if eps < 1e-12 else 1e-4
-    search = searches(chain)
     patience = (1 if ftol is not None else PATIENCE_OF_SEARCH) if search else PATIENCE
     rules = [
         stopping.NotFinite(),
         stopping.GradNorm(gtol),
         stopping.SearchFailed(2),
-        stopping.LossChange(10 * eps if ftol is None else ftol, patience),
+        _Stalled(10 * eps, patience)
+        if ftol is None and not search
+        else stopping.LossChange(10 * eps if ftol is None else ftol, patience),
     ]
     return rules if xtol is None else [*rules, stopping.StepNorm(xtol)]
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..linalg import at_least_float32
 from .unknowns import Unknowns
 
 
@@ -53,6 +54,8 @@ class Objective:
         fun: the function, which takes nothing.
         unknowns: what it depends on.
         deterministic: whether it always gives the same value at the same point.
+        residuals: the function gives residuals, whose sum of squares is the value. A chain that asks for it without
+            gradients gets the residuals, with their graph.
         allowed: raises :class:`LimitReached` where there may be no further evaluation.
 
     Attributes:
@@ -68,12 +71,13 @@ class Objective:
         *,
         deterministic: bool,
         allowed: Callable[[int], None],
+        residuals: bool = False,
     ) -> None:
         self._fun, self._unknowns, self._deterministic, self._allowed = fun, unknowns, deterministic, allowed
         self.nfev = self.njev = 0
         self.best: Point | None = None
         self._latest: Point | None = None
-        self._wants_graph = False
+        self._residuals = self._wants_graph = residuals
 
     def __call__(self, backward: bool = True) -> Tensor:
         """Evaluate; with ``backward`` the gradients are in ``p.grad`` afterwards."""
@@ -121,19 +125,20 @@ class Objective:
             self._latest.graph = None
         self.nfev += 1
         with torch.enable_grad():
-            value = _scalar(self._fun())
+            out = self._fun()
+            value = _sum_of_squares(out) if self._residuals else _scalar(out)
             backward = value.requires_grad if backward is None else backward
             grads = self._gradients(value, keep_graph) if backward else None
         point = Point(self._unknowns.copies(), value.detach().clone(), grads)
         if backward and keep_graph:
-            point.graph = value
+            point.graph = out if self._residuals else value
         self._latest = point
         lowest = self.best is None or float(point.loss) <= float(self.best.loss) or not math.isfinite(self.best.loss)
         if lowest or not self._deterministic:
             self.best = point
         if backward:
             self._set_grads(grads)
-        return value
+        return out if self._residuals else value
 
     def _gradients(self, value: Tensor, keep_graph: bool) -> list[Tensor | None]:
         self.njev += 1
@@ -157,10 +162,37 @@ def _scalar(value: Any) -> Tensor:
     """
     if value is None:
         raise TypeError("fun(x) returned None; it must return a number, the value to minimise.")
-    value = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-    if value.numel() != 1 or value.is_complex():
-        raise TypeError(f"fun(x) must return one real number, not a tensor of shape {tuple(value.shape)}.")
-    return value.reshape(())
+    number = value
+    if not isinstance(value, Tensor):
+        wrong = TypeError(f"fun(x) must return one real number, not {type(value).__name__}.")
+        if isinstance(value, (str, tuple, list, dict)):
+            raise wrong
+        try:
+            number = torch.as_tensor(value, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise wrong from None
+    if number.numel() == 1 and not number.is_complex():
+        return number.reshape(())
+    hint = "" if number.is_complex() else " For residuals, whose sum of squares is to be minimised, say method='lm'."
+    kind = f"a {number.dtype} tensor" if number.is_complex() else f"a tensor of shape {tuple(number.shape)}"
+    raise TypeError(f"fun(x) must return one real number, not {kind}.{hint}")
+
+
+def _sum_of_squares(residuals: Any) -> Tensor:
+    """The value of a function that gives residuals.
+
+    Raises:
+        TypeError: it gives something else.
+    """
+    if not isinstance(residuals, Tensor) or residuals.dim() == 0 or not residuals.is_floating_point():
+        what = type(residuals).__name__
+        if isinstance(residuals, Tensor):
+            what = f"one number of {residuals.dtype}" if residuals.dim() == 0 else f"a tensor of {residuals.dtype}"
+        raise TypeError(
+            "This method minimises the sum of squares of residuals: fun(x) must return these as a tensor, computed "
+            f"from x, and not {what}. For a function that returns its value choose another method, such as 'lbfgs'."
+        )
+    return at_least_float32(residuals).square().sum()
 
 
 __all__ = ["LimitReached", "Objective", "Point"]

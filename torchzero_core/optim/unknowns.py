@@ -21,6 +21,7 @@ class Unknowns:
     Attributes:
         leaves: the tensors that an optimizer moves.
         model: the model, where ``x0`` is one.
+        form: the structure of ``x0`` with the position of a leaf in place of each tensor; a dict by name of a model.
 
     Raises:
         TypeError: something in ``x0`` that is no tensor of floating-point numbers.
@@ -38,11 +39,12 @@ class Unknowns:
         self.leaves: list[Tensor] = []
         self._grads: list[Tensor | None] = []
         if self.model is not None:
-            self._names = [name for name, p in self.model.named_parameters() if p.requires_grad]
-            self.leaves = [p for p in self.model.parameters() if p.requires_grad]
+            named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+            self.leaves = [p for _, p in named]
             self._grads = [p.grad for p in self.leaves]
+            self.form: Any = {name: i for i, (name, _) in enumerate(named)}
         else:
-            self._form = self._read(x0)
+            self.form = self._read(x0)
         if not any(leaf.numel() for leaf in self.leaves):
             raise ValueError("x0 has no numbers to minimise over" + (", or all are frozen." if self.model else "."))
 
@@ -55,10 +57,18 @@ class Unknowns:
         try:
             leaf = torch.as_tensor(x0).detach()
         except (TypeError, ValueError, RuntimeError) as error:
+            hint = " For the parameters of a model give the model itself." if isinstance(x0, Iterator) else ""
             raise TypeError(
-                f"x0 is a tensor, an array, a list or dict of them, or a model, not {type(x0).__name__}."
+                f"x0 is a tensor, an array, a list or dict of them, or a model, not {type(x0).__name__}.{hint}"
             ) from error
-        if not (leaf.is_floating_point() or leaf.is_complex()):
+        if leaf.dtype is torch.int64 and isinstance(x0, (int, list, tuple)):  # numbers as they are typed
+            leaf = leaf.to(torch.get_default_dtype())
+        if leaf.is_complex():
+            raise TypeError(
+                f"x0 has a tensor of {leaf.dtype}. Give torch.view_as_real(x0), and let fun take "
+                "torch.view_as_complex(x)."
+            )
+        if not leaf.is_floating_point():
             raise TypeError(f"x0 has a tensor of {leaf.dtype}, which has no gradient: give it a dtype such as float64.")
         self.leaves.append(leaf.clone().requires_grad_())
         return len(self.leaves) - 1
@@ -80,8 +90,6 @@ class Unknowns:
         Args:
             tensors: one for each leaf.
         """
-        if self.model is not None:
-            return dict(zip(self._names, tensors, strict=True))
 
         def build(form: Any) -> Any:
             if isinstance(form, dict):
@@ -90,7 +98,7 @@ class Unknowns:
                 return _sequence_like(form, [build(value) for value in form])
             return tensors[form]
 
-        return build(self._form)
+        return build(self.form)
 
     def copies(self) -> list[Tensor]:
         """Where the unknowns are now."""

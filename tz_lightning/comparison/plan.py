@@ -284,7 +284,7 @@ def _parse(where: str, spec: Any, kind: Any) -> Any:
     """A function that makes what the specification says of its first argument."""
     parser = _parser(kind)
     try:
-        return parser.instantiate_classes(parser.parse_object({"x": spec})).x
+        return _instantiated(parser, parser.parse_object({"x": spec}))
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise ValueError(_sentence(where, error)) from error
 
@@ -296,7 +296,13 @@ def _instance(where: str, spec: Any, kind: type) -> Callable[[], Any]:
         parsed = parser.parse_object({"x": spec})
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise ValueError(_sentence(where, error)) from error
-    return lambda: parser.instantiate_classes(parsed).x
+    return lambda: _instantiated(parser, parsed)
+
+
+def _instantiated(parser: jsonargparse.ArgumentParser, parsed: jsonargparse.Namespace) -> Any:
+    """What was parsed as an object; jsonargparse has given the method another name."""
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    return instantiate(parsed).x
 
 
 def _sentence(where: str, error: Exception) -> str:

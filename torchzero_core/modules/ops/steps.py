@@ -52,7 +52,7 @@ class _Walk(Module):
 
     def _closure(self, var: Var) -> Callable[..., Any] | None:
         """The closure within this step, where it is one function: what a search has ended with is known."""
-        exact, known, params = var.closure, Evaluations(), var.params
+        exact, known, params = var.closure, Evaluations(word=True), var.params
         if exact is None:
             return None
         searches = any(m.requires_closure for m in unrolled(self) if m is not self)
@@ -60,11 +60,12 @@ class _Walk(Module):
         def closure(backward: bool = True) -> Any:
             if not searches or not backward:
                 return exact(backward)
-            loss = known.recall(params)
-            if loss is None:
-                loss = exact(True)
-                if loss is not None:
-                    known.note(params, loss)
+            kept = known.find(params, exact)
+            if kept is not None:
+                return known.recall(kept, params)
+            loss = exact(True)
+            if loss is not None:
+                known.note(params, loss, exact)
             return loss
 
         return closure

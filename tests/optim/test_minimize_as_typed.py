@@ -1,0 +1,184 @@
+"""What a user types into ``tz.minimize``: fits of residuals, numbers, mistakes."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import optimize
+
+import torchzero_core as tz
+
+F64 = torch.float64
+T = torch.linspace(0, 1, 50, dtype=F64)
+DATA = 2 * torch.exp(-3 * T) + 0.5 + 0.01 * torch.sin(40 * T)
+
+
+def residuals(x):
+    return x[0] * torch.exp(-x[1] * T) + x[2] - DATA
+
+
+def rosenbrock(x):
+    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+
+
+# -- residuals ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "method",
+    ["lm", "levenberg-marquardt", "gauss-newton", [tz.m.TrustCG(hess=tz.m.GaussNewton())]],
+    ids=["lm", "levenberg-marquardt", "gauss-newton", "chain"],
+)
+def test_a_fit_of_residuals_beside_scipys(method):
+    calls = []
+
+    def counted(x):
+        calls.append(1)
+        return residuals(x)
+
+    result = tz.minimize(counted, torch.ones(3, dtype=F64), method)
+    peer = optimize.least_squares(lambda x: residuals(torch.tensor(x)).numpy(), np.ones(3), method="lm", xtol=1e-12)
+    assert result.success and result.nfev == len(calls) <= 30
+    assert result.fun == pytest.approx(2 * peer.cost, abs=1e-9)
+    torch.testing.assert_close(result.x, torch.tensor(peer.x), atol=1e-4, rtol=1e-4)
+    x = result.x.clone().requires_grad_()
+    gradient = torch.autograd.grad(residuals(x).square().sum(), x)[0]
+    torch.testing.assert_close(result.jac, gradient)
+    assert result.grad_norm == result.jac.abs().max().item() <= 1e-5
+
+
+def test_a_fit_of_residuals_of_a_dict_and_of_a_model():
+    start = {name: torch.tensor(1.0, dtype=F64) for name in ("scale", "rate", "offset")}
+    fit = tz.minimize(lambda x: residuals([x["scale"], x["rate"], x["offset"]]), start, "lm")
+    assert fit.success and abs(fit.x["rate"] - 3) < 0.1
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
+    result = tz.minimize(lambda net: net(T[:, None])[:, 0] - DATA, model, "lm", maxiter=50)
+    assert result.fun < 0.02
+
+
+def test_residuals_that_are_none():
+    with pytest.raises(TypeError, match=r"one number of torch\.float64\. For a function that returns its value choose"):
+        tz.minimize(rosenbrock, torch.zeros(2, dtype=F64), "lm")
+    with pytest.raises(TypeError, match="and not float"):
+        tz.minimize(lambda x: 1.0, torch.zeros(2, dtype=F64), "lm")
+    with pytest.raises(TypeError, match=r"of shape \(50,\). For residuals, .*, say method='lm'"):
+        tz.minimize(residuals, torch.ones(3, dtype=F64))
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("x0", [0, 0.0, np.float64(0), torch.zeros(()), torch.zeros((), dtype=F64)], ids=repr)
+def test_one_number(x0):
+    result = tz.minimize(lambda x: (x - 3) ** 2, x0)
+    assert result.success and abs(result.x.item() - 3) < 1e-4 and result.x.shape == ()
+
+
+def test_whole_numbers_as_they_are_typed():
+    assert tz.minimize(rosenbrock, [-1, 1]).x.dtype == torch.get_default_dtype()
+    for x0 in (torch.tensor([-1, 1]), np.array([-1, 1])):
+        with pytest.raises(TypeError, match="int64, which has no gradient"):
+            tz.minimize(rosenbrock, x0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    result = tz.minimize(lambda x: (x - 3).square().sum(), torch.zeros(2, dtype=dtype))
+    assert result.success and result.x.tolist() == [3, 3] and result.x.dtype == dtype
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("x0", "text"),
+    [
+        (torch.zeros(2, dtype=torch.complex64), "torch.view_as_real"),
+        (torch.nn.Linear(2, 2).parameters(), "not generator. For the parameters of a model give the model itself"),
+        (None, "not NoneType"),
+    ],
+)
+def test_what_is_no_x0(x0, text):
+    with pytest.raises(TypeError, match=text):
+        tz.minimize(rosenbrock, x0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("a", "not str"), ((torch.ones(()), 1), "not tuple"), (1j, "not complex"), (np.ones(2), r"shape \(2,\)")],
+)
+def test_what_is_no_value(value, text):
+    with pytest.raises(TypeError, match=rf"fun\(x\) must return one real number, not .*{text}|{text}"):
+        tz.minimize(lambda x: value, torch.zeros(2))
+
+
+@pytest.mark.parametrize("value", [1.5, np.float64(1.5), np.float32(1.5), np.array(1.5), np.array([1.5]), 3])
+def test_what_is_a_value(value):
+    assert tz.minimize(lambda x: value, torch.zeros(2, dtype=F64)).fun == float(np.ravel(value)[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        (3, "no method 3. A method is a name such as 'lbfgs'"),
+        (tz.m.LBFGS, r"Give an object: tz\.m\.LBFGS\(\)"),
+        ([tz.m.LBFGS, tz.m.StrongWolfe()], r"Give an object: tz\.m\.LBFGS\(\)"),
+        (torch.optim.Adam, r"give its modules, such as \[tz\.m\.Adam\(\), tz\.m\.LR\(1e-2\)\]"),
+        (tz.Modular([torch.zeros(1, requires_grad=True)], tz.m.Adam()), "no method Modular.*parameters of its own"),
+    ],
+)
+def test_what_is_no_method(method, text):
+    with pytest.raises(TypeError, match=text):
+        tz.minimize(rosenbrock, torch.zeros(2), method)
+
+
+@pytest.mark.parametrize("name", ["gtol", "xtol", "ftol", "maxiter", "maxfev", "maxtime"])
+@pytest.mark.parametrize("value", [-1, "a", float("nan"), True, torch.tensor(3.0)], ids=repr)
+def test_limits_are_numbers(name, value):
+    with pytest.raises(ValueError, match=rf"minimize\({name}=.*must be a (whole )?number from [01] on"):
+        tz.minimize(rosenbrock, torch.zeros(2), **{name: value})
+
+
+def test_limits_of_numpy_and_whole_ones():
+    assert tz.minimize(rosenbrock, [-1.2, 1.0], maxiter=np.int64(3), gtol=np.float32(1e-9)).nit == 3
+    assert "(3)" in tz.minimize(rosenbrock, [-1.2, 1.0], maxiter=3.0).message
+    with pytest.raises(ValueError, match="whole number"):
+        tz.minimize(rosenbrock, [-1.2, 1.0], maxiter=2.5)
+
+
+@pytest.mark.parametrize(("options", "text"), [(dict(fun=3), "fun must be"), (dict(callback=3), "callback must be")])
+def test_what_is_no_function(options, text):
+    with pytest.raises(TypeError, match=text):
+        tz.minimize(**{"fun": rosenbrock, "x0": torch.zeros(2), **options})
+
+
+@pytest.mark.parametrize("says", [True, np.bool_(True), torch.tensor(True)], ids=repr)
+def test_a_callback_that_says_so_ends_it(says):
+    assert tz.minimize(rosenbrock, [-1.2, 1.0], callback=lambda result: says).nit == 1
+
+
+def test_a_callback_that_gives_something_else_does_not_end_it():
+    assert tz.minimize(rosenbrock, [-1.2, 1.0], callback=lambda result: result.fun).success
+
+
+# -- ends --------------------------------------------------------------------------------------------------------------
+def test_a_stall_far_from_a_minimum_is_no_success():
+    stalled = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=F64), "lion", lr=1e-3)
+    assert (stalled.status, stalled.success) == (2, False) and "smaller learning rate" in stalled.message
+    wanted = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=F64), "lion", lr=1e-3, ftol=1e-12)
+    assert (wanted.status, wanted.success) == (0, True)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_an_error_at_any_call_comes_through(n):
+    calls = []
+    x0 = torch.tensor([-1.2, 1.0], dtype=F64)
+
+    def fun(x):
+        calls.append(1)
+        if len(calls) == n:
+            raise ArithmeticError(n)
+        return rosenbrock(x)
+
+    with pytest.raises(ArithmeticError):
+        tz.minimize(fun, x0)
+    assert x0.tolist() == [-1.2, 1.0] and len(calls) == n
+
+
+def test_not_smooth():
+    result = tz.minimize(lambda x: (x - 1).abs().sum(), torch.zeros(5, dtype=F64))
+    assert result.fun < 1e-9 and result.status in (0, 2)
