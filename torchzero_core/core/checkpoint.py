@@ -185,6 +185,27 @@ def _kept(optimizer: Any) -> dict[str, StateKind]:
     return {f"{p}{scope}{n}": kind for p, kinds in owners for scope in ("", GLOBAL) for n, kind in kinds.items()}
 
 
+def misfit(optimizer: Any) -> str | None:
+    """What is wrong with the state as it is, where something is not of the kind that its module keeps there.
+
+    Args:
+        optimizer: whose state anybody may have written to.
+
+    Returns:
+        A sentence about the first such state; None where there is none.
+    """
+    kept = _kept(optimizer)
+    for values in optimizer.state.values():
+        for name, value in values.items():
+            kind = kept.get(str(name).rsplit("/", 1)[-1])
+            try:
+                if kind is not None:
+                    kind.taken(name, value)
+            except ValueError as error:
+                return str(error).removesuffix(": the state dict is damaged.")
+    return None
+
+
 def _check_shapes(optimizer: Any, index: Mapping[Any, Tensor], state: Mapping[Any, Any]) -> None:
     """Declared state is as declared; compiled code would read a shorter one out of bounds."""
     rules = [module for module in optimizer.unrolled_modules if isinstance(module, Transform)]

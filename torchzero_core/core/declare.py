@@ -61,6 +61,8 @@ Natural: TypeAlias = Annotated[int, Range(0, math.inf, "[)")]
 Seed: TypeAlias = Annotated[int, Range(-(2**63), 2**64, "[)")]
 #: How many: a whole number from 1 on.
 Count: TypeAlias = Annotated[int, Range(1, math.inf, "[)")]
+#: How many are kept in one tensor.
+Length: TypeAlias = Annotated[int, Range(1, 2**31, "[)")]
 
 
 class Role(Enum):

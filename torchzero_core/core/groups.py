@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from .module import Module
@@ -31,7 +33,9 @@ class GroupValues:
         for group, old in zip(groups, known, strict=True):
             check_keys(group.keys() - old.keys(), modules)
             check_group(group, modules, old)
-        self.groups: list[dict[str, Any]] = [dict(group) for group in groups]
+        self.groups: list[dict[str, Any]] = [
+            {k: v if k == "params" else _kept(v) for k, v in group.items()} for group in groups
+        ]
         self._tensors = any(isinstance(v, Tensor) for group in groups for k, v in group.items() if k != "params")
 
     def differ(self, before: GroupValues) -> bool:
@@ -55,6 +59,11 @@ class GroupValues:
             return self.groups == groups
         except (RuntimeError, ValueError):  # a tensor or an array has no truth value
             return False
+
+
+def _kept(value: Any) -> Any:
+    """A value as it is now: a list or an array may be written to, and would be equal to itself."""
+    return copy.copy(value) if isinstance(value, (list, dict, np.ndarray)) else value
 
 
 def check_keys(keys: Iterable[Any], modules: Sequence[Module]) -> None:

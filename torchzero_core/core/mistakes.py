@@ -137,6 +137,8 @@ def check_params(params: Any) -> None:
         raise TypeError("params must be an iterable of tensors or groups, not one tensor; put it in a list.")
     if isinstance(params, Mapping):
         raise TypeError("params must be an iterable of tensors or groups, not one dict; put a group in a list.")
+    if isinstance(params, (set, frozenset)):
+        raise TypeError("params must be in a list, not a set: their order is part of the state.")
     iterable = hasattr(params, "__iter__") and not isinstance(params, (str, bytes, Optimizer))
     if not iterable and not isinstance(params, nn.Module):
         raise TypeError(f"params must be a model or an iterable of tensors or groups, not {shown(params)}: {way}.")

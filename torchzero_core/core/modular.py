@@ -172,6 +172,9 @@ class Modular(ModuleHome, Optimizer):
         """
         if torch.compiler.is_dynamo_compiling():  # there is nothing for it to trace: it breaks its graph here
             return torch.compiler.disable(_hooked_step)(self, closure)
+        if torch.is_inference_mode_enabled():  # state that is made in it could never be written to outside
+            with torch.inference_mode(mode=False):
+                return self.step(closure)
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -195,11 +198,17 @@ class Modular(ModuleHome, Optimizer):
                 self.undo()
             except KeyboardInterrupt:  # another one, before it could be held back
                 self.undo()
-            if self.loaded and is_accident(error):
+            accident = is_accident(error)
+            if accident and self.loaded:
                 raise ValueError(
                     f"The first step after load_state_dict failed ({type(error).__name__}: {error}), and nothing has "
                     "changed: the state dict is damaged or belongs to another model. Load another one, or forget the "
                     "state with optimizer.reset()."
+                ) from error
+            if accident and (found := checkpoint.misfit(self)) is not None:
+                raise ValueError(
+                    f"The step failed ({type(error).__name__}: {error}), and nothing has changed. {found}; set it "
+                    "right, or forget the state with optimizer.reset()."
                 ) from error
             raise
         finally:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import copy_all
+from ..engine.layout import address_of, check_addresses
 from ..engine.params import Params
 from .closure import Closure, CountedClosure, WrappedClosure, detached
 from .home import Home, StepInfo
@@ -180,6 +181,8 @@ class Var:
     def take_grads(self) -> None:
         """The gradients are those that lie in ``p.grad``."""
         self.narrow([p.grad for p in self.params])
+        if self._grad is not None:
+            check_addresses(self._grad, address_of(self._grad), "gradient")
         if self.copies_grads and self.closure is not None and self._grad is not None:
             self._grad = [g.detach().clone() for g in self._grad]
 

@@ -308,7 +308,7 @@ class Bucket:
             try:
                 if places.read() != [self.counts[rule] - 1] * len(places.keys):
                     return False
-            except KeyError:
+            except (KeyError, RuntimeError, ValueError):  # what is no number has no truth value
                 return False
         return True
 

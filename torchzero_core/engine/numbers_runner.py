@@ -71,6 +71,13 @@ class NumbersRunner(Runner):
             return doubles(values)[()]
         return values if values.dtype is torch.bool else values.to(self.real)
 
+    def make_numbers(self) -> list[Tensor]:
+        """The states of one number that the step writes at its end, made where they are missing."""
+        for storage, value in self.plan.number_stores:
+            if value.kind is Kind.TENSOR and storage.place is not Place.GLOBAL:
+                self.bucket.row(storage.rule, storage.name)
+        return super().make_numbers()
+
     def begin(self, given: Given, loss: Tensor | None) -> None:
         """Take what this step works on."""
         bucket, program = self.bucket, self.program

@@ -131,14 +131,20 @@ class Runner:
         for storage, i in self.plan.storages.items():
             if storage in stores and storage.place in (Place.STATE, Place.PARAM):
                 out += self.lists[i]
+        out += self.make_numbers()
+        for calls in self._calls:
+            for node, _, names in calls:
+                out += (t for name in names for t in bucket.whole_states(node.attr.rule, name))
+        return out
+
+    def make_numbers(self) -> list[Tensor]:
+        """The states of one number that the step writes at its end, made where they are missing."""
+        bucket, out = self.bucket, []
         for storage, _ in self.plan.number_stores:
             if storage.place is Place.GLOBAL:
                 out.append(bucket.global_state(storage.rule, storage.name))
             else:
                 out += bucket.states(storage.rule, storage.name)
-        for calls in self._calls:
-            for node, _, names in calls:
-                out += (t for name in names for t in bucket.whole_states(node.attr.rule, name))
         return out
 
     def conform(self) -> None:

@@ -120,7 +120,7 @@ class Segment:
 
     def _read_counts(self, param: Tensor) -> list[int]:
         """The step each rule makes next with a parameter."""
-        return [int(rule.state[param].get("step", 0)) + 1 for rule in self.rules]
+        return [_count(rule.state[param].get("step", 0), rule) + 1 for rule in self.rules]
 
     # -- tracing -----------------------------------------------------------------------------------------------------
     def trace(self, settings: Sequence[Any], counts: Sequence[int], facts: Sequence[float], mode: Mode) -> Program:
@@ -200,7 +200,7 @@ class Segment:
         for values, p in kinds.values():
             firsts.setdefault(values, []).append(p)
         numel = float(sum(p.numel() for p in params))
-        steps = [float(rule.global_state.get("step", 0)) + 1 for rule in self.rules]
+        steps = [float(_count(rule.global_state.get("step", 0), rule)) + 1 for rule in self.rules]
         self._turn += 1
         version = home.settings_version if home is not None else 0
         alike = [ps for ps in firsts.values() if len(ps) > 1]
@@ -266,7 +266,7 @@ class Segment:
             if not bucket.counts_hold():
                 return False
             for rule in () if bucket.program is None else bucket.program.graph.counted_whole:
-                if self.rules[rule].global_state.get("step", 0) != binding.facts[rule + 1] - 1:
+                if _count(self.rules[rule].global_state.get("step", 0), self.rules[rule]) != binding.facts[rule + 1] - 1:
                     return False
         return True
 
@@ -430,6 +430,8 @@ class Segment:
         """Note down what is about to be written, unless it is the last of the step and nothing in it may fail."""
         transaction = self._transaction
         if moves and not transaction.thorough and not any(r.program.foreign for r in runners):
+            for runner in runners:
+                runner.make_numbers()  # for want of memory it fails now, and not when the parameters have moved
             transaction.seal()
             return
         for runner in runners:
@@ -493,6 +495,27 @@ class Segment:
         for rule in counted:
             self.rules[rule].global_state["step"] = int(binding.facts[rule + 1])
             binding.facts[rule + 1] += 1
+
+
+def _count(value: Any, rule: Rule) -> int:
+    """How many steps a rule has made, as its state says: anybody may have written there.
+
+    Raises:
+        ValueError: it is no whole number from 0 on.
+    """
+    if type(value) is int and value >= 0:
+        return value
+    single = not isinstance(value, Tensor) or value.numel() == 1
+    try:
+        count = int(value) if single else -1
+        if count >= 0 and count == value:
+            return count
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(
+        f"The state '{rule.path}.step' is {value!r} where there must be the number of steps that have been made; set "
+        "it, or call reset()."
+    )
 
 
 def _hashable(settings: list[Any], otherwise: Any) -> Any:

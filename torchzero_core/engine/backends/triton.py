@@ -20,6 +20,7 @@ from torch.autograd.graph import increment_version
 from ...lang.graph import Place, Storage, Value
 from ...lang.ops import AMAX
 from ..bucket import Bucket, state_dtypes
+from ..layout import check_memory
 from ..numbers import geometry, write_numbers
 from ..numbers_runner import NumbersRunner
 from ..program import Program
@@ -118,6 +119,8 @@ class GPURunner(NumbersRunner):
         """Enter a row of pointers."""
         new = np.array([t.data_ptr() for t in tensors], dtype=np.int64)
         if not np.array_equal(self._row(row), new):
+            if not new.all():  # those without elements, or without memory
+                check_memory(tensors, "tensor")
             self._row(row)[:] = new
             self.stale = True
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ...core import Check, Context, Count, Slot, Target, Transform
+from ...core import Check, Context, Length, Slot, Target, Transform
 from ...lang import Operand, Value, median, middle
 
 #: Up to how many values a median is chosen by comparing pairs in one pass over memory.
@@ -39,7 +39,7 @@ class Averaging(Transform):
     """
 
     size_effect = "keeps"
-    history_size: Count
+    history_size: Length
     target: Target = "update"
     history = Slot(history="history_size")
     total = Slot()
@@ -121,7 +121,7 @@ class MedianAveraging(Transform):
     """
 
     size_effect = "keeps"
-    history_size: Count
+    history_size: Length
     target: Target = "update"
     history = Slot(history="history_size")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ...core import Context, Count, NonNegative, Slot, Target, Transform
+from ...core import Context, Length, NonNegative, Slot, Target, Transform
 from ...lang import Operand, Value
 
 
@@ -26,7 +26,7 @@ class Previous(Transform):
         -13.0
     """
 
-    n: Count = 1
+    n: Length = 1
     target: Target = "update"
     history = Slot(history="n")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative, Range, StateKind
+from ...core import Beta, Child, Count, Length, NonNegative, Range, StateKind
 from ...core.vector_method import Unit
 from ...linalg import SymmetricOperator
 from .pairs import PairMethod, by_age
@@ -164,7 +164,7 @@ class LBFGS(TwoLoop):
         True
     """
 
-    history_size: Count = 10
+    history_size: Length = 10
     tol: NonNegative = 1e-10
     damping: bool = False
     init_damping: Annotated[float, Range(0, 1, "(]")] = 0.9

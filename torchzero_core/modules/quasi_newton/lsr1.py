@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative, StateKind
+from ...core import Beta, Child, Count, Length, NonNegative, StateKind
 from ...core.vector_method import Unit
 from ...linalg import SymmetricOperator
 from .pairs import PairMethod, by_age
@@ -43,7 +43,7 @@ class LSR1(PairMethod):
 
     kept = {"yy": StateKind.VALUES, "vy": StateKind.VALUES, "vv": StateKind.VALUES}
 
-    history_size: Count = 10
+    history_size: Length = 10
     tol: NonNegative = 1e-8
     params_beta: Beta | None = None
     grads_beta: Beta | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative, Range, Var
+from ...core import Beta, Child, Length, NonNegative, Range, Var
 from ...core.closure import Closure
 from ...core.evaluate import gradient, gradient_at, uniform_settings
 from ...core.stand_ins import real_param
@@ -52,7 +52,7 @@ class OnlineLBFGS(TwoLoop):
 
     requires_closure = True
 
-    history_size: Count = 10
+    history_size: Length = 10
     sample_grads: Literal["before", "after"] = "before"
     tol: NonNegative = 1e-10
     damping: bool = False
