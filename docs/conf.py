@@ -1,7 +1,6 @@
 """Sphinx settings; the reference and the pictures are made afresh at each build."""
 
 import inspect
-import re
 import sys
 import typing
 from pathlib import Path
@@ -83,13 +82,11 @@ def complete(app, env):
 
 
 def contents(app, docname, source):
-    """In the contents, a page with a question mark is left out where it is not there, and dots stand for all others."""
+    """In the contents, dots stand for the pages of the guide that are named nowhere else."""
     if docname == "index":
-        text = re.sub(
-            r"^(\S+)\?\n", lambda m: f"{m[1]}\n" if (HERE / f"{m[1]}.md").exists() else "", source[0], flags=re.M
-        )
         here = [str(file.relative_to(HERE).with_suffix("")) for file in sorted(HERE.glob("guide/*.md"))]
-        source[0] = text.replace("\n...\n", "\n" + "".join(f"{n}\n" for n in here if f"\n{n}\n" not in text))
+        rest = "".join(f"{name}\n" for name in here if f"\n{name}\n" not in source[0])
+        source[0] = source[0].replace("\n...\n", f"\n{rest}")
 
 
 def setup(app):

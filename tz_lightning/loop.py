@@ -8,6 +8,7 @@ with any optimizer.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -160,7 +161,8 @@ def stepping(optimizer: Optimizer, step: Callable[..., Any]) -> Iterator[None]:
     """Within it, ``optimizer.step(closure)`` is ``step(original, closure)``."""
     own = vars(optimizer)
     before, original = own.get("step"), optimizer.step
-    own["step"] = lambda closure=None, **kwargs: step(original, closure)
+    # the original takes part in what schedulers have put onto it
+    own["step"] = functools.wraps(original)(lambda closure=None, **kwargs: step(original, closure))
     try:
         yield
     finally:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import random
+import sys
+import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
@@ -32,8 +36,11 @@ LONG = 256
 _DEPTH = 8
 _version, _schema = operator.attrgetter("_version"), operator.attrgetter("_schema")
 _ATOMS = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
-_LEFT_ALONE = (Trainer, Callback, LightningDataModule, Logger, Optimizer, Dataset, DataLoader)
-_FOREIGN = ("torch", "lightning", "lightning_fabric", "pytorch_lightning", "numpy", "torchzero_core", "tz_lightning")
+_NUMBERS = frozenset((bool, int, float))
+_LEFT_ALONE = (Trainer, Callback, LightningDataModule, Logger, Dataset, DataLoader)
+_FOREIGN = frozenset(
+    ("torch", "lightning", "lightning_fabric", "pytorch_lightning", "numpy", "torchzero_core", "tz_lightning")
+)
 #: Attributes with which torch and Lightning run a module.
 _OWN = frozenset(vars(LightningModule())) - {"training"} | {"_compiler_ctx"}
 
@@ -96,22 +103,71 @@ def put(tensor: Tensor, value: Tensor) -> None:
         tensor.data.copy_(value)
 
 
+class Members(MutableMapping[str, Any]):
+    """The attributes of what has no ``__dict__`` to write to: of a class, its methods aside, or of ``__slots__``.
+
+    Args:
+        owner: the class or the object.
+        names: what attributes there may be.
+    """
+
+    def __init__(self, owner: Any, names: Iterable[str]) -> None:
+        self._owner, self._names = owner, names
+
+    @classmethod
+    def of_class(cls, owner: type) -> Members:
+        """Those of a class itself, and of none of its bases."""
+        return cls(owner, vars(owner))
+
+    @classmethod
+    def of_slots(cls, owner: Any) -> Members:
+        """Those of an object."""
+        return cls(owner, [k for c in type(owner).__mro__ for k, v in vars(c).items() if isinstance(v, _SLOT)])
+
+    def __iter__(self) -> Iterator[str]:
+        if isinstance(self._owner, type):
+            own = vars(self._owner)
+            return (k for k in list(self._names) if k[:2] != "__" and not hasattr(type(own[k]), "__get__"))
+        return (k for k in self._names if hasattr(self._owner, k))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in set(self):
+            raise KeyError(name)
+        return getattr(self._owner, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self._owner, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        delattr(self._owner, name)
+
+
+_SLOT = types.MemberDescriptorType
+
+
 class Things:
     """All that can change and can be reached from some roots: containers, generators, arrays, tensors.
 
     Args:
         roots: a module, and batches or anything else.
         without: ids of tensors that are none of it, such as the parameters that the optimizer moves.
+        optimizer: the one that is stepped: its groups may be changed, its state is its own affair.
     """
 
-    def __init__(self, roots: Iterable[Any], without: frozenset[int]) -> None:
-        self.containers: list[tuple[Any, Any]] = []
-        self.attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    def __init__(self, roots: Iterable[Any], without: frozenset[int], optimizer: Optimizer) -> None:
+        self.containers: list[tuple[Any, Any]] = [(group, dict(group)) for group in optimizer.param_groups]
+        self.attributes: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = []
+        self.flags: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self.generators: list[tuple[Any, Any]] = []
-        self.tapes: list[tuple[dict[str, Any], str, Tape]] = []
+        self.tapes: list[Tape] = []
+        self._taped: list[tuple[Any, Any, Any, Any]] = []
+        self._holders: list[tuple[Any, Any]] = []
         self.arrays: list[tuple[Any, Any]] = []
         self.tensors: list[Tensor] = []
-        self._seen: dict[int, Any] = {}
+        self._seen: dict[int, Any] = {id(optimizer): optimizer}
         self._without = without
         self.lasting = 0  # so many of the tensors are those of the first root
         for i, root in enumerate(roots):
@@ -129,11 +185,9 @@ class Things:
         elif isinstance(value, nn.Module):
             self._visit_module(value, depth)
         elif isinstance(value, dict):
-            self.containers.append((value, dict(value)))
-            self._visit_all(value.values(), depth)
+            self._visit_container(value, dict(value), value.values(), depth)
         elif isinstance(value, (list, deque, set)):
-            self.containers.append((value, list(value)))
-            self._visit_all(value, depth)
+            self._visit_container(value, list(value), value, depth)
         elif isinstance(value, tuple):
             self._visit_all(value, depth)
         elif isinstance(value, np.ndarray):
@@ -141,9 +195,40 @@ class Things:
                 self.arrays.append((value, value.copy()))
         elif (state := _generator_state(value)) is not None:
             self.generators.append((value, state))
+        elif isinstance(value, Optimizer):  # another one than that which is stepped
+            self.flags.append((vars(value), {k: v for k, v in vars(value).items() if type(v) in _NUMBERS}))
+            self._visit_container(value.state, dict(value.state), (), depth)
+            for held in [*value.state.values(), *value.param_groups]:
+                self._visit(held, depth + 1)
+        elif isinstance(value, types.MethodType):
+            self._visit(value.__self__, depth)
+        elif isinstance(value, functools.partial):
+            self._visit_all((value.func, value.args, value.keywords), depth)
         elif _is_a_user_s(value):
-            self.attributes.append((vars(value), dict(vars(value))))
-            self._visit_all(vars(value).values(), depth)
+            self._visit_attributes(value, vars(value), depth)
+        elif _has_slots(value):
+            self._visit_attributes(value, Members.of_slots(value), depth)
+
+    def _visit_attributes(self, value: Any, own: MutableMapping[str, Any], depth: int) -> None:
+        self._visit_class(type(value), depth)
+        self.attributes.append((own, dict(own)))
+        self._visit_all(own.values(), depth)
+
+    def _visit_class(self, cls: type, depth: int) -> None:
+        """What a class and its bases have in common for all objects: counts, lists."""
+        for base in cls.__mro__:
+            if id(base) not in self._seen and _package(base) not in _FOREIGN | sys.stdlib_module_names:
+                self._seen[id(base)] = base
+                members = Members.of_class(base)
+                if attributes := dict(members):
+                    self.attributes.append((members, attributes))
+                    self._visit_all(attributes.values(), depth)
+
+    def _visit_container(self, container: Any, content: Any, values: Any, depth: int) -> None:
+        self.containers.append((container, content))
+        if 0 < len(values) <= LONG and isinstance(container, (dict, list)):
+            self._holders.append((container, content))
+        self._visit_all(values, depth)
 
     def _visit_all(self, values: Any, depth: int) -> None:
         if len(values) <= LONG:
@@ -158,7 +243,10 @@ class Things:
                 self.containers.append((held, dict(held)))
                 for value in held.values():
                     self._visit(value, 0)
-        if not type(module).__module__.startswith("torch.nn."):
+        if type(module).__module__.startswith("torch.nn."):
+            self.flags.append((own, {k: v for k, v in own.items() if type(v) in _NUMBERS}))
+        else:
+            self._visit_class(type(module), depth)
             attributes = {k: v for k, v in own.items() if k not in _OWN}
             self.attributes.append((own, attributes))
             for value in attributes.values():
@@ -167,31 +255,44 @@ class Things:
     @contextmanager
     def taping(self) -> Iterator[None]:
         """Within it, what is drawn from iterators is kept, so that :meth:`restore` brings it again."""
-        for own, attributes in self.attributes:
-            for name, value in attributes.items():
-                if is_iterator(value):
-                    own[name] = attributes[name] = tape = Tape(value)
-                    self.tapes.append((own, name, tape))
+        for own, kept in [*self.attributes, *self._holders]:
+            for name, value in list(kept.items() if isinstance(kept, dict) else enumerate(kept)):
+                taped = self._on_tape(value)
+                if taped is not value:
+                    own[name] = kept[name] = taped
+                    self._taped.append((own, name, taped, value))
         try:
             yield
         finally:
-            for own, name, tape in self.tapes:
-                if own.get(name) is tape:
-                    own[name] = tape.source
+            for own, name, taped, value in self._taped:
+                if _at(own, name) is taped:
+                    own[name] = value
+
+    def _on_tape(self, value: Any) -> Any:
+        """An iterator with a tape in it, also one in a tuple; anything else as it is."""
+        if type(value) is tuple:
+            taped = tuple(map(self._on_tape, value)) if len(value) <= LONG else value
+            return value if all(a is b for a, b in zip(taped, value, strict=True)) else taped
+        if isinstance(value, _ATOMS) or not is_iterator(value):
+            return value
+        self.tapes.append(Tape(value))
+        return self.tapes[-1]
 
     def changed(self) -> bool:
         """Whether anything but the tensors is not as it was."""
+        untaped = {id(taped): value for _, _, taped, value in self._taped}
         return (
-            any(not _holds(container, content) for container, content in self.containers)
-            or any(not _has(own, attributes) for own, attributes in self.attributes)
-            or any(tape.items for _, _, tape in self.tapes)
+            any(not _holds(container, content, untaped) for container, content in self.containers)
+            or any(not _has(own, attributes, untaped) for own, attributes in self.attributes)
+            or any(own.get(k) is not v for own, flags in self.flags for k, v in flags.items())
+            or any(tape.items for tape in self.tapes)
             or any(not _equal(_generator_state(generator), state) for generator, state in self.generators)
             or any(not _equal(array, content) for array, content in self.arrays)
         )
 
     def restore(self) -> None:
         """Put everything but the tensors back."""
-        for _, _, tape in self.tapes:
+        for tape in self.tapes:
             tape.rewind()
         for container, content in self.containers:
             _refill(container, content)
@@ -201,16 +302,44 @@ class Things:
             for name, value in attributes.items():
                 if own.get(name, own) is not value:
                     own[name] = value
+        for own, flags in self.flags:
+            own.update(flags)
         for generator, state in self.generators:
             _set_generator(generator, state)
         for array, content in self.arrays:
             array[...] = content
 
 
+def _package(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
 def _is_a_user_s(value: Any) -> bool:
-    if isinstance(value, _LEFT_ALONE) or callable(value) or not hasattr(value, "__dict__"):
+    if isinstance(value, LRScheduler):
+        return True
+    if isinstance(value, (type, types.ModuleType, *_LEFT_ALONE)) or not hasattr(value, "__dict__"):
         return False
-    return type(value).__module__.partition(".")[0] not in _FOREIGN and not isinstance(value, type(np))
+    if callable(value) and not isinstance(type(value).__call__, types.FunctionType):  # a function, of some kind
+        return False
+    return _package(type(value)) not in _FOREIGN
+
+
+def _has_slots(value: Any) -> bool:
+    kind = type(value)
+    if kind.__flags__ & _IMMUTABLE or _package(kind) in _FOREIGN | sys.stdlib_module_names:
+        return False
+    return any("__slots__" in vars(c) for c in kind.__mro__)
+
+
+#: The flag of types that are written in C.
+_IMMUTABLE = 1 << 8
+
+
+def _at(own: Any, name: Any) -> Any:
+    """What lies somewhere; None where there is no such place any more."""
+    if isinstance(own, list):
+        return own[name] if name < len(own) else None
+    return own.get(name)
 
 
 def _generator_state(value: Any) -> Any:
@@ -245,25 +374,31 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _holds(container: Any, content: Any) -> bool:
-    """Whether a container holds what it held."""
+def _holds(container: Any, content: Any, untaped: dict[int, Any]) -> bool:
+    """Whether a container holds what it held.
+
+    Args:
+        container: the container.
+        content: what it held.
+        untaped: what was there before a tape was put in, by the id of what is in ``content``.
+    """
     if len(container) != len(content):
         return False
     if isinstance(container, dict):
         pairs = zip(container.items(), content.items(), strict=True)
-        return all(k is j and v is w for (k, v), (j, w) in pairs)
-    return all(a is b for a, b in zip(container, content, strict=True))
+        return all(k is j and (v is w or v is untaped.get(id(w), w)) for (k, v), (j, w) in pairs)
+    return all(a is b or a is untaped.get(id(b), b) for a, b in zip(container, content, strict=True))
 
 
-def _has(own: dict[str, Any], attributes: dict[str, Any]) -> bool:
+def _has(own: MutableMapping[str, Any], attributes: dict[str, Any], untaped: dict[int, Any]) -> bool:
     """Whether an object has the attributes that it had."""
     if {k for k in own if k not in _OWN} != attributes.keys():
         return False
-    return all(own[k] is (v.source if isinstance(v, Tape) else v) for k, v in attributes.items())
+    return all(own[k] is v or own[k] is untaped.get(id(v), v) for k, v in attributes.items())
 
 
 def _refill(container: Any, content: Any) -> None:
-    if _holds(container, content):
+    if _holds(container, content, {}):
         return
     if isinstance(container, dict):
         kind: Any = type(container) if type(container) in (OrderedDict, defaultdict) else dict
@@ -377,14 +512,14 @@ class Keeper:
     """
 
     def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
-        self._module = module
+        self._module, self._optimizer = module, optimizer
         self._without = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
         self._shadows: dict[int, Shadow] = {}
         self._snapshots = 0
 
     def snapshot(self, *roots: Any) -> Snapshot:
         """Note what there is now, in the model and in ``roots``."""
-        things = Things([self._module, *roots], self._without)
+        things = Things([self._module, *roots], self._without, self._optimizer)
         shadows: dict[int, Shadow] = {}
         for tensor in things.tensors:
             known = self._shadows.get(id(tensor))
@@ -408,7 +543,7 @@ class Keeper:
 
     def end(self, starts: Iterable[Snapshot], *roots: Any) -> Snapshot:
         """Note what there is now, with the tensors that have moved since ``starts``."""
-        snapshot = Snapshot(_device(self._module), Things([self._module, *roots], self._without), [])
+        snapshot = Snapshot(_device(self._module), Things([self._module, *roots], self._without, self._optimizer), [])
         moved = {id(t): t for start in starts for t in start.moved}
         snapshot.moved = list(moved.values())
         snapshot.values = [(t, t.detach().clone()) for t in snapshot.moved]

@@ -42,7 +42,8 @@ def test_the_list_has_each_module_once_and_no_bases(capsys):
 
 def test_one_family(capsys):
     _, lines, _ = said(capsys, "list", "Line-Search")
-    assert lines[0] == "line_search" and [line.split()[0] for line in lines[1:]][:2] == ["AdaptiveBacktracking", "Backtracking"]
+    assert lines[0] == "line_search"
+    assert [line.split()[0] for line in lines[1:]][:2] == ["AdaptiveBacktracking", "Backtracking"]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_every_module_is_described_without_markup(name):
     head, _, _ = text.partition("Example:")
     assert not any(mark in head for mark in ("``", ":class:", ".. math", "\\frac", "\\sqrt", "\\hat"))
     cls = catalogue.modules()[name]
-    settings = [n for n in catalogue.explanations(cls)]
+    settings = list(catalogue.explanations(cls))
     assert all(f"\n  {n} " in head for n in settings)
     assert max(map(len, head.splitlines())) <= 140
 
