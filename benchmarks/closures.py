@@ -27,6 +27,8 @@ from .mgh import F64, Problem, problems
 from .report import CLOSURES, closures_of
 from .units import markdown
 
+#: The heading of what ``--large`` measures.
+LARGER = "### Larger problems"
 GOAL = 1e-8
 LIMIT = 1500
 #: Our chains, what they are called elsewhere, and the ratio of evaluations to scipy's that is accepted.
@@ -326,7 +328,7 @@ def text(*, quick: bool = False) -> str:
         f"`python -m benchmarks.closures`, {torch.get_num_threads()} thread. {__doc__.split(chr(10) * 2)[1]}",
     ]
     parts += ["### Evaluations", evaluations(problems()), "### Time", overhead()]
-    return "\n\n".join(parts if quick else [*parts, times(large())]) + "\n"
+    return "\n\n".join(parts if quick else [*parts, LARGER, times(large())]) + "\n"
 
 
 def write(section: str, file: Path) -> None:
@@ -350,7 +352,7 @@ def main(given: Sequence[str] | None = None) -> None:
     args = parser.parse_args(given)
     torch.set_num_threads(1)
     if args.large:
-        print(times(large()))
+        print(f"{LARGER}\n\n{times(large())}")
         return
     section = text(quick=args.quick)
     if args.quick:

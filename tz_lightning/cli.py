@@ -12,7 +12,7 @@ import jsonargparse
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
@@ -22,7 +22,7 @@ from torchzero_core.core import Modular
 from . import catalogue, recipes  # what --optimizer adamw finds
 from .chain import ModularChain, parameters_of
 from .closure import ClosureOptimization
-from .mistakes import names_of, parameters, refusal, short_error, structure_fault
+from .mistakes import names_of, parameters, refusal, short_error, structure_fault, trainer_fault
 from .schedule import ChainedScheduler, SequentialLR, WarmupCosine
 
 
@@ -175,7 +175,9 @@ def _fault_of(file: str) -> str:
     places = [config, *(config[name] for name in LightningCLI.subcommands() if isinstance(config.get(name), dict))]
     mine = ("optimizer", "lr_scheduler", "trainer")
     checked = ({name: place[name] for name in mine if name in place} for place in places)
-    fault = next((found for part in checked if (found := structure_fault(part))), "")
+    fault = next(
+        (found for part in checked if (found := structure_fault(part) or trainer_fault(part.get("trainer")))), ""
+    )
     return f": {fault}" if fault else ""
 
 
@@ -218,6 +220,15 @@ class ModularCLI(LightningCLI):
             self._parser(self.subcommand).error(str(error), error)
         self._check_scheduler()
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer; a value that it refuses ends the program with its sentence."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            if "Does not validate" in str(error):
+                raise
+            self._parser(self.subcommand).error(f"trainer: {' '.join(str(error).split())}", error)
+
     def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
         try:
             with parameters_of(self.model):
@@ -229,6 +240,14 @@ class ModularCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except MisconfigurationException as error:  # a sentence of Lightning's, or of a callback, about the options
+            self._parser(subcommand).error(" ".join(str(error).split()), error)
+        except FileNotFoundError as error:
+            if "heckpoint" not in str(error):
+                raise
+            self._parser(subcommand).error(f"ckpt_path: {error}", error)
+        except RuntimeError as error:
+            if not str(error).startswith("SaveConfigCallback"):
+                raise
             self._parser(subcommand).error(" ".join(str(error).split()), error)
 
     def _check_optimizer(self) -> None:
@@ -273,7 +292,10 @@ class ModularCLI(LightningCLI):
         if lr_scheduler is None:
             return optimizer
         if isinstance(lr_scheduler, WarmupCosine) and lr_scheduler.total is None:
-            lr_scheduler.last(self._scheduler_steps())
+            try:
+                lr_scheduler.last(self._scheduler_steps())
+            except ValueError as error:
+                self._parser(self.subcommand).error(f"lr_scheduler: {error}", error)
         config = {
             "scheduler": lr_scheduler,
             "interval": self._get(self.config_init, "lr_interval"),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 import torchzero_core as tz
 from torchzero_core.core.mistakes import ELSEWHERE, unknown_option
 from torchzero_core.core.near import did_you_mean, near, same
+from torchzero_core.core.stopping import StoppingRule
 
 from . import catalogue
 
@@ -69,6 +70,8 @@ def short_error(message: str, vocabulary: Iterable[str] = ()) -> str:
         return _unknown_words(found[1], vocabulary)
     if found := re.search(r"Subcommand '\w+' does not accept option '([^']*)'", message):
         return f"there is no option {found[1]!r}.{_near_option(found[1], vocabulary)}"
+    if found := re.match(r"ambiguous option: --([\w.]+)", message):
+        return f"there is no option --{found[1]}.{_near_option(found[1], vocabulary, '--')}"
     if found := re.search(r"argument subcommand: invalid choice: '([^']*)' \(choose from (.*)\)", message):
         names = re.findall(r"\w+", found[2])
         return f"no command is called {found[1]!r}.{did_you_mean(found[1], names) or f' There are {found[2]}.'}"
@@ -114,6 +117,11 @@ def _findings(message: str) -> Iterator[_Finding]:
             stack.append((indent, owner[1].rsplit(".", 1)[-1], owner[1]))
             body = owner[2]
             indent += 1
+        if inner := re.match(
+            r"Type typing\.Callable\[.* class: (.*)\. Got value: Namespace\(class_path='([\w.]+)'", body
+        ):
+            stack.append((indent, inner[2].rsplit(".", 1)[-1], inner[2]))  # a function that makes a scheduler
+            body = inner[1]
         if body:
             owners = [path for _, _, path in stack if path]
             keys = [name for _, name, path in stack if not path]
@@ -139,8 +147,10 @@ def _said(finding: _Finding, beside: list[_Finding]) -> str:
         first = found[1].split(",")[0]
         return f"{name} needs {found[1]} (under init_args in YAML, --{place}.{first}=... on the command line)"
     if found := re.match(r"No module named '([\w.]*)'", text):
-        return f"a class cannot be imported: there is no Python module {found[1]!r}"
-    if found := re.match(r"Expected a dot import path string: '?([\w.-]*)'?", text):
+        path = re.search(rf"\b{re.escape(found[1])}\.[\w.]+", f"{finding.owner} {finding.given}")
+        way_out = _alone(path[0], key) if path else ""
+        return f"a class cannot be imported: there is no Python module {found[1]!r}{way_out}"
+    if found := re.match(r"Expected a dot import path string: '?(.*?)'?$", text):
         words = [word for one in beside for word in re.findall(r"'(\w+)'", one.text) if "Literal" in one.text]
         return no_class(found[1], key, words)
     if found := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
@@ -152,12 +162,26 @@ def _said(finding: _Finding, beside: list[_Finding]) -> str:
     ):
         return f"several classes are called {found[1]}; write one of {found[2].rstrip('.')}"
     if found := re.match(r"(?:tz\.m has no module|module '[^']*' has no attribute) '(\w+)'", text):
-        return no_class(found[1], key)
+        return (
+            f"there is no {finding.owner}{alone}" if (alone := _alone(finding.owner, key)) else no_class(found[1], key)
+        )
+    if key == "optimizer" and isinstance(_value(finding.given), list):
+        return f"an optimizer is one class; a list of modules is {_CHAIN}"
     if finding.only_type or text.startswith("Expected a"):
         return _wrong_type(finding, beside)
     if text.startswith("File does not exist"):
         return text
     return " ".join(text.split())
+
+
+#: How a list of modules is written.
+_CHAIN = "{class_path: ModularChain, init_args: {modules: [...]}}"
+
+
+def _alone(path: str, key: str) -> str:
+    """What to say of a path whose last name is known by itself; "" where it is not."""
+    known = same(path.rsplit(".", 1)[-1], names_of(key))
+    return f"; write {known} alone" if known else ""
 
 
 def _wrong_type(finding: _Finding, beside: list[_Finding]) -> str:
@@ -197,7 +221,9 @@ def _no_option(finding: _Finding, option: str) -> str:
         return f"say which {kind} first, as in --{key}=NAME or class_path: NAME, and then its {first!r}"
     takes = parameters(cls)
     meant = _SYNONYMS.get(first)
-    if meant in takes:
+    if cls is not None and any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values()):
+        hint = f"What it passes on stands in dict_kwargs: {{{first}: ...}}, beside init_args."
+    elif meant in takes:
         hint = f"Did you mean {meant}?"
     elif first == "betas" and "beta1" in takes:
         hint = ELSEWHERE[first]
@@ -248,6 +274,10 @@ _BASES: dict[str, tuple[str, tuple[type, ...]]] = {
     "schedulers": ("Scheduler", (LRScheduler,)),
     "callbacks": ("Callback", (Callback,)),
     "logger": ("Logger", (Logger,)),
+    "model": ("Model", (LightningModule,)),
+    "data": ("Data module", (LightningDataModule,)),
+    "rule": ("Stopping rule", (StoppingRule,)),
+    "rules": ("Stopping rule", (StoppingRule,)),
 }
 
 
@@ -269,7 +299,7 @@ def names_of(key: str) -> list[str]:
     if not bases:
         return list(catalogue.modules())
     found = {cls.__name__ for base in bases for cls in _subclasses(base) if not cls.__name__.startswith("_")}
-    return sorted(found - {"Optimizer", "LRScheduler", "Modular", "Callback"})
+    return sorted(found - {"Optimizer", "LRScheduler", "Modular", "Callback", "LightningDataModule", "ClosureModule"})
 
 
 def _subclasses(base: type) -> Iterator[type]:
@@ -292,6 +322,10 @@ def no_class(name: str, key: str, words: Iterable[str] = ()) -> str:
         "no module is called 'Adamm'. Did you mean 'Adam', 'RAdam' or 'NAdam'?"
     """
     kind, known = _kind_of(key), names_of(key)
+    if found := re.match(r"(\w+)[(,; ]", name):
+        return (
+            f"{name!r} is no name. Each {kind.lower()} is named alone, as {found[1]}; its settings are its init_args."
+        )
     bare = name.rsplit(".", 1)[-1]
     if words := list(words):
         options = [*words, *(n for n in known if n not in words)]
@@ -356,10 +390,36 @@ def _near_option(option: str, vocabulary: list[str], prefix: str = "") -> str:
         return did_you_mean(option, inside, 2, 0.5, prefix) or f" There are {', '.join(inside[:8])}."
     if dot and (found := near(head, tops, 1)):
         return f" Did you mean {prefix}{found[0]}.{option[len(head) + 1 :]}?"
+    settings = [*_SYNONYMS, *_SYNONYMS.values()]
+    inside = [name for name in vocabulary if name.rpartition(".")[2] == option]
+    if option in settings:
+        inside = [f"optimizer.{_SYNONYMS.get(option, option)}"]
+    if inside:
+        return f" Did you mean {prefix}{inside[0]}?"
     return did_you_mean(head, tops, 1, 0.5, prefix) or f" There are {', '.join(tops)}."
 
 
 # -- the structure of a configuration ----------------------------------------------------------------------------------
+def trainer_fault(value: Any) -> str:
+    """What is wrong with how the options of the Trainer are written; "" where nothing is.
+
+    Args:
+        value: what stands under ``trainer``.
+
+    Example:
+        >>> trainer_fault({"callbacks": {"UpdateNormMonitor": {"per_layer": True}}})
+        'trainer.callbacks: a list of {class_path: NAME, init_args: {...}}, and not of UpdateNormMonitor: ...'
+    """
+    if value is not None and not isinstance(value, (Mapping, str)):
+        return f"trainer: options by name, as in max_epochs: 3, and not {value!r}"
+    callbacks = value.get("callbacks") if isinstance(value, Mapping) else None
+    for one in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if isinstance(one, Mapping) and not any(key in one for key in _BESIDE):
+            strange = f"of {next(iter(one))}: ..." if one else "{}"
+            return f"trainer.callbacks: a list of {{class_path: NAME, init_args: {{...}}}}, and not {strange}"
+    return ""
+
+
 def structure_fault(value: Any, where: str = "") -> str:
     """What is wrong with how classes are written in a configuration; "" where nothing is.
 
@@ -430,4 +490,4 @@ def refusal(error: BaseException) -> str:
     return f"{option}: {text}" if not name or text.startswith(name) else f"{option}: {name}: {text}"
 
 
-__all__ = ["names_of", "no_class", "parameters", "refusal", "short_error", "structure_fault"]
+__all__ = ["names_of", "no_class", "parameters", "refusal", "short_error", "structure_fault", "trainer_fault"]

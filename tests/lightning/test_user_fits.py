@@ -6,8 +6,6 @@ import itertools
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 import torchzero_core as tz

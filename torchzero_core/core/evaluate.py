@@ -107,38 +107,3 @@ def gradient(closure: Callable[..., Any], params: Sequence[Tensor]) -> tuple[Any
     with kept_grads(params):
         loss = closure(True)
         return loss, [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in params]
-
-
-@torch.no_grad()
-def gradient_at(
-    closure: Callable[..., Any], params: Sequence[Tensor], values: Sequence[Tensor]
-) -> tuple[Any, list[Tensor]]:
-    """Evaluate loss and gradient elsewhere. Parameters and gradients are put back exactly, also after an error.
-
-    Args:
-        closure: ``closure(backward=True)``.
-        params: the parameters whose gradients to take.
-        values: what they hold during the evaluation.
-
-    Returns:
-        The loss and the gradients, which are the caller's; zeros where the closure computed none.
-
-    Example:
-        >>> import torch
-        >>> p = torch.tensor([3.0], requires_grad=True)
-        >>> def closure(backward=True):
-        ...     with torch.enable_grad():
-        ...         loss = (p**2).sum()
-        ...     if backward:
-        ...         loss.backward()
-        ...     return loss
-        >>> gradient_at(closure, [p], [torch.tensor([5.0])])[1], p.detach()
-        ([tensor([10.])], tensor([3.]))
-    """
-    params = list(params)
-    start = [p.detach().clone() for p in params]
-    try:
-        torch._foreach_copy_(params, list(values))
-        return gradient(closure, params)
-    finally:
-        torch._foreach_copy_(params, start)

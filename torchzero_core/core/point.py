@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .evaluate import gradient
+from .evaluate import gradient, kept_grads
 from .var import Var
 from .vector_method import reductions_of
 
@@ -87,23 +87,27 @@ def number_of(loss: Any, var: Var) -> Tensor:
     return number if var.modular is None else var.modular.distributed.mean_loss(number)
 
 
-def loss_after(var: Var, update: list[Tensor], scratch: str) -> float:
-    """The loss where an update leads, infinite where it is not finite; the parameters are put back bit for bit.
+def loss_after(var: Var, update: list[Tensor], scratch: str, *, backward: bool = False) -> float:
+    """The loss where an update leads, infinite where it is not finite; parameters and gradients are put back.
+
+    The graph of an evaluation where the step starts can be used on: it notices nothing of the way there and back.
 
     Args:
         var: the step.
         update: what is subtracted from the parameters.
         scratch: the name of the memory in which the parameters are kept meanwhile.
+        backward: with gradients, which a deterministic closure then has for the start of the next step.
     """
     assert var.closure is not None
     start = var.scratch(scratch)
-    data = [p.detach() for p in var.params]  # to be written whether gradients are on or off
+    data = [p.data for p in var.params]
     torch._foreach_copy_(start, data)
     if var.modular is not None:
         var.modular.transaction.lend(data, start)
     try:
         torch._foreach_sub_(data, update)
-        loss = float(number_of(var.closure(False), var))
+        with kept_grads(var.params if var.modular is None else var.modular.all_params):
+            loss = float(number_of(var.closure(backward), var))
         return loss if math.isfinite(loss) else math.inf
     finally:
         torch._foreach_copy_(data, start)

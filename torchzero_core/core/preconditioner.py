@@ -11,7 +11,7 @@ from torch import Tensor
 from .kept import StateKind
 from .module import Module, Modules
 from .var import Var
-from .vector_method import Unit, at_least_float32, inner_update, units_of
+from .vector_method import Unit, inner_update, units_of
 
 #: The state of a tensor by name: tensors, and the numbers "step" and "phase".
 State = Mapping[str, Any]
@@ -460,4 +460,7 @@ def phases(costs: Sequence[float], every: int) -> list[int]:
 
 def _values(unit: Unit, tensors: Sequence[Tensor]) -> Tensor:
     """All as one vector, or the one tensor in its own shape."""
-    return unit.vector(tensors) if unit.concat else at_least_float32(tensors[unit.places[0]])
+    if unit.concat:
+        return unit.vector(tensors)
+    tensor = tensors[unit.places[0]]
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -23,11 +23,6 @@ SMALL = 1 << 18
 MEMBERSHIP = ("epoch", "members")
 
 
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor itself, or in float32 where it is in half precision."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     """The elements of tensors as one vector on the device of the first; a single tensor may share its memory."""
     if len(tensors) == 1:
@@ -102,7 +97,8 @@ class Unit:
 
     def vector(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors like the parameters as one vector, in float32 at least; a single one may share its memory."""
-        vector = at_least_float32(_flat(tensors))
+        vector = _flat(tensors)
+        vector = vector.to(torch.promote_types(vector.dtype, torch.float32))
         if self.gathers:
             vector, self._start = self.reductions.gather(vector)
         return vector

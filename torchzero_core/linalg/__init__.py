@@ -10,7 +10,7 @@ from .nystrom import nystrom
 from .operators import DenseOperator, GramOperator, InverseOperator, SymmetricOperator
 from .orthogonalize import newton_schulz, newton_schulz_dtype, polar
 from .roots import inverse_root
-from .vector import at_least_float32, flatten, total_dot, unflatten, unflatten_as
+from .vector import at_least_float32, elsewhere, flatten, total_dot, unflatten, unflatten_as
 
 __all__ = [
     "CGResult",
@@ -25,6 +25,7 @@ __all__ = [
     "dct",
     "eigenbasis",
     "eigh",
+    "elsewhere",
     "flatten",
     "gram",
     "hessian",

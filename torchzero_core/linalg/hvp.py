@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from .vector import total_dot
+from .vector import elsewhere, total_dot
 
 #: Evaluates the gradient where the parameters are now; the tensors it returns are the caller's to keep.
 Gradient = Callable[[], Sequence[Tensor]]
@@ -164,15 +164,11 @@ def _gradients_at(
     gradient: Gradient, params: Sequence[Tensor], vector: Sequence[Tensor], multiples: Sequence[float]
 ) -> list[list[Tensor]]:
     """The gradient at x + t·v for each t."""
-    data = [p.detach() for p in params]  # to be written whether gradients are on or off
-    start = [p.clone() for p in data]
     out = []
-    try:
+    with elsewhere(params) as (data, start):
         for t in multiples:
             torch._foreach_copy_(data, list(vector))
             torch._foreach_mul_(data, t)
             torch._foreach_add_(data, start)
             out.append(list(gradient()))
-    finally:
-        torch._foreach_copy_(data, start)
     return out

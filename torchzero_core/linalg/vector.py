@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -90,6 +91,32 @@ def unflatten_as(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
         [tensor([0., 1.], dtype=torch.float64)]
     """
     return [piece.to(device=t.device, dtype=t.dtype) for piece, t in zip(unflatten(vector, like), like, strict=True)]
+
+
+@contextmanager
+def elsewhere(tensors: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Tensors may be written inside, and hold what they held before afterwards, to the last bit, also after an error.
+
+    Args:
+        tensors: the tensors.
+
+    Yields:
+        The tensors, to be written whether gradients are on or off, and copies of what they held.
+
+    Example:
+        >>> p = torch.ones(1, requires_grad=True)
+        >>> with elsewhere([p]) as ([data], [start]):
+        ...     print(data.mul_(3), start)
+        tensor([3.]) tensor([1.])
+        >>> p.detach()
+        tensor([1.])
+    """
+    data = [t.detach() for t in tensors]
+    start = [t.clone() for t in data]
+    try:
+        yield data, start
+    finally:
+        torch._foreach_copy_(data, start)
 
 
 def total_dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

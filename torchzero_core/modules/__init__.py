@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..core.near import did_you_mean, same
+from ..core.near import did_you_mean as _did_you_mean
+from ..core.near import same as _same
 from .clipping import *
 from .conjugate_gradient import *
 from .grad_approximation import *
@@ -51,10 +52,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     m = "tz.m"
     known = [n for n in globals() if n[0].isupper() and n != "CHAINS"]
-    if (found := same(name, known)) is not None:
+    if (found := _same(name, known)) is not None:
         raise AttributeError(f"{m} has no {name!r}; it is called {m}.{found}.")
-    if (found := same(name, CHAINS)) is not None:
+    if (found := _same(name, CHAINS)) is not None:
         chain, recipe = CHAINS[found]
         way = f" The recipe tz.recipes.{recipe} has its modules in a list." if recipe else ""
         raise AttributeError(f"{m} has no {name!r}; it is a chain here: {m}.{chain.format(m=m)}.{way}")
-    raise AttributeError(f"{m} has no module {name!r}.{did_you_mean(name, known, 3, 0.7, f'{m}.')}")
+    raise AttributeError(f"{m} has no module {name!r}.{_did_you_mean(name, known, 3, 0.7, f'{m}.')}")

@@ -134,6 +134,23 @@ class _Printer:
         sys.stderr.flush()
 
 
+class _Allowed:
+    """Ends a run in the middle of a step where a limit does not allow one more evaluation.
+
+    Args:
+        rules: the limits.
+    """
+
+    def __init__(self, rules: Sequence[StoppingRule]) -> None:
+        self._rules = rules
+
+    def __call__(self, evaluations: int) -> None:
+        """Raise :class:`LimitReached` if so many are enough; the first one is always allowed."""
+        for rule in self._rules if evaluations else ():
+            if rule.met(Progress(evaluations=evaluations)):
+                raise LimitReached(rule)
+
+
 class _Run:
     """The loop.
 
@@ -145,7 +162,7 @@ class _Run:
         bounds: what the unknowns keep to.
         backward: whether the function's own gradient is known at each point.
         callback: called after each step.
-        printer: shows where it is.
+        disp: whether to print where it is.
     """
 
     def __init__(
@@ -158,10 +175,10 @@ class _Run:
         bounds: Bounds | None,
         backward: bool,
         callback: Callable[[MinimizeResult], Any] | None,
-        printer: _Printer,
+        disp: bool,
     ) -> None:
         self.unknowns, self.objective, self.optimizer, self.rule = unknowns, objective, optimizer, rule
-        self.bounds, self.backward, self.callback, self.printer = bounds, backward, callback, printer
+        self.bounds, self.backward, self.callback, self.printer = bounds, backward, callback, _Printer(disp)
         modules = optimizer.unrolled_modules if isinstance(optimizer, Modular) else []
         self.seen = next((m for m in modules if isinstance(m, SeenGradient)), None)
         self.nit, self.begin = 0, time.monotonic()
@@ -346,10 +363,8 @@ def minimize(
         >>> result.success, result.fun < 1e-10, result.x.round(decimals=4)
         (True, True, tensor([1., 1.], dtype=torch.float64))
     """
-    if not callable(fun):
-        raise TypeError(f"fun must be a function of x, not {type(fun).__name__}.")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be a function of the result so far, not {type(callback).__name__}.")
+    _check_callable("fun", fun, "x")
+    _check_callable("callback", len if callback is None else callback, "the result so far")
     gtol, xtol, ftol = _limit("gtol", gtol), _limit("xtol", xtol), _limit("ftol", ftol)
     maxiter, maxfev = _limit("maxiter", maxiter, whole=True), _limit("maxfev", maxfev, whole=True, low=1)
     maxtime = _limit("maxtime", maxtime)
@@ -360,47 +375,41 @@ def minimize(
     unknowns = Unknowns(x0)
     box = None if bounds is None else Bounds(unknowns, bounds)
     number, eps = sum(leaf.numel() for leaf in unknowns.leaves), _rounding(unknowns.leaves)
-    chain = None if method is None or box is not None else chain_of(method, Problem(number, eps, lr))
-    hard: list[StoppingRule] = []
-    if maxfev is not None:
-        hard.append(MaxEvaluations(maxfev))
-    if maxtime is not None:
-        hard.append(MaxTime(maxtime))
-
-    def allowed(evaluations: int) -> None:
-        for rule in hard if evaluations else ():
-            if rule.met(Progress(evaluations=evaluations)):
-                raise LimitReached(rule)
-
-    residuals = chain is not None and takes_residuals(chain)
+    problem = Problem(number, eps, lr)
+    chain = None if method is None or box is not None else chain_of(method, problem)
+    hard: list[StoppingRule] = [] if maxfev is None else [MaxEvaluations(maxfev)]
+    hard += [] if maxtime is None else [MaxTime(maxtime)]
     objective = Objective(
-        unknowns.bind(fun), unknowns, deterministic=deterministic, allowed=allowed, residuals=residuals
+        unknowns.bind(fun),
+        unknowns,
+        deterministic=deterministic,
+        allowed=_Allowed(hard),
+        residuals=chain is not None and takes_residuals(chain),
     )
     try:
-        optimizer: Modular | ProjectedLBFGS
         if box is not None:
-            optimizer = _projected(unknowns, objective, box, pairs or 0)
-            backward, search = True, True
+            optimizer, backward, search = _projected(unknowns, objective, box, pairs or 0), True, True
         else:
             if chain is None:
-                name = "lbfgs" if objective.has_gradient() else without_gradient(number)
-                chain = chain_of(name, Problem(number, eps, lr))
+                chain = chain_of("lbfgs" if objective.has_gradient() else without_gradient(number), problem)
             optimizer = Modular(unknowns.model or unknowns.leaves, *chain, compile=compile, advice=False)
             backward, search = not approximates(chain), searches(chain)
         rules = [*_rules(eps, search, gtol, xtol, ftol), *given]
         rules += [stopping.MaxSteps(MAXITER if maxiter is None else maxiter), *hard]
         rule = stopping.AnyOf(rules)
         rule.reset()
-        run = _Run(
-            unknowns, objective, optimizer, rule, bounds=box, backward=backward, callback=callback,
-            printer=_Printer(disp),
-        )  # fmt: skip
+        run = _Run(unknowns, objective, optimizer, rule, bounds=box, backward=backward, callback=callback, disp=disp)
         return run.run()
     finally:
         unknowns.return_grads()
 
 
-def _projected(unknowns: Unknowns, objective: Objective, bounds: Bounds, pairs: int) -> ProjectedLBFGS:
+def _check_callable(name: str, given: Any, of: str) -> None:
+    if not callable(given):
+        raise TypeError(f"{name} must be a function of {of}, not {type(given).__name__}.")
+
+
+def _projected(unknowns: Unknowns, objective: Objective, bounds: Bounds, pairs: int) -> Modular | ProjectedLBFGS:
     """The method that keeps to bounds, where it begins; a refusal leaves the unknowns where they were."""
     start = unknowns.copies()
     optimizer = ProjectedLBFGS(unknowns, bounds, pairs)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ...core import Beta, Child, Length, NonNegative, Range, Var
 from ...core.closure import Closure
-from ...core.evaluate import gradient, gradient_at, uniform_settings
+from ...core.evaluate import gradient, uniform_settings
 from ...core.stand_ins import real_param
 from ...core.vector_method import Unit
+from ...linalg import elsewhere
 from .lbfgs import TwoLoop
 
 
@@ -68,13 +69,15 @@ class OnlineLBFGS(TwoLoop):
         if var.closure is None:
             raise RuntimeError(f"{self.path} has to evaluate the gradient elsewhere: call optimizer.step(closure).")
         var.get_grad()
+        if var.modular is not None:
+            var.modular.transaction.keep(var.params)  # an evaluation elsewhere may fail
         if uniform_settings(self, var.params)["sample_grads"] == "after" and var.modular is not None:
             if any(real_param(p) is not p for p in var.params):
                 raise RuntimeError(
                     f"{self.path} with sample_grads='after' evaluates the gradient where the step has led to, which it "
                     "is not told inside a projection; use sample_grads='before'."
                 )
-            var.modular.transaction.keep(var.params)  # the evaluation after the step may fail
+            var.modular.transaction.thorough = True  # an evaluation comes after all that is written
         return var
 
     def learn(self, unit: Unit, u: Tensor) -> Tensor:
@@ -84,7 +87,9 @@ class OnlineLBFGS(TwoLoop):
         known = "s" in state
         if unit.settings["sample_grads"] == "before":
             if known and "prev_params" in state:
-                before = gradient_at(var.closure, unit.params, unit.tensors(state["prev_params"]))[1]
+                with elsewhere(unit.params) as (data, _):
+                    torch._foreach_copy_(data, unit.tensors(state["prev_params"]))
+                    before = gradient(var.closure, unit.params)[1]
                 self.begin(unit, u)
                 self.take(unit, unit.step_from(state["prev_params"]), g - unit.vector(before))
         else:

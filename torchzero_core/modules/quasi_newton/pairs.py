@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...core import StateKind
-from ...core.vector_method import Unit, VectorMethod, at_least_float32
+from ...core.vector_method import Unit, VectorMethod
+from ...linalg import at_least_float32
 
 
 class PairMethod(VectorMethod):

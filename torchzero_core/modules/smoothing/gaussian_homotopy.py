@@ -62,7 +62,7 @@ class GaussianHomotopy(Module):
     kept = {
         "sigma": StateKind.POSITIVE,
         "level_steps": StateKind.COUNT,
-        "perturbations": StateKind.VALUES,
+        "perturbations": StateKind.LIST,
         "prev_params": StateKind.VALUES,
     }
 

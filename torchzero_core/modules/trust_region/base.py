@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...core import Beta, Child, Count, Module, OpenFraction, Positive, Range, StateKind, Var
-from ...core.evaluate import kept_grads, uniform_settings
-from ...core.point import StepPoint, number_of
+from ...core.evaluate import uniform_settings
+from ...core.point import StepPoint, loss_after, number_of
 from ...core.vector_method import Curvature, Unit, VectorMethod, units_of
 from ...linalg import DenseOperator, hessian
 
@@ -208,25 +208,14 @@ class TrustMethod(Module):
         return best, NO_DECREASE if best is None else "ok", loss - most
 
     def _loss_after(self, model: Model, var: Var, step: Tensor) -> float:
-        """The loss where a step leads, infinite where it is not finite; the parameters are put back."""
-        assert var.closure is not None
-        # By way of .data, so that autograd still takes the graph of the gradient for products after the way back.
-        unit, params = model.unit, [p.data for p in model.unit.params]
-        start = [p.clone() for p in params]
+        """The loss where a step leads."""
         # What a deterministic closure computes here is the start of the next step.
         backward = (
             var.modular is not None
             and var.modular.deterministic
             and ("hess" in self.children or not self.from_graph(model.settings))
         )
-        everything = params if var.modular is None else var.modular.all_params
-        try:
-            torch._foreach_sub_(params, unit.tensors(-step))
-            with kept_grads(everything):
-                loss = float(number_of(var.closure(backward), var))
-        finally:
-            torch._foreach_copy_(params, start)
-        return loss if math.isfinite(loss) else math.inf
+        return loss_after(var, model.unit.tensors(-step), f"{self.path}.start", backward=bool(backward))
 
 
 class Radius(TrustMethod):

@@ -11,8 +11,8 @@ from torch import Tensor
 from ...core import Child, NonNegative, OpenFraction, Positive, Reductions, StateKind, Var
 from ...core.evaluate import uniform_settings
 from ...core.same_params import same_params
-from ...core.vector_method import Curvature, Unit, VectorMethod, at_least_float32, reductions_of
-from ...linalg import DenseOperator, GramOperator, jacobian
+from ...core.vector_method import Curvature, Unit, VectorMethod, reductions_of
+from ...linalg import DenseOperator, GramOperator, at_least_float32, jacobian
 from .base import Model, TrustMethod
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from ...core import Module, Var
+from ...core import Module, StateKind, Var
 from ...core.validate import check_kind
 
 
@@ -44,6 +44,8 @@ class Wrap(Module):
 
     #: For groups; the wrapped optimizer checks only what its constructor is given.
     ranges = {"lr": (0, math.inf, "[)"), "eps": (0, math.inf, "[)"), "momentum": (0, 1, "[]")}
+
+    kept = {"step": StateKind.OTHER}  # the wrapped optimizer's own, which torch keeps as a tensor
 
     def __init__(self, opt_fn: Callable[..., Optimizer], *args: Any, **kwargs: Any) -> None:
         self.opt_fn, self.args, self.kwargs = opt_fn, args, kwargs

@@ -22,7 +22,7 @@ Array: TypeAlias = NDArray[np.float64]
 Bound: TypeAlias = float | NDArray[Any] | Tensor | None
 
 
-class Objective:
+class VectorFunction:
     """The closure as a function of one float64 vector, which remembers its best point.
 
     Args:
@@ -199,7 +199,7 @@ class Wrapper(Optimizer):
         super().__init__(params, {"lb": lb, "ub": ub})
         self.bounds(self.unknowns())
 
-    def minimize(self, objective: Objective) -> Any:
+    def minimize(self, objective: VectorFunction) -> Any:
         """Look for the minimum; the objective remembers the best point.
 
         Args:
@@ -255,7 +255,7 @@ class Wrapper(Optimizer):
             The loss at the best point, where the parameters are afterwards.
         """
         params = self.unknowns()
-        objective = Objective(params, closure, *self.bounds(params))
+        objective = VectorFunction(params, closure, *self.bounds(params))
         start = [p.detach().clone() for p in params]
         with kept_grads([p for group in self.param_groups for p in group["params"]]):
             try:

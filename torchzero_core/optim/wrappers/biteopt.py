@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...core.packages import required
-from .base import Bound, Objective, Wrapper
+from .base import Bound, VectorFunction, Wrapper
 
 
 class BiteOptOptimizer(Wrapper):
@@ -53,7 +53,7 @@ class BiteOptOptimizer(Wrapper):
         self.maxiter, self.depth, self.attempts = maxiter, depth, attempts
         super().__init__(params, lb, ub)
 
-    def minimize(self, objective: Objective) -> list[float]:
+    def minimize(self, objective: VectorFunction) -> list[float]:
         """Run BiteOpt."""
         biteopt = required("biteopt", "biteopt", "BiteOptOptimizer")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.packages import required
-from .base import Array, Bound, Objective, Wrapper
+from .base import Array, Bound, VectorFunction, Wrapper
 
 #: Nevergrad warns of larger losses.
 LARGEST = 1e20
@@ -63,7 +63,7 @@ class NevergradOptimizer(Wrapper):
         self.search: Any = None
         super().__init__(params, lb, ub)
 
-    def minimize(self, objective: Objective) -> float:
+    def minimize(self, objective: VectorFunction) -> float:
         """Ask for a point, and tell its loss."""
         params = objective.params
         if self.search is None or self.search.dimension != objective.x0.size:
@@ -104,7 +104,7 @@ class NevergradOptimizer(Wrapper):
         super().load_state_dict(dict(state_dict))
         self.search = None
 
-    def _started(self, objective: Objective) -> Any:
+    def _started(self, objective: VectorFunction) -> Any:
         nevergrad = required("nevergrad", "nevergrad", "NevergradOptimizer")
         sizes = np.cumsum([p.numel() for p in objective.params])[:-1]
         pieces = [np.split(v, sizes) for v in (objective.x0, objective.lower, objective.upper)]

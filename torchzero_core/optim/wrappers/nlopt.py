@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...core.packages import required
-from .base import Array, Bound, Objective, Wrapper
+from .base import Array, Bound, VectorFunction, Wrapper
 
 
 class NLOptOptimizer(Wrapper):
@@ -68,7 +68,7 @@ class NLOptOptimizer(Wrapper):
         self.bounded = bool(names)
         super().__init__(params, lb, ub)
 
-    def minimize(self, objective: Objective) -> str:
+    def minimize(self, objective: VectorFunction) -> str:
         """Run NLOpt."""
         nlopt = required("nlopt", "nlopt", "NLOptOptimizer")
         opt = nlopt.opt(self.algorithm, objective.x0.size)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...core.packages import required
-from .base import Array, Bound, Objective, Wrapper, seed_or_drawn
+from .base import Array, Bound, VectorFunction, Wrapper, seed_or_drawn
 
 #: What scipy's methods make use of. It warns of, or ignores, what a method does not.
 TAKE_GRADIENT = {
@@ -84,7 +84,7 @@ class ScipyMinimize(Wrapper):
         self.tikhonov, self.min_eigval = tikhonov, min_eigval
         super().__init__(params, lb, ub)
 
-    def minimize(self, objective: Objective) -> Any:
+    def minimize(self, objective: VectorFunction) -> Any:
         """Run scipy."""
         constrained = bool(self.constraints) if isinstance(self.constraints, (list, tuple, dict)) else True
         bounded = bool(np.isfinite(objective.lower).any() or np.isfinite(objective.upper).any())
@@ -172,7 +172,7 @@ class ScipyRootOptimization(Wrapper):
         self.jac, self.tikhonov, self.min_eigval = jac, tikhonov, min_eigval
         super().__init__(params)
 
-    def minimize(self, objective: Objective) -> Any:
+    def minimize(self, objective: VectorFunction) -> Any:
         """Run scipy."""
         method = self.method or "hybr"
         jac = None
@@ -270,7 +270,7 @@ class ScipyDE(Wrapper):
         self.seed = seed
         super().__init__(params, lb, ub)
 
-    def minimize(self, objective: Objective) -> Any:
+    def minimize(self, objective: VectorFunction) -> Any:
         """Run scipy."""
         scipy = required("scipy.optimize", "scipy", "ScipyDE")
         bounds = scipy.Bounds(objective.lower, objective.upper)
@@ -353,7 +353,7 @@ class ScipyDualAnnealing(Wrapper):
         self.minimizer_kwargs, self.seed = minimizer_kwargs, seed
         super().__init__(params, lb, ub)
 
-    def minimize(self, objective: Objective) -> Any:
+    def minimize(self, objective: VectorFunction) -> Any:
         """Run scipy."""
         scipy = required("scipy.optimize", "scipy", "ScipyDualAnnealing")
         bounds = scipy.Bounds(objective.lower, objective.upper)
