@@ -265,8 +265,9 @@ class Segment:
         for bucket in binding.buckets:
             if not bucket.counts_hold():
                 return False
-            for rule in () if bucket.program is None else bucket.program.graph.counted_whole:
-                if _count(self.rules[rule].global_state.get("step", 0), self.rules[rule]) != binding.facts[rule + 1] - 1:
+            for i in () if bucket.program is None else bucket.program.graph.counted_whole:
+                rule = self.rules[i]
+                if _count(rule.global_state.get("step", 0), rule) != binding.facts[i + 1] - 1:
                     return False
         return True
 
