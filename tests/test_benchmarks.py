@@ -295,6 +295,6 @@ def test_a_profile_says_where_the_time_goes(monkeypatch):
     (subject,) = program.choose(subjects(), ["tz five modules"])
     text = explain(subject, "tiny", CPU, 0.0)
     assert text.startswith("tz five modules on tiny: 6 tensors, 8,818 parameters")
-    for part in ("overhead", "least traffic", "aten::", "segment.py:"):
+    for part in ("overhead", "least traffic", "aten::", "numbers_runner.py:"):
         assert part in text
-    assert "/segment.py" not in text
+    assert "/numbers_runner.py" not in text

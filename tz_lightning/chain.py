@@ -62,8 +62,8 @@ class ModularChain(Modular):
 
         >>> groups = {"biases": {"weight_decay": 0}}
         >>> chain = ModularChain(torch.nn.Linear(2, 2), tz.recipes.adamw(lr=1e-3), groups)
-        >>> [(group["name"], group.get("weight_decay")) for group in chain.param_groups]
-        [('default', None), ('biases', 0)]
+        >>> [(group["name"], group["weight_decay"]) for group in chain.param_groups]
+        [('default', 0.01), ('biases', 0)]
     """
 
     def __init__(

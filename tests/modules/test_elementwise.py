@@ -560,7 +560,7 @@ def test_a_norm_that_overflows_makes_no_nan(size, at, compile):
 # -- ranges ------------------------------------------------------------------------------------------------------------
 FAMILIES = ("clipping", "momentum", "optimizers", "step_size", "weight_decay")
 #: Settings that check themselves.
-UNBOUNDED = {"dim", "weights"}
+UNBOUNDED = {"dim", "weights", "coefficients"}
 
 
 def numbers():

@@ -18,6 +18,7 @@ from .home import Home
 from .kept import POSITION, StateKind
 from .mistakes import no_module, shown
 from .overrides import Overrides
+from .packages import is_ours
 from .route import Routes, only_rules, run_stages
 from .settings import Settings
 from .state import GLOBAL, ScopedState, StateOf
@@ -234,7 +235,7 @@ class Module:
     @property
     def foreign(self) -> bool:
         """Whether it is somebody else's code, which may raise anything at any time."""
-        return not type(self).__module__.startswith("torchzero_core.")
+        return not is_ours(type(self))
 
     def get_state(
         self, params: Sequence[Tensor], name: str, init: Callable[[Tensor], Tensor] = torch.zeros_like

@@ -24,3 +24,16 @@ def required(module: str, extra: str, who: str) -> Any:
         raise ImportError(
             f"{who} needs {package}, which is not installed: pip install 'torchzero-core[{extra}]'."
         ) from error
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class is the library's own, so that its steps are tested.
+
+    Args:
+        cls: the class.
+    """
+    return cls.__module__.startswith(_OURS)
+
+
+#: What the names of the library's own modules begin with.
+_OURS = f"{__name__.partition('.')[0]}."

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..engine import Segment
 from .home import Home
+from .packages import is_ours
 from .var import Var
 from .watch import Watcher
 
@@ -126,7 +127,7 @@ def _stepped(stage: Stage, var: Var) -> Var:
     if not isinstance(after, Var):
         raise TypeError(f"The step of {stage.path} returned {after!r}; it must return the var that it was given.")
     update = after.update
-    if update is None or type(stage).__module__.startswith(_OURS):
+    if update is None or is_ours(type(stage)):
         return after
     if not isinstance(update, list) or len(update) != len(after.params):
         what = f"a list of {len(update)}" if isinstance(update, list) else repr(update)
@@ -141,10 +142,6 @@ def _stepped(stage: Stage, var: Var) -> Var:
                 f"The step of {stage.path} left {what} in var.update for a parameter of shape {tuple(p.shape)}."
             )
     return after
-
-
-#: Where our own modules are, whose steps are tested.
-_OURS = "torchzero_core."
 
 
 def only_rules(module: Any) -> bool:

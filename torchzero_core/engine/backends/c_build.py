@@ -22,7 +22,6 @@ from pathlib import Path
 import torch
 
 from ..runner import Unavailable
-from .c_source import TYPES
 
 FLAGS = [
     "-O3",
@@ -90,7 +89,7 @@ def compiler() -> tuple[str, str] | None:
 
 def refusal(dtype: torch.dtype = torch.float32) -> str | None:
     """Why parameters of a dtype cannot be compiled for; None where they can."""
-    if dtype not in TYPES or dtype is torch.bool:
+    if dtype not in (torch.float32, torch.float64):
         return f"{dtype} is not supported"
     return None if compiler() is not None else "no C compiler (cc, gcc or clang) was found"
 

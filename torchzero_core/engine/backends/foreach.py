@@ -119,7 +119,7 @@ class ForeachRunner(NumbersRunner):
             node: whose numbers they are.
             values: the numbers.
         """
-        if self.no_cells:
+        if self.no_cells or not np.ndim(values):  # one drawn for all of them
             return values.tolist()
         key = node, len(values)
         known = self._cell_lists.get(key)

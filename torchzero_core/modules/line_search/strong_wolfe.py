@@ -84,7 +84,9 @@ class StrongWolfe(LineSearch):
     kept = {
         "initial_scale": StateKind.POSITIVE,
         "beta_scale": StateKind.POSITIVE,
-        "previous_decrease": StateKind.NUMBER,
+        "minimum": StateKind.NUMBER,
+        "minimum_before": StateKind.NUMBER,
+        "previous_length": StateKind.NUMBER,
     }
 
     init: Positive = 1.0

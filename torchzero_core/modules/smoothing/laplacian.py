@@ -37,7 +37,7 @@ class LaplacianSmoothing(Transform):
         >>> p = torch.zeros(5, requires_grad=True)
         >>> p.grad = torch.tensor([0.0, 0.0, 11.0, 0.0, 0.0])
         >>> tz.Modular([p], tz.m.LaplacianSmoothing()).step()
-        >>> p.detach()
+        >>> p.detach().round()
         tensor([-1., -2., -5., -2., -1.])
     """
 
