@@ -671,7 +671,7 @@ def test_evaluations_next_to_scipy():
         assert all(map(math.isfinite, (x for row in rows for x in row)))
         ours, new, kept, theirs = (sum(column) for column in zip(*rows, strict=True))
         assert new <= 1.1 * theirs, (method, new, theirs)  # what a search and a direction are worth
-        assert kept == new  # nothing is evaluated twice at one point
+        assert new <= kept <= new + 4  # nothing is evaluated twice, but that the word is checked now and then
         assert ours <= 2.1 * theirs, (method, ours, theirs)  # a step evaluates its start again: closures may be random
 
 

@@ -13,7 +13,7 @@ from .base import LineFunction, LineSearch
 from .scalar import NO_MOVE, Found, Point, backtrack, strong_wolfe
 
 #: The share of the slope that may be left along a direction of conjugate gradients.
-EXACT = 0.2
+EXACT = 0.1
 #: How much longer than the direction of a quasi-Newton method the first step to try may be.
 LONGEST = 4.0
 #: How much faster than usual the step size grows behind a method that learns the length of its direction.
@@ -139,7 +139,7 @@ class StrongWolfe(LineSearch):
         )
         if found.alpha != 0 and not phi.moves(found.alpha):
             found = Found(0.0, NO_MOVE)
-        if h["adaptive"]:
+        if h["adaptive"] and start.slope < 0:  # else it was not the length that was wrong
             state["initial_scale"] = max(scale / 2, 1e-10) if found.alpha == 0 else min(scale * math.sqrt(2), 1.0)
         if learns:
             self._note(phi, start, found.alpha and Point(found.alpha, *along(found.alpha)), scaled=scaled)
