@@ -1,6 +1,7 @@
 """More of what a new user gets wrong on the command line and in YAML; as in test_cli_mistakes."""
 
 import re
+
 import pytest
 
 from tests.lightning import test_cli_mistakes as mistakes
