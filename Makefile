@@ -25,8 +25,8 @@ $(VENV)/.installed-%: $(REQUIREMENTS) | $(PY)
 train: $(VENV)/.installed-examples ## train the digits model with the five-module chain
 	$(PY) -m examples.digits fit --config examples/digits_adam.yaml
 
-test: $(VENV)/.installed-dev ## the fast tests, with coverage
-	$(PY) -m pytest -q -n $(WORKERS) --cov --cov-report=term
+test: $(VENV)/.installed-dev ## the fast tests
+	$(PY) -m pytest -q -n $(WORKERS)
 
 test-all: $(VENV)/.installed-dev ## the fast and the slow tests, with coverage
 	$(PY) -m pytest -q -n $(WORKERS) --cov --cov-report=term -m "slow or not slow"
