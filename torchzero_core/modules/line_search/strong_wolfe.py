@@ -139,7 +139,8 @@ class StrongWolfe(LineSearch):
         )
         if found.alpha != 0 and not phi.moves(found.alpha):
             found = Found(0.0, NO_MOVE)
-        if h["adaptive"] and start.slope < 0:  # else it was not the length that was wrong
+        turned = learns and start.slope > 0  # the method starts anew: it was not the length that was wrong
+        if h["adaptive"] and not turned:
             state["initial_scale"] = max(scale / 2, 1e-10) if found.alpha == 0 else min(scale * math.sqrt(2), 1.0)
         if learns:
             self._note(phi, start, found.alpha and Point(found.alpha, *along(found.alpha)), scaled=scaled)
