@@ -40,10 +40,10 @@ class WholeChain:
         # Rules only read the loss.
         self.evaluates_again = any(m.requires_closure and not m.is_rule for m in modules)
         # The last one first: it may evaluate once more, by a closure that the modules before it have wrapped.
-        self.repeatable: Segment | None = None
         self.finishers = [m for m in reversed(modules) if type(m).post_step is not Module.post_step]
         only = stages[0] if len(stages) == 1 else None
         plain = self.needy is None and not self.foreign and not self.finishers
+        self.repeatable: Segment | None = None
         if plain and isinstance(only, RuleStage) and only.moves:
             self.repeatable = only.segment
 
