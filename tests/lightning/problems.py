@@ -5,6 +5,7 @@ import inspect
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningCLI
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -112,3 +113,16 @@ def same(a, b):
 
 def twin(net):
     return copy.deepcopy(net)
+
+
+def only_fit():
+    """The commands of a LightningCLI that need no long parsing."""
+    return {"fit": LightningCLI.subcommands()["fit"]}
+
+
+def search():
+    return [m.LBFGS(), m.StrongWolfe()]
+
+
+def adam():
+    return [m.Adam(), m.LR(1e-2)]

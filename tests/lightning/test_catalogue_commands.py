@@ -7,17 +7,14 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LightningCLI, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 import torchzero_core as tz
+from tests.lightning.problems import only_fit
 from tests.registry import BASES
 from tz_lightning import ModularChain, ModularCLI, catalogue, commands, recipes
 from tz_lightning.plain_text import formula
-
-
-def only_fit():
-    return {"fit": LightningCLI.subcommands()["fit"]}
 
 
 @pytest.fixture(autouse=True)

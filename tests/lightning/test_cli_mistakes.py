@@ -5,7 +5,7 @@ import sys
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
-from tests.lightning.problems import loader, mse, network
+from tests.lightning.problems import loader, mse, network, only_fit
 from tz_lightning import ModularCLI
 from tz_lightning.cli import LightningModule
 from tz_lightning.mistakes import no_class, short_error, structure_fault
@@ -30,10 +30,6 @@ class Model(LightningModule):
 
     def train_dataloader(self):
         return loader()
-
-
-def only_fit():
-    return {"fit": LightningCLI.subcommands()["fit"]}
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from torch import nn
 from torchmetrics.classification import BinaryAccuracy
 
 import torchzero_core as tz
-from tests.lightning.problems import Log, Model, batches, m, mse, network, plain, same, trainer
+from tests.lightning.problems import Log, Model, adam, batches, m, mse, network, plain, same, search, trainer
 from tz_lightning import ClosureModule, ClosureOptimization, closure_step, is_reevaluation
 
 SEEN = []
@@ -25,14 +25,6 @@ SEEN = []
 @pytest.fixture(autouse=True)
 def nothing_seen():
     SEEN.clear()
-
-
-def search():
-    return [m.LBFGS(), m.StrongWolfe()]
-
-
-def adam():
-    return [m.Adam(), m.LR(1e-2)]
 
 
 def seen_of(kind, chain=search, **options):

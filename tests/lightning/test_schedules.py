@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim.lr_scheduler import (
@@ -18,15 +17,11 @@ from torch.optim.lr_scheduler import (
 )
 
 import torchzero_core as tz
-from tests.lightning.problems import loader, mse, network, trainer
+from tests.lightning.problems import loader, mse, network, only_fit, trainer
 from tests.lightning.test_cli import QUIET
 from tz_lightning import ClosureOptimization, LRSchedulerCallback, ModularCLI, Ramp, WarmupCosine
 from tz_lightning.cli import LightningModule
 from tz_lightning.schedule import ChainedScheduler, SequentialLR
-
-
-def only_fit():
-    return {"fit": LightningCLI.subcommands()["fit"]}
 
 
 @pytest.fixture(autouse=True)

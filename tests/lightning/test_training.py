@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import SumMetric
 
 import torchzero_core as tz
-from tests.lightning.problems import Log, Model, batches, m, mse, network, plain, same, trainer
+from tests.lightning.problems import Log, Model, adam, batches, mse, network, plain, same, search, trainer
 from tz_lightning import ClosureOptimization
 
 SEEN = []
@@ -24,14 +24,6 @@ SEEN = []
 @pytest.fixture(autouse=True)
 def nothing_seen():
     SEEN.clear()
-
-
-def search():
-    return [m.LBFGS(), m.StrongWolfe()]
-
-
-def adam():
-    return [m.Adam(), m.LR(1e-2)]
 
 
 class Stateful(Model):

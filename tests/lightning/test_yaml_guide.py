@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.cli import LightningCLI
 
 from examples import cli
+from tests.lightning.problems import only_fit
 from tests.test_readme import ROOT, blocks
 from tz_lightning import ModularCLI, commands
 from tz_lightning.catalogue import recipe_table
@@ -19,10 +19,6 @@ BLOCKS = blocks(PAGE)
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 YAML = [block for block in BLOCKS if block.language == "yaml"]
 SHELL = [line for block in BLOCKS if block.language == "bash" for line in block.text.splitlines()]
-
-
-def only_fit():
-    return {"fit": LightningCLI.subcommands()["fit"]}
 
 
 @pytest.fixture(autouse=True)
