@@ -91,13 +91,17 @@ class AllParams(Params):
         if self._grads_hold is None or not self._grads_hold(*grads):
             self._grads_hold = layout_check(grads) if are_plain(grads) else None
 
-    def grads_as_before(self, grads: Sequence[Tensor | None]) -> bool:
-        """Whether gradients are there as they were in that step, with the same shapes, orders and dtypes.
+    def grads_as_before(self, grads: Sequence[Tensor | None]) -> object:
+        """A mark if gradients are there as they were in that step, with the same shapes, orders and dtypes.
 
         Args:
             grads: what lies in ``p.grad``.
+
+        Returns:
+            None if they are not; otherwise the same object until others are taken note of.
         """
-        return self._grads_hold is not None and self._grads_hold(*grads)
+        hold = self._grads_hold
+        return hold if hold is not None and hold(*grads) else None
 
     def knows(self, param: Tensor) -> bool:
         """Whether it is one of these parameters."""

@@ -262,7 +262,8 @@ class Modular(ModuleHome, Optimizer):
         if params is None or self._proven is not params or self.watchers or self.rounding is not None:
             return False
         grads = [p.grad for p in params]
-        if not params.grads_as_before(grads) or not rules.repeat(params, grads):  # type: ignore[arg-type]
+        alike = params.grads_as_before(grads)
+        if alike is None or not rules.repeat(params, grads, alike):  # type: ignore[arg-type]
             return False
         self.last_step = StepInfo()
         self._count()

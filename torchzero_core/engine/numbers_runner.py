@@ -78,7 +78,7 @@ class NumbersRunner(Runner):
                 self.bucket.row(storage.rule, storage.name)
         return super().make_numbers()
 
-    def begin(self, given: Given, loss: Tensor | None) -> None:
+    def begin(self, given: Given, loss: Tensor | None, alike: object = None) -> None:
         """Take what this step works on."""
         bucket, program = self.bucket, self.program
         self.hosts = bucket.hosts

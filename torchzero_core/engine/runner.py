@@ -60,6 +60,7 @@ class Runner:
         self._foreign = [i for s, i in storages.items() if s.place in (Place.UPDATE, Place.GRAD)]
         self._update = storages.get(UPDATE) if UPDATE in program.graph.stores else None
         self._copies: list[tuple[Tensor, Tensor]] = []
+        self._conformed: object = None  # the mark of layouts that need no copies
         self._given = [(i, given[s.place]) for s, i in storages.items() if s.place in given]
         self._calls = [[self._call(n) for n in here.opaque if n.op is CALL] for here in self.plan.passes]
         for storage, i in storages.items():
@@ -69,12 +70,14 @@ class Runner:
                 self.lists[i] = scratch(storage.rule)
 
     # -- what a backend defines --------------------------------------------------------------------------------------
-    def begin(self, given: Given, loss: Tensor | None) -> None:
+    def begin(self, given: Given, loss: Tensor | None, alike: object = None) -> None:
         """Take what this step works on.
 
         Args:
             given: the tensors.
             loss: the loss, if it is read.
+            alike: something that is the same object in all steps whose tensors have the same layouts and dtypes; None
+                where nobody has looked.
         """
         raise NotImplementedError
 
@@ -147,13 +150,22 @@ class Runner:
                 out += bucket.states(storage.rule, storage.name)
         return out
 
-    def conform(self) -> None:
-        """Copy what others gave where it does not lie in memory as compiled code wants it."""
-        lists = self.lists
+    def conform(self, alike: object) -> None:
+        """Copy what others gave where it does not lie in memory as compiled code wants it.
+
+        Args:
+            alike: as in :meth:`begin`.
+        """
+        if alike is not None and alike is self._conformed:
+            return
+        lists, as_given = self.lists, True
         for i in self._foreign:
             given, lists[i] = lists[i], self.bucket.conforming(lists[i])
-            if i == self._update and lists[i] is not given:
-                self._copies = [(a, b) for a, b in zip(lists[i], given, strict=True) if a is not b]
+            if lists[i] is not given:
+                as_given = False
+                if i == self._update:
+                    self._copies = [(a, b) for a, b in zip(lists[i], given, strict=True) if a is not b]
+        self._conformed = alike if as_given else None
 
     def forget(self) -> None:
         """Let go of what belongs to others, after bringing back the update where it was copied."""

@@ -385,12 +385,13 @@ class Segment:
         self._commit(binding, runners)
         return out
 
-    def repeat(self, params: Params, grads: list[Tensor]) -> bool:
+    def repeat(self, params: Params, grads: list[Tensor], alike: object) -> bool:
         """Move the parameters as in the step before, if nothing but numbers has changed in this segment since then.
 
         Args:
             params: the parameters.
             grads: what the first rule gets.
+            alike: the same object as long as the gradients' layouts and dtypes stay the same.
 
         Returns:
             Whether that was done; otherwise nothing was.
@@ -409,7 +410,7 @@ class Segment:
             return False
         runner = binding.runners[bucket][program]
         bucket.hosts = hosts
-        runner.begin((grads, grads, []), None)
+        runner.begin((grads, grads, []), None, alike)
         self._transaction.seal()
         self._run_alone(None, runner)
         self._commit(binding, [runner])

@@ -155,13 +155,13 @@ class CPURunner(Runner):
             self.P[row * self.nt : (row + 1) * self.nt] = pointers  # type: ignore[assignment]
 
     # -- the step ----------------------------------------------------------------------------------------------------
-    def begin(self, given: Given, loss: Tensor | None) -> None:
+    def begin(self, given: Given, loss: Tensor | None, alike: object = None) -> None:
         """Take what this step works on."""
         bucket, program = self.bucket, self.program
         self.hosts = bucket.hosts
         self.H[: self.nhost] = self.hosts  # type: ignore[call-overload]
         self.find(given)
-        self.conform()
+        self.conform(alike)
         for i in self.changing:
             self._enter(i, self.lists[i])
         for storage, row in self.more:

@@ -91,16 +91,16 @@ class ForeachRunner(NumbersRunner):
             for kind in (Kind.TENSOR, Kind.SLICE)
         )
 
-    def begin(self, given: Given, loss: Tensor | None) -> None:
+    def begin(self, given: Given, loss: Tensor | None, alike: object = None) -> None:
         """Take what this step works on."""
-        super().begin(given, loss)
+        super().begin(given, loss, alike)
         self._check_given()
         if self.no_cells:
             self.cells = self.hosts
         elif self.uses_cells:
             self.cell_numbers[:] = self.hosts
         if self.by_memory:
-            self.conform()
+            self.conform(alike)
 
     def _check_given(self) -> None:
         """Refuse tensors without memory: torch's list functions do not look, and end the process."""

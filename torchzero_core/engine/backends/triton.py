@@ -146,10 +146,10 @@ class GPURunner(NumbersRunner):
         self.stale = False
 
     # -- the step ----------------------------------------------------------------------------------------------------
-    def begin(self, given: Given, loss: Tensor | None) -> None:
+    def begin(self, given: Given, loss: Tensor | None, alike: object = None) -> None:
         """Take what this step works on."""
-        super().begin(given, loss)
-        self.conform()
+        super().begin(given, loss, alike)
+        self.conform(alike)
         for i, tensors in enumerate(self.lists):
             self._enter(i, tensors)
         for storage, row in self.source.scratch.items():
