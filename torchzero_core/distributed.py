@@ -164,6 +164,45 @@ def shards_of(params: Sequence[Tensor]) -> Shards | None:
     return None if mesh is None else Shards(mesh, params[0].placements)  # type: ignore[attr-defined]
 
 
+def is_spread(t: Tensor) -> bool:
+    """Whether other ranks have parts of a tensor."""
+    return hasattr(t, "device_mesh")
+
+
+def refuse_spread(path: str, params: Sequence[Tensor]) -> None:
+    """Refuse parameters of which other ranks have parts.
+
+    Args:
+        path: of the module that cannot work with them.
+        params: the parameters.
+
+    Raises:
+        NotImplementedError: naming the first.
+    """
+    for i, p in enumerate(params):
+        if is_spread(p):
+            raise NotImplementedError(
+                f"{path} needs each parameter in one piece, and parameter {i} of shape {tuple(p.shape)} is spread over "
+                f"ranks (a DTensor, {p.placements}). "  # type: ignore[attr-defined]
+                "Keep the parameters whole on every rank, or use modules that take only gradients, such as Adam, Muon, "
+                "SOAP or Shampoo."
+            )
+
+
+def wholes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors in one piece. Every rank has to ask for it."""
+    return [t.full_tensor() if is_spread(t) else t for t in tensors]  # type: ignore[attr-defined]
+
+
+def spread(tensors: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors that every rank has in one piece, spread as others are."""
+    out = []
+    for t, p in zip(tensors, like, strict=True):
+        shards = shards_of([p])
+        out.append(t if shards is None or is_spread(t) else shards.join(shards.part(t), t.shape))
+    return out
+
+
 def copy_all(to: Sequence[Tensor], source: Sequence[Tensor]) -> None:
     """Copy tensors into others, each rank its parts; torch has no such operation for tensors that are spread."""
     if any(hasattr(t, "device_mesh") for t in to):

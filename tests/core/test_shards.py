@@ -95,6 +95,20 @@ CHAINS = {
     "params": lambda: [m.Normalize(target="params_direct"), m.Centralize(target="grad"), m.LR(0.1)],
     "Muon": lambda: [m.Muon(method="svd"), m.LR(0.1)],
     "opaque": lambda: [Mixed(), m.ClipNorm(1.0), m.LR(0.1)],
+    "SOAP": lambda: [m.SOAP(precond_freq=2), m.LR(0.1)],
+    "Shampoo": lambda: [m.Shampoo(update_freq=2, inner=m.EMA(0.9)), m.ClipNorm(1.0), m.LR(0.1)],
+    "one matrix": lambda: [m.FullMatrixAdagrad(concat_params=True), m.LR(0.1)],
+}
+#: Chains that need every parameter in one piece.
+REFUSED = {
+    "LBFGS": lambda: [m.LBFGS(), m.StrongWolfe()],
+    "Newton": lambda: [m.Newton(), m.LR(1.0)],
+    "FDM": lambda: [m.FDM(), m.LR(0.1)],
+    "SPSA": lambda: [m.SPSA(), m.LR(0.1)],
+    "Backtracking": lambda: [m.Backtracking()],
+    "VectorProjection": lambda: [m.VectorProjection([m.Adam()]), m.LR(0.1)],
+    "MatrixMomentum": lambda: [m.MatrixMomentum(), m.LR(0.1)],
+    "TrustCG": lambda: [m.TrustCG()],
 }
 
 
@@ -139,6 +153,7 @@ def compare(rank, ranks):
         ways["blocks"] = square, lambda ndim: [Shard(0), Shard(1) if ndim > 1 else Replicate()]
         ways["copies of rows"] = square, lambda ndim: [Replicate(), Shard(0)]
     numbers_of_parts(rank, ranks, Shards(line, [Shard(0)]))
+    refusals(partial(spread_by, line, lambda ndim: [Shard(0)]))
     messages(partial(spread_by, line, lambda ndim: [Shard(0)]))
     for name in CHAINS:
         torch.manual_seed(0)
@@ -174,6 +189,26 @@ def numbers_of_parts(rank, ranks, shards):
     sums = torch.tensor([rank, float("inf") if rank == 0 else -float("inf")])
     shards.reduce([sums], [(0,)])
     torch.testing.assert_close(sums, torch.tensor([ranks * (ranks - 1) / 2, float("nan")]), equal_nan=True)
+
+
+def refusals(spread):
+    """What cannot work on parts says so, and changes nothing."""
+    for name, chain in REFUSED.items():
+        params = [torch.nn.Parameter(spread(values(s, i))) for i, s in enumerate(SHAPES)]
+        optimizer = tz.Modular(params, *chain())
+
+        def closure(backward=True, params=params):
+            loss = sum(p.square().sum() for p in params).full_tensor()
+            if backward:
+                for p in params:
+                    p.grad = None
+                loss.backward()
+            return loss
+
+        with pytest.raises(NotImplementedError, match=rf"{name}.* needs each parameter in one piece, and parameter 0"):
+            optimizer.step(closure)
+        check([whole(p) for p in params], [values(s, i) for i, s in enumerate(SHAPES)], name)
+        assert not any(optimizer.state.values()), name
 
 
 def messages(spread):
@@ -246,8 +281,8 @@ def test_summands_of_parameters_are_refused():
 if __name__ == "__main__":
     rank, ranks = int(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
-    if c_build.refusal() is None:  # then everything but the module that is no rule is compiled
-        warnings.filterwarnings("error", "compile=True has no effect on (?!Reverse)")
+    if c_build.refusal() is None:  # then all rules are compiled
+        warnings.filterwarnings("error", "compile=True has no effect on (?!Reverse|SOAP|Shampoo|FullMatrix)")
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=ranks)
     compare(rank, ranks)
     dist.barrier()

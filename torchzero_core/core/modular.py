@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import profiler
 from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ..distributed import Reductions
+from ..distributed import Reductions, refuse_spread
 from ..engine import Segment
 from ..engine.layout import check_memory
 from ..engine.params import Params
@@ -239,6 +239,8 @@ class Modular(ModuleHome, Optimizer):
             var.closure = counted = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
         if self._proven is not self._params:
             check_memory(self.all_params, "parameter")
+            if whole.in_one_piece is not None:
+                refuse_spread(whole.in_one_piece.path, self.all_params)
         evaluates = whole.evaluates and closure is not None
         if whole.foreign or self._proven is not self._params or evaluates or len(self.watchers):
             self.transaction.begin(self.state, thorough=whole.thorough)

@@ -78,6 +78,8 @@ class Module:
     only_shows: ClassVar[bool] = False
     #: Whether modules in it, or it itself, keep something only after some steps.
     state_comes_later: ClassVar[bool] = False
+    #: Whether it takes only parameters that this rank has in one piece.
+    one_piece: ClassVar[bool] = False
     #: What it does to the size of the update, which advice about the order of modules goes by: "factor" multiplies it
     #: by a number, "adds" adds to it, "unit" makes it about 1 in every element, "own" makes it another one that does
     #: not depend on the size before, "limit" only limits it, "keeps" leaves it about as it is, "same" leaves the update

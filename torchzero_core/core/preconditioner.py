@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..distributed import spread, wholes
 from .kept import StateKind
 from .module import Module, Modules
 from .var import Var
@@ -328,7 +329,7 @@ class Preconditioner(Module):
     # -- under the chain: all that knows of steps, and of where state is kept ----------------------------------------
     def step(self, var: Var) -> Var:
         """Accumulate the update, refresh what is due, and multiply with the factors."""
-        update = var.get_update()
+        update = wholes(var.get_update())
         units = units_of(self, var, concat=False, gathers=True)
         if not units:
             return var
@@ -340,7 +341,7 @@ class Preconditioner(Module):
         if self.learns_first:
             self._learn(var, us, states, settings, due)
         inner = inner_update(self, var)
-        xs = us if inner is None else [_values(unit, inner) for unit in units]
+        xs = us if inner is None else [_values(unit, wholes(inner)) for unit in units]
         results = self.apply(xs, states, settings)
         if not self.learns_first:
             self._learn(var, us, states, settings, due)
@@ -348,7 +349,7 @@ class Preconditioner(Module):
         for unit, x in zip(units, results, strict=True):
             for place, tensor in zip(unit.places, unit.tensors(x.reshape(-1)), strict=True):
                 out[place] = tensor
-        var.update = out
+        var.update = spread(out, var.params)
         return var
 
     def _learn(self, var: Var, *of_units: Any) -> None:

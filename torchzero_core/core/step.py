@@ -25,6 +25,7 @@ class WholeChain:
 
     Attributes:
         needy: a module that needs a closure.
+        in_one_piece: a module that takes no parameters that are spread over ranks.
         foreign: whether somebody else's code runs in it, a module or a watcher.
         thorough: whether one of them runs after the parameters have moved.
         evaluates: whether a closure is evaluated after something has been written.
@@ -34,6 +35,7 @@ class WholeChain:
     def __init__(self, stages: Sequence[Any], modules: Sequence[Module], *, watched: bool) -> None:
         self.stages, self.modules = stages, modules
         self.needy = next((m for m in modules if m.requires_closure), None)
+        self.in_one_piece = next((m for m in modules if m.one_piece), None)
         self.foreign = watched or any(m.foreign for m in modules)
         self.thorough = any(m.foreign and type(m).post_step is not Module.post_step for m in modules)
         self.evaluates = self.needy is not None or not stages or not stages[0].needs_gradient

@@ -93,7 +93,8 @@ class Unit:
 
     def pieces(self, vector: Tensor) -> list[Tensor]:
         """Views of this rank's part of a vector, shaped like the parameters."""
-        return list(map(Tensor.view_as, vector.split(list(map(Tensor.numel, self.params))), self.params))
+        pieces = vector.split(list(map(Tensor.numel, self.params)))
+        return [piece.view(p.shape) for piece, p in zip(pieces, self.params, strict=True)]
 
     def vector(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors like the parameters as one vector, in float32 at least; a single one may share its memory."""
@@ -251,6 +252,7 @@ class VectorMethod(Module):
     gathers: ClassVar[bool] = False
     #: Whether it has to forget everything when another set of parameters has gradients.
     starts_anew: ClassVar[bool] = True
+    one_piece = True
     #: The names of the state that runs over the vector in its last dimension. Anybody may cast it, or the parameters.
     vectors: ClassVar[tuple[str, ...]] = ()
 

@@ -19,6 +19,7 @@ class _MatrixMomentum(Transform):
 
     prev_update = Slot()
     requires_closure = True
+    one_piece = True
 
     def product(self, var: Var) -> Sequence[Tensor]:
         """H·v of the update v."""

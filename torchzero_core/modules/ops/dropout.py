@@ -114,6 +114,7 @@ class WeightDropout(Module):
     graft: bool = True
     seed: int | None = None
     requires_closure = True
+    one_piece = True
     needs_gradient = False
 
     def step(self, var: Var) -> Var:

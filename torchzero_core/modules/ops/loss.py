@@ -140,6 +140,7 @@ class NegateOnLossIncrease(Module):
     """
 
     backtrack: bool = True
+    one_piece = True
     requires_closure = True
 
     def step(self, var: Var) -> Var:

@@ -241,6 +241,7 @@ class Sequential(_Walk):
     """
 
     requires_closure = True
+    one_piece = True
     ranges = {"steps": (1, math.inf, "[)")}
 
     def __init__(self, modules: Module | Iterable[Modules], steps: int = 1) -> None:

@@ -75,6 +75,11 @@ class SophiaH(Transform):
     h_exp_avg = Slot()
     requires_closure = True
 
+    @property
+    def one_piece(self) -> bool:  # type: ignore[override]
+        """Whether it moves the parameters on the way."""
+        return bool(self.defaults["hvp_method"] != "autograd")
+
     def rule(self, u: Value, ctx: Context) -> Operand:
         s, h = ctx.state, ctx.settings
         s.exp_avg = m = s.exp_avg.lerp(ctx.child("inner", u), 1 - h.beta1)

@@ -116,6 +116,7 @@ class Projection(Module):
     #: Whether a projected tensor is made of several parameters, which then take part together or not at all, and must
     #: agree in the settings of the modules. Otherwise :meth:`keeper` says of which it is made.
     joins = True
+    one_piece = True
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class GaussianHomotopy(Module):
     clear_state: bool = True
     seed: Seed | None = None
     requires_closure = True
+    one_piece = True
     needs_gradient = False
 
     def __post_init__(self) -> None:

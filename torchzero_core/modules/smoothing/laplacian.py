@@ -51,6 +51,11 @@ class LaplacianSmoothing(Transform):
         """Whether each tensor is smoothed by itself."""
         return bool(self.defaults["layerwise"]) and super().is_rule
 
+    @property
+    def one_piece(self) -> bool:  # type: ignore[override]
+        """Whether the smoothing goes from one tensor to the next."""
+        return not self.defaults["layerwise"]
+
     def rule(self, u: Value, ctx: Context) -> Value:
         h = ctx.settings
         if not h.layerwise:

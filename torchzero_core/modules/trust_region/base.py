@@ -78,6 +78,7 @@ class TrustMethod(Module):
     kept = {"rejected": StateKind.TRUTH}
 
     requires_closure = True
+    one_piece = True
     size_effect = "search"
     #: Whether a model needs a matrix, and not just its products.
     gathers: ClassVar[bool] = True
