@@ -500,6 +500,10 @@ RECIPES: dict[str, Recipe] = {
 __all__ = [*RECIPES, "RECIPES", "get", "names"]
 
 
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
 def __getattr__(name: str) -> Recipe:
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -427,3 +427,17 @@ def test_a_file_with_settings_that_no_module_takes(where):
     assert repr(optimizer) == before
     assert quadratic(ours) > 0
     run(optimizer, ours, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [("Adam", r"it is a module of a chain, tz\.m\.Adam"), ("SGD", r"it is a chain: tz\.m\.HeavyBall")]
+)
+def test_optimizers_are_not_in_optim(name, way):
+    with pytest.raises(AttributeError, match=rf"tz\.optim has no '{name}'; {way}"):
+        getattr(tz.optim, name)
+
+
+def test_what_completion_shows_is_what_a_user_may_use():
+    assert {"Adam", "LBFGS"} <= set(dir(tz.m)) and not {"Any", "CHAINS"} & set(dir(tz.m))
+    assert {"adamw", "get"} <= set(dir(tz.recipes)) and not {"inspect", "m"} & set(dir(tz.recipes))
+    assert {"MaxSteps"} <= set(dir(tz.stopping)) and not {"math", "torch"} & set(dir(tz.stopping))

@@ -557,3 +557,7 @@ __all__ = [
     "StoppingRule",
     "as_rule",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,6 +1,6 @@
 """The catalogue: every module, as ``tz.m``."""
 
-from typing import Any
+from typing import Any as _Any
 
 from ..core.near import did_you_mean as _did_you_mean
 from ..core.near import same as _same
@@ -47,11 +47,15 @@ CHAINS = {
 }  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def _modules() -> list[str]:
+    return [n for n, value in globals().items() if isinstance(value, type) and not n.startswith("_")]
+
+
+def __getattr__(name: str) -> _Any:
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     m = "tz.m"
-    known = [n for n in globals() if n[0].isupper() and n != "CHAINS"]
+    known = _modules()
     if (found := _same(name, known)) is not None:
         raise AttributeError(f"{m} has no {name!r}; it is called {m}.{found}.")
     if (found := _same(name, CHAINS)) is not None:
@@ -59,3 +63,7 @@ def __getattr__(name: str) -> Any:
         way = f" The recipe tz.recipes.{recipe} has its modules in a list." if recipe else ""
         raise AttributeError(f"{m} has no {name!r}; it is a chain here: {m}.{chain.format(m=m)}.{way}")
     raise AttributeError(f"{m} has no module {name!r}.{_did_you_mean(name, known, 3, 0.7, f'{m}.')}")
+
+
+def __dir__() -> list[str]:
+    return sorted(_modules())
