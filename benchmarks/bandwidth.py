@@ -3,6 +3,10 @@
 A step has to read parameters, gradients and states once and to write parameters and states once. The bytes of that come
 from the plan of the compiled step, and the time beside that of copying, in turns, in one process, with one thread: the
 share of the bandwidth that a module reaches is the median over the rounds.
+
+A copy also fetches what it overwrites, which a step need not. So a step is compared with loops in place too, where a
+core reads less in a second than it writes: from ``x.mul_(1)``, which reads one number for each that it writes, and
+``x.add_(y)``, which reads two, follows what as many reads and writes as those of the step would take.
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ import argparse
 import random
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,27 +39,53 @@ class Subject:
 
     Attributes:
         name: of the module.
-        step: makes a step.
-        bytes: an element has to be read and written.
-        passes: over memory.
+        optimizer: its chain is the module.
         numel: of the parameter.
+        read: bytes that the last step had to read for an element.
+        written: bytes that it had to write for an element.
+        passes: over memory.
         seconds: of each round.
+        copies: what a copy of as many bytes takes, in each round.
+        loops: what a loop in place takes that reads and writes as much, in each round.
     """
 
     name: str
-    step: Callable[[], Any]
-    bytes: int
-    passes: int
+    optimizer: tz.Modular
     numel: int
+    read: int = 0
+    written: int = 0
+    passes: int = 0
     seconds: list[float] = field(default_factory=list)
+    copies: list[float] = field(default_factory=list)
+    loops: list[float] = field(default_factory=list)
+
+    def look(self) -> bool:
+        """See what the last step had to move: they may differ. False if it was not compiled."""
+        found = traffic(self.optimizer)
+        if found is not None:
+            self.read, self.written, self.passes = found
+        return found is not None
+
+    def take(self, copy: float, scale: float, add: float, step: float) -> None:
+        """Enter a round.
+
+        Args:
+            copy: the seconds that copying took for each byte that is copied.
+            scale: those of scaling in place.
+            add: those of adding in place.
+            step: the seconds of the step.
+        """
+        read = max(add - scale, scale / 4)  # a byte; noise must not make it free
+        self.copies.append(copy / 2 * (self.read + self.written) * self.numel)
+        self.loops.append((read * self.read + (scale - read) * self.written) * self.numel)
+        self.seconds.append(step)
 
 
-def traffic(optimizer: tz.Modular, numel: int) -> tuple[int, int] | None:
-    """The bytes an element that a compiled step moves at least, and its passes; None where not all of it is compiled.
+def traffic(optimizer: tz.Modular) -> tuple[int, int, int] | None:
+    """The bytes an element that the last step had to read and to write, and its passes; None if it was not compiled.
 
     Args:
         optimizer: it has made a step.
-        numel: of its parameter.
     """
     stages = optimizer.stages(optimizer.chain)
     if len(stages) != 1 or not isinstance(stages[0], RuleStage):
@@ -69,11 +100,13 @@ def traffic(optimizer: tz.Modular, numel: int) -> tuple[int, int] | None:
     if any(s.place is Place.RESULT for s in apart):
         return None
     size = bucket.data[0].element_size()
-    moved = 0
-    for storage in (*(read - apart), *(written - apart)):
-        state = storage.place is Place.STATE and storage.at < 0
-        moved += bucket.states(storage.rule, storage.name)[0].element_size() if state else size
-    return moved, len(program.plan.passes)
+
+    def bytes_of(storages: set[Any]) -> int:
+        states = [s for s in storages if s.place is Place.STATE and s.at < 0]
+        own = sum(bucket.states(s.rule, s.name)[0].element_size() for s in states)
+        return own + size * (len(storages) - len(states))
+
+    return bytes_of(read - apart), bytes_of(written - apart), len(program.plan.passes)
 
 
 def entries(only: str = "") -> list[Any]:
@@ -101,50 +134,48 @@ def subjects(chosen: Sequence[Any], numel: int) -> list[Subject]:
         optimizer = tz.Modular([p], entry.module(), compile=True, advice=False)
         for _ in range(3):
             optimizer.step()
-        found = traffic(optimizer, numel)
-        if found is not None:
-            out.append(Subject(entry.id, optimizer.step, *found, numel))
+        subject = Subject(entry.id, optimizer, numel)
+        if subject.look():
+            out.append(subject)
     return out
 
 
-def run(found: Sequence[Subject], rounds: int, numel: int) -> list[float]:
-    """Let all make a step a round, in shuffled order, beside a copy; the seconds a byte of the copies.
+def run(found: Sequence[Subject], rounds: int, numel: int) -> None:
+    """Let all make a step a round, in shuffled order, each after copying.
 
-    A copy is the quicker one of copying and of scaling in place, which need not fetch what they overwrite.
+    What is copied has not been touched since the round before, as what a step works on; else it could come from the
+    cache.
 
     Args:
         found: the modules.
         rounds: how many.
         numel: of what is copied.
     """
-    rng, a, b, copies = random.Random(0), torch.ones(numel), torch.ones(numel), []
+    rng, (a, b, c, d, e) = random.Random(0), torch.ones(5, numel)
     for _ in range(rounds):
-        quickest = float("inf")
-        for copy in (lambda: a.copy_(b), lambda: a.mul_(1.0)):
-            begun = time.process_time()
-            copy()
-            copy()
-            quickest = min(quickest, (time.process_time() - begun) / (4 * a.nbytes))
-        copies.append(quickest)
         for subject in rng.sample(list(found), len(found)):
-            begun = time.process_time()
-            subject.step()
-            subject.seconds.append(time.process_time() - begun)
-    return copies
+            times = [time.process_time()]
+            for work in (lambda: a.copy_(b), lambda: c.mul_(1.0), lambda: d.add_(e), subject.optimizer.step):
+                work()
+                times.append(time.process_time())
+            copy, scale, add, step = (end - begun for begun, end in pairwise(times))
+            subject.look()
+            subject.take(copy / a.nbytes, scale / a.nbytes, add / a.nbytes, step)
 
 
-Measured = tuple[Subject, Sequence[float]]
-
-
-def table(found: Sequence[Measured]) -> str:
+def table(found: Sequence[Subject]) -> str:
     """The shares in Markdown, the smallest first."""
-    rows: Table = [("module", "bytes an element", "passes", "step", "share of the copy's bandwidth")]
-    # the time that copying takes by the time of the step
-    shares = [(paired([c * s.bytes * s.numel for c in copies], s.seconds), s) for s, copies in found]
-    for share, s in sorted(shares, key=lambda pair: pair[0].middle):
-        rows.append((s.name, str(s.bytes), str(s.passes), human(spread(s.seconds).middle), str(share)))
-    reached = sum(share.middle >= REACH for share, _ in shares)
-    return f"{markdown(rows)}\n\n{reached} of {len(shares)} reach {REACH:.0%}."
+    rows: Table = [("module", "bytes read", "written", "passes", "step", "share of a loop's bandwidth", "of a copy's")]
+    shares = [(paired(s.loops, s.seconds), paired(s.copies, s.seconds), s) for s in found]
+    for loop, copy, s in sorted(shares, key=lambda row: row[0].middle):
+        step = human(spread(s.seconds).middle)
+        rows.append((s.name, str(s.read), str(s.written), str(s.passes), step, str(loop), str(copy)))
+    loops = sum(loop.middle >= REACH for loop, _, _ in shares)
+    copies = sum(copy.middle >= REACH for _, copy, _ in shares)
+    return (
+        f"{markdown(rows)}\n\nOf {len(shares)} modules {copies} reach {REACH:.0%} of the bandwidth of a copy, and "
+        f"{loops} of that of a loop in place."
+    )
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -157,11 +188,11 @@ def main(given: Sequence[str] | None = None) -> None:
     args = parser.parse_args(given)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    chosen, found = entries(args.only), list[Measured]()
+    chosen, found = entries(args.only), list[Subject]()
     for i in range(0, len(chosen), args.batch):
         part = subjects(chosen[i : i + args.batch], args.numel)
-        copies = run(part, args.rounds, args.numel)
-        found += [(subject, copies) for subject in part]
+        run(part, args.rounds, args.numel)
+        found += part
     print("\n".join([*(f"- {fact}" for fact in machine(torch.device("cpu"))), "", table(found)]))
 
 

@@ -1,8 +1,10 @@
 """Chains of ten random modules, written as YAML, that learn the digits or say why not.
 
 ``python -m tests.random_chains --seed 0`` draws ten, writes them to ``build/chains`` and trains each by the command
-line of ``examples/digits.py``: nine modules that take only gradients, and a learning rate, of which three are tried.
-For a chain that does not learn it names the module after which the update has nothing more to do with the gradient.
+line of ``examples/digits.py``: nine modules that take only gradients, and a learning rate, of which some are tried. All
+modules are drawn alike; one that turns the update away from the gradient at its place in the chain (Zeros, Abs, the
+difference of two gradients) is put back, as nobody would write it there, and the table says which were. For a chain
+that does not learn it names the module after which the update has nothing more to do with the gradient.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import contextlib
 import io
 import math
 import random
+import statistics
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,14 +24,17 @@ import yaml
 from lightning.pytorch import Callback
 from torch import Tensor
 
+import torchzero_core as tz
 from examples import digits
 from tests.registry import ENTRIES
 from tz_lightning import ModularChain, ModularCLI
 
-LENGTH, RATES, EPOCHS = 10, (1e-2, 1e-1, 1e-3), 4
+LENGTH, RATES, EPOCHS = 10, (1e-2, 1e-1, 1e-3, 1.0, 1e-4, 10.0), 8
 #: The accuracies of a chain that has learnt, and of one that is about to; that of a guess is 0.1.
 LEARNT, LEARNS = 0.8, 0.3
 FAMILIES = {"clipping", "momentum", "optimizers", "step_size", "smoothing", "weight_decay", "ops"}
+#: The shapes of what chains are tried on, in how many steps, and the cosine with the gradient that is to be left.
+PROBE, PROBES, FOLLOWS = [(4, 1, 3, 3), (4,), (10, 16), (10,)], 12, 0.2
 #: Printing says nothing here, and the matrix of all elements of a tensor takes seconds a step.
 LEFT_OUT = {"PrintShape", "PrintUpdate", "FullMatrixAdagrad", "LR"}
 
@@ -52,13 +58,52 @@ def pool() -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def draw(seed: int) -> list[dict[str, Any]]:
-    """The modules of a chain as YAML has them, without the learning rate."""
-    rng = random.Random(seed)
-    return [
-        {"class_path": name, **({"init_args": kwargs} if kwargs else {})}
-        for name, kwargs in rng.sample(pool(), LENGTH - 1)
-    ]
+def written(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A module as YAML has it."""
+    return {"class_path": name, **({"init_args": kwargs} if kwargs else {})}
+
+
+def descends(modules: list[dict[str, Any]]) -> bool:
+    """Whether a chain's updates, and their signs, follow a gradient that is the same but for noise.
+
+    Args:
+        modules: as YAML has them.
+    """
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        params = [torch.randn(shape).requires_grad_() for shape in PROBE]
+        signal = [torch.randn(shape) for shape in PROBE]
+        whole = torch.cat([g.flatten() for g in signal])
+        try:
+            chain = [getattr(tz.m, m["class_path"])(**m.get("init_args", {})) for m in modules]
+            optimizer = tz.Modular(params, *chain, tz.m.LR(1e-3), advice=False)
+            cosines = []
+            for _ in range(PROBES):
+                for p, g in zip(params, signal, strict=True):
+                    p.grad = g + 0.5 * torch.randn_like(g)
+                before = [p.detach().clone() for p in params]
+                optimizer.step()
+                moved = torch.cat([(x - p.detach()).flatten() for x, p in zip(before, params, strict=True)])
+                cosines.append(min(float(torch.cosine_similarity(x, whole, dim=0)) for x in (moved, moved.sign())))
+        except (ValueError, RuntimeError):
+            return False
+    return statistics.mean(cosines[PROBES // 2 :]) > FOLLOWS  # NaN is not
+
+
+def draw(seed: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """The modules of a chain as YAML has them, without the learning rate, and the names of those that were put back."""
+    rng, modules, back = random.Random(seed), list[dict[str, Any]](), list[str]()
+    drawn = pool()
+    rng.shuffle(drawn)
+    for name, kwargs in drawn:
+        if len(modules) == LENGTH - 1:
+            break
+        if descends([*modules, written(name, kwargs)]):
+            modules.append(written(name, kwargs))
+        else:
+            back.append(name)
+    return modules, back
 
 
 def config(modules: list[dict[str, Any]], lr: float, folder: Path) -> dict[str, Any]:
@@ -153,7 +198,7 @@ def train(modules: list[dict[str, Any]], lr: float, folder: Path, name: str) -> 
 
 def learn(seed: int, folder: Path) -> tuple[float, float, str]:
     """The best of the learning rates for one chain: the accuracy, the rate, and why not better."""
-    modules, best = draw(seed), (-1.0, math.nan, "")
+    (modules, _), best = draw(seed), (-1.0, math.nan, "")
     for lr in RATES:
         accuracy, why = train(modules, lr, folder, f"chain_{seed}")
         if accuracy > best[0]:
@@ -173,11 +218,12 @@ def main(given: list[str] | None = None) -> None:
     args = parser.parse_args(given)
     args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    print("| seed | modules | learning rate | accuracy | |\n| --- | --- | --- | --- | --- |")
+    print("| seed | modules | put back | learning rate | accuracy | |\n| --- | --- | --- | --- | --- | --- |")
     for seed in range(args.seed, args.seed + args.count):
         accuracy, lr, why = learn(seed, args.folder)
-        names = ", ".join(module["class_path"] for module in draw(seed))
-        print(f"| {seed} | {names} | {lr:g} | {accuracy:.2f} | {why} |", flush=True)
+        modules, back = draw(seed)
+        names = ", ".join(module["class_path"] for module in modules)
+        print(f"| {seed} | {names} | {', '.join(back)} | {lr:g} | {accuracy:.2f} | {why} |", flush=True)
 
 
 if __name__ == "__main__":

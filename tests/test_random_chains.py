@@ -3,15 +3,28 @@
 import pytest
 
 from tests import random_chains
+from tests.random_chains import descends, written
 
 
 def test_they_have_ten_modules_and_come_again():
     names = {name for name, _ in random_chains.pool()}
     assert len(names) > 80
-    for seed in range(10):
-        modules = random_chains.draw(seed)
-        assert len(modules) == random_chains.LENGTH - 1 and modules == random_chains.draw(seed)
-        assert {module["class_path"] for module in modules} <= names
+    for seed in range(2):
+        modules, back = random_chains.draw(seed)
+        assert len(modules) == random_chains.LENGTH - 1 and (modules, back) == random_chains.draw(seed)
+        assert {module["class_path"] for module in modules} | set(back) <= names
+        assert descends(modules)
+
+
+@pytest.mark.parametrize("name", ["Zeros", "Ones", "Abs", "Negate", "Sqrt", "Randn", "Params", "LastDifference"])
+def test_what_turns_away_from_the_gradient_is_put_back(name):
+    assert not descends([written(name, {})])
+    assert not descends([written("Adam", {}), written(name, {})])
+
+
+@pytest.mark.parametrize("name", ["Adam", "EMA", "Shampoo", "Muon", "Normalize", "Sign", "Lion", "NoiseSign"])
+def test_what_follows_the_gradient_stays(name):
+    assert descends([written(name, {})])
 
 
 @pytest.mark.slow

@@ -230,6 +230,35 @@ def test_functions_of_two_values(name, dtype, compile):
 
 @both
 @dtypes
+def test_a_remainder_is_exact_whatever_the_quotient(dtype, compile):
+    """Where all quotients of a block are small it is worked out without a call, elsewhere with one."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(20_000, generator=generator, dtype=torch.float64).mul(100).to(dtype)
+    b = torch.randn(20_000, generator=generator, dtype=torch.float64).to(dtype)
+    a[:4] = b[:4] * torch.tensor([3, -3, 0, 1])
+    a[5000:5004] = torch.tensor([1e30, -1e30, math.inf, math.nan])
+    b[10_000:10_003] = torch.tensor([math.inf, 0.0, math.nan])
+    b[15_000:15_002] = torch.tensor([-math.inf, 1e-20])
+    (got,) = apply(lambda a, b, h: a % b, [a], [b], compile=compile)
+    torch.testing.assert_close(got, torch.remainder(a, b) + 0.0, rtol=0, atol=0, equal_nan=True)
+
+
+@both
+@dtypes
+@pytest.mark.parametrize("power", [1, 2, 3, 0.5, 1.5, 4])
+def test_powers(power, dtype, compile):
+    a = torch.linspace(0.0, 3.0, 50, dtype=dtype)
+    tolerance = dict(rtol=16 * torch.finfo(dtype).eps, atol=0)
+    for fn, sign in ((lambda a, b, h: a**power, 1), (lambda a, b, h: abs(a) ** power, -1)):
+        (got,) = apply(fn, [sign * a], [a], compile=compile)
+        torch.testing.assert_close(got, a**power, **tolerance)
+    if power % 1 == 0:
+        (got,) = apply(lambda a, b, h: a**power, [-a], [a], compile=compile)
+        torch.testing.assert_close(got, (-a) ** power + 0.0, **tolerance)
+
+
+@both
+@dtypes
 @pytest.mark.parametrize("name", REDUCED)
 def test_a_number_per_tensor(name, dtype, compile):
     fn, expected = REDUCED[name]

@@ -175,12 +175,14 @@ class Value(Symbol):
 
     def __pow__(self, other: Any) -> Any:
         if isinstance(other, Number):  # the common powers cost a multiplication, the others a call of pow
-            other = next((n for n in (1, 2, 0.5) if other == n), other)
+            other = next((n for n in (1, 2, 3, 0.5) if other == n), other)
         if is_number(other):
             if other == 1:
                 return self
             if other == 2:
                 return (self.args[0] if self.op is OPERATIONS["abs"] else self).square()
+            if other == 3:
+                return self.square() * self
             if other == 0.5:
                 return self.sqrt()
         return self.pow(other)

@@ -52,7 +52,8 @@ class Operation:
         numpy: on vectors of numbers on the host.
         python: on single numbers on the host; may raise where the result is not finite.
         c: in C.
-        c_values: in C where no operand is a number; None: as ``c``.
+        c_quick: in C, a quicker form for most values; empty: none.
+        c_quick_if: for which values, in C.
         triton: in Triton.
         triton_single: in Triton for float32, where the plain form is not rounded correctly; None: as ``triton``.
     """
@@ -68,7 +69,8 @@ class Operation:
     numpy: str = ""
     python: str = ""
     c: str = ""
-    c_values: str | None = None
+    c_quick: str = ""
+    c_quick_if: str = ""
     triton: str = ""
     triton_single: str | None = None
 
@@ -222,6 +224,8 @@ class Symbol:
         numpy="np.mod({0}, {1})",
         python="{0} % {1}",
         c="REMAINDER{f}({0}, {1})",
+        c_quick="QUICK_REMAINDER{f}({0}, {1})",
+        c_quick_if="HAS_FEW_MULTIPLES{f}({0}, {1})",
         triton="tl.where((libdevice.fmod({0}, {1}) != 0) & ((libdevice.fmod({0}, {1}) < 0) != ({1} < 0)), "
         "libdevice.fmod({0}, {1}) + {1}, libdevice.fmod({0}, {1}))",
     )
@@ -270,8 +274,7 @@ class Symbol:
     @operation(
         torch="both(torch.maximum, {0}, {1})",
         python="({0} if {0} > {1} or {0} != {0} else {1})",
-        c="MAXIMUM({0}, {1})",
-        c_values="OR_NAN(MAXIMUM({0}, {1}), {1})",
+        c="MAXIMUM{f}({0}, {1})",
         triton="tl.where(({0} > {1}) | ({0} != {0}), {0}, {1})",
         cheap=True,
         commutative=True,
@@ -282,8 +285,7 @@ class Symbol:
     @operation(
         torch="both(torch.minimum, {0}, {1})",
         python="({0} if {0} < {1} or {0} != {0} else {1})",
-        c="MINIMUM({0}, {1})",
-        c_values="OR_NAN(MINIMUM({0}, {1}), {1})",
+        c="MINIMUM{f}({0}, {1})",
         triton="tl.where(({0} < {1}) | ({0} != {0}), {0}, {1})",
         cheap=True,
         commutative=True,

@@ -37,25 +37,42 @@ extern double log(double);
 #endif
 #include <math.h>
 #define BLOCK 4096
-/* NaN in a gives NaN with one comparison; two would become a branch, which keeps a loop from being vectorised. */
-#define MAXIMUM(a, b) (!((a) <= (b)) ? (a) : (b))
-#define MINIMUM(a, b) (!((a) >= (b)) ? (a) : (b))
-#define OR_NAN(x, b) ((b) == (b) ? (x) : (b))
 /* The upper half of a float, rounded to the nearest, ties to even. */
 typedef struct { uint16_t bits; } bfloat16;
 typedef union { uint32_t bits; float number; } both;
+typedef union { uint64_t bits; double number; } both_of_double;
 static inline float WIDENED(uint16_t bits) { both x = {(uint32_t)bits << 16}; return x.number; }
 static inline uint16_t NARROWED(float number) {
   both x = {.number = number};
   uint32_t rounded = (x.bits + 0x7FFF + ((x.bits >> 16) & 1)) >> 16;
   return (uint16_t)(number == number ? rounded : 0x7FC0);
 }
+/* NaN where either is. The choice is one instruction, which gives b where a is NaN; then all bits are set. Choosing
+   twice becomes branches where several stand in a row, and keeps a loop from being vectorised. */
+#define EXTREME(name, real, both, uint, than) static inline real name(real a, real b) { \\
+  both m = {.number = a than b ? a : b}; m.bits |= -(uint)(a != a); return m.number; }
+EXTREME(MAXIMUMf, float, both, uint32_t, >)
+EXTREME(MINIMUMf, float, both, uint32_t, <)
+EXTREME(MAXIMUM, double, both_of_double, uint64_t, >)
+EXTREME(MINIMUM, double, both_of_double, uint64_t, <)
 #define LERP(a, b, w) ((a) + (w) * ((b) - (a)))
 #define LERP_END(a, b, w) ((b) - (1 - (w)) * ((b) - (a)))
 #define SIGN(a) (((a) > 0) - ((a) < 0))
 #define WITH_SIGN_OF(b, r) ((r) != 0 && ((r) < 0) != ((b) < 0) ? (r) + (b) : (r))
 static inline float REMAINDERf(float a, float b) { float r = fmodf(a, b); return WITH_SIGN_OF(b, r); }
 static inline double REMAINDER(double a, double b) { double r = fmod(a, b); return WITH_SIGN_OF(b, r); }
+/* The same without a call, exact where the quotient has no more digits than the significand has: rounded it is one too
+   large at most, and what is left can be represented. */
+#define HAS_FEW_MULTIPLESf(a, b) ((fabsf(a) < 0x1p23f * fabsf(b)) & (fabsf(b) < INFINITY))
+#define HAS_FEW_MULTIPLES(a, b) ((fabs(a) < 0x1p52 * fabs(b)) & (fabs(b) < INFINITY))
+static inline float QUICK_REMAINDERf(float a, float b) {
+  float x = fabsf(a), y = fabsf(b), left = fmaf(-truncf(x / y), y, x), r = copysignf(left < 0 ? left + y : left, a);
+  return WITH_SIGN_OF(b, r);
+}
+static inline double QUICK_REMAINDER(double a, double b) {
+  double x = fabs(a), y = fabs(b), left = fma(-trunc(x / y), y, x), r = copysign(left < 0 ? left + y : left, a);
+  return WITH_SIGN_OF(b, r);
+}
 /* P: pointers by row and tensor. H: numbers of the host. T: numbers by column and tensor. R: what a thread has reduced.
    Z: numbers per slice; O: where those of a column and tensor begin; G: the shape of slices. S: what a thread has
    reduced to slices. */
@@ -84,7 +101,7 @@ static void *work(void *arg) {
 }
 static void start(double *x, int64_t n, int is_max) { for (int64_t i = 0; i < n; i++) x[i] = is_max ? -INFINITY : 0; }
 static void join(double *to, const double *x, int64_t n, int is_max) {
-  for (int64_t i = 0; i < n; i++) to[i] = is_max ? OR_NAN(MAXIMUM(to[i], x[i]), x[i]) : to[i] + x[i];
+  for (int64_t i = 0; i < n; i++) to[i] = is_max ? MAXIMUM(to[i], x[i]) : to[i] + x[i];
 }
 static void run(Job *job, int64_t total, int threads, int64_t reductions, const char *is_max, int64_t lists,
                 const char *z_max, const int64_t *sizes) {
@@ -189,14 +206,18 @@ class Source:
         word = repr(x) if np.isfinite(x) else "NAN" if np.isnan(x) else "INFINITY" if x > 0 else "-INFINITY"
         return f"(({real}){word})"
 
-    def expression(self, node: Value, real: str) -> str:
-        """The C expression of a pointwise operation."""
-        op = node.op
-        values = all(isinstance(a, Value) for a in node.args)
-        text = op.c_values if op.c_values is not None and values else op.c
-        if not text:
-            raise Unsupported(f"{op} has no C form")
-        return text.format(*(self.operand(a, real) for a in node.args), f="f" if real == "float" else "")
+    def expression(self, node: Value, real: str, spelled: str = "") -> str:
+        """The C expression of a pointwise operation.
+
+        Args:
+            node: the operation.
+            real: the type of what it is worked out in.
+            spelled: a spelling other than that of all cases.
+        """
+        spelled = spelled or node.op.c
+        if not spelled:
+            raise Unsupported(f"{node.op} has no C form")
+        return spelled.format(*(self.operand(a, real) for a in node.args), f="f" if real == "float" else "")
 
     def _hosts(self, nodes: Iterable[Value], real: str) -> list[str]:
         used: dict[int, bool] = {}
@@ -308,20 +329,19 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
         """
         ids, real = self.ids, self.type
         lines: list[str] = []
+        fetch: list[str] = []
         body: list[str] = []
         end: list[str] = []
         clauses = ""
         for x in used:
             hoisted = x.dims is not None and same[x.dims]
             text = f"({real})z{ids[x]}[{'0' if hoisted else 'i - block'}]"
-            (lines if hoisted else body).append(self._declare(x, real, text))
+            (lines if hoisted else fetch).append(self._declare(x, real, text))
         for r, node in enumerate(whole):
             clauses += f" reduction(max:r{r}) reduction(+:nan{r})" if node.op is AMAX else f" reduction(+:r{r})"
         for value, storage in here.reads.items():
             place = f"p{self.rows[storage]}[i]"
-            body.append(self._declare(value, real, f"WIDENED({place}.bits)" if self._half(storage) else place))
-        for node in here.elements:
-            body.append(f"const {'int' if node.mask else real} n{ids[node]} = {self.expression(node, real)};")
+            fetch.append(self._declare(value, real, f"WIDENED({place}.bits)" if self._half(storage) else place))
         for r, node in enumerate(whole):
             a = self.expression(node, real)
             if node.op is AMAX:
@@ -333,7 +353,7 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
             hoisted = node.dims is not None and same[node.dims]
             if node.op is AMAX:
                 to = f"{s}[{'0' if hoisted else 'i - block'}]"
-                body.append(f"{to} = OR_NAN(MAXIMUM({to}, (double){a}), {a});")
+                body.append(f"{to} = MAXIMUM({to}, (double){a});")
             elif hoisted:
                 lines.append(f"{real} x{ids[node]} = 0;")
                 clauses += f" reduction(+:x{ids[node]})"
@@ -344,9 +364,33 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
         for storage, value in here.writes:
             place, new = f"p{self.rows[storage]}[i]", self.operand(value, real)
             body.append(f"{place}.bits = NARROWED({new});" if self._half(storage) else f"{place} = {new};")
-        simd = not any(n.op is AMAX for n in sliced)
-        head = [f"#pragma omp simd{clauses}"] if simd else []
-        return [f"      {x}" for x in (*lines, *head, "for (int64_t i = block; i < end; i++) {", *body, "}", *end)]
+        head = [] if any(n.op is AMAX for n in sliced) else [f"#pragma omp simd{clauses}"]
+        return [f"      {x}" for x in (*lines, *self._loops(here, head, fetch, body), *end)]
+
+    def _loops(self, here: Pass, head: list[str], fetch: list[str], body: list[str]) -> list[str]:
+        """The loop, and where an operation has a quicker form for most values, a look at whether the block has others.
+
+        Args:
+            here: the pass.
+            head: what stands before the loop.
+            fetch: what it begins with.
+            body: what it ends with.
+        """
+        over = "for (int64_t i = block; i < end; i++) {"
+        every, quick = (
+            [
+                f"const {'int' if n.mask else self.type} n{self.ids[n]} = "
+                f"{self.expression(n, self.type, n.op.c_quick if quickly else '')};"
+                for n in here.elements
+            ]
+            for quickly in (False, True)
+        )
+        plain = [*head, over, *fetch, *every, *body, "}"]
+        tests = [f"quick &= {self.expression(n, self.type, n.op.c_quick_if)};" for n in here.elements if n.op.c_quick]
+        if not tests:
+            return plain
+        look = ["int quick = 1;", "#pragma omp simd reduction(&:quick)", over, *fetch, *quick, *tests, "}"]
+        return [*look, "if (quick) {", *head, over, *fetch, *quick, *body, "}", "} else {", *plain, "}"]
 
     # -- numbers -----------------------------------------------------------------------------------------------------
     def numbers(self, k: int, here: Pass) -> str:
@@ -390,7 +434,7 @@ void sweep{k}(Job *j, int64_t total, int threads) {{
         lines = []
         for n in here.folds:
             x = " * ".join(f"j->Z[AT({self.lists[y]}) + i]" for y in n.inputs)
-            more = f"r = OR_NAN(MAXIMUM(r, {x}), {x})" if n.op is AMAX else f"r += {x}"
+            more = f"r = MAXIMUM(r, {x})" if n.op is AMAX else f"r += {x}"
             lines.append(f"  {{ double r = {'-INFINITY' if n.op is AMAX else '0'};")
             lines.append(f"    for (int64_t i = 0; i < COUNT({self.lists[n.inputs[0]]}); i++) {more};")
             lines.append(f"    j->T[{self.columns[n]} * nt + t] = r; }}")
