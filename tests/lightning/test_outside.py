@@ -2,7 +2,6 @@
 
 import functools
 import random
-import types
 import warnings
 
 import numpy as np
@@ -38,36 +37,28 @@ class Slotted:
         self.n = 0
 
 
-def fresh():
-    """What the programs of this file keep in globals."""
-    return dict(
-        LIST=[],
-        COUNT=0,
-        TABLE={"n": 0},
-        SET=set(),
-        TENSOR=torch.zeros(2),
-        LARGE=torch.zeros(200, 200),
-        ARRAY=np.zeros(3),
-        WIDE=[{"n": 0} for _ in range(1000)],
-        NESTED={"a": [{"b": [0]}]},
-        TRACKER=Tracker(),
-        SLOTTED=Slotted(),
-        RANDOM=random.Random(0),
-        GENERATOR=torch.Generator().manual_seed(0),
-        ITERATOR=iter([0] * 100_000),
-        STREAM=(i for i in range(100_000)),
-        TEACHER=nn.BatchNorm1d(3).double(),
-        CONSTANT={"scale": 1.0, "names": ["a", "b"], "tensor": torch.ones(3)},
-    )
-
-
-globals().update(fresh())
+LIST = []
+COUNT = 0
+TABLE = {"n": 0}
+SET = set()
+TENSOR = torch.zeros(2)
+LARGE = torch.zeros(200, 200)
+ARRAY = np.zeros(3)
+WIDE = [{"n": 0} for _ in range(1000)]
+NESTED = {"a": [{"b": [0]}]}
+TRACKER = Tracker()
+SLOTTED = Slotted()
+RANDOM = random.Random(0)
+GENERATOR = torch.Generator().manual_seed(0)
+ITERATOR = iter([0] * 100_000)
+STREAM = (i for i in range(100_000))
+TEACHER = nn.BatchNorm1d(3).double()
+CONSTANT = {"scale": 1.0, "names": ["a", "b"], "tensor": torch.ones(3)}
 
 
 @pytest.fixture(autouse=True)
 def anew():
-    globals().update(fresh())
-    Tracker.total = 0
+    LIST.clear()
 
 
 def counted(loss):
@@ -104,30 +95,26 @@ def through_data(x):
     return x
 
 
-def next_of(which):
-    return lambda model, batch: next(which())
-
-
 #: What a training step does beside its loss, and what the warning calls it.
 CHANGES = {
-    "list": (lambda model, batch: LIST.append(1), "the global 'LIST'"),  # noqa: F821
+    "list": (lambda model, batch: LIST.append(1), "the global 'LIST'"),
     "number": (lambda model, batch: counted(0), "the global 'COUNT'"),
-    "dict": (lambda model, batch: TABLE.update(n=TABLE["n"] + 1), "the global 'TABLE'"),  # noqa: F821
-    "set": (lambda model, batch: SET.add(len(SET)), "the global 'SET'"),  # noqa: F821
-    "tensor": (lambda model, batch: TENSOR.add_(1), "the global 'TENSOR'"),  # noqa: F821
+    "dict": (lambda model, batch: TABLE.update(n=TABLE["n"] + 1), "the global 'TABLE'"),
+    "set": (lambda model, batch: SET.add(len(SET)), "the global 'SET'"),
+    "tensor": (lambda model, batch: TENSOR.add_(1), "the global 'TENSOR'"),
     "tensor assigned": (lambda model, batch: replaced(0), "the global 'TENSOR'"),
     "tensor, by .data": (lambda model, batch: through_data(0), "the global 'LARGE'"),
-    "array": (lambda model, batch: np.add(ARRAY, 1, out=ARRAY), "the global 'ARRAY'"),  # noqa: F821
-    "long list": (lambda model, batch: WIDE[501].update(n=WIDE[501]["n"] + 1), "the global 'WIDE'"),  # noqa: F821
-    "nested": (lambda model, batch: NESTED["a"][0]["b"].append(1), "the global 'NESTED'"),  # noqa: F821
-    "object": (lambda model, batch: TRACKER.update(object()), "the global 'TRACKER'"),  # noqa: F821
-    "slots": (lambda model, batch: setattr(SLOTTED, "n", SLOTTED.n + 1), "the global 'SLOTTED'"),  # noqa: F821
+    "array": (lambda model, batch: np.add(ARRAY, 1, out=ARRAY), "the global 'ARRAY'"),
+    "long list": (lambda model, batch: WIDE[501].update(n=WIDE[501]["n"] + 1), "the global 'WIDE'"),
+    "nested": (lambda model, batch: NESTED["a"][0]["b"].append(1), "the global 'NESTED'"),
+    "object": (lambda model, batch: TRACKER.update(object()), "the global 'TRACKER'"),
+    "slots": (lambda model, batch: setattr(SLOTTED, "n", SLOTTED.n + 1), "the global 'SLOTTED'"),
     "class": (lambda model, batch: setattr(Tracker, "total", Tracker.total + 1), "the global 'Tracker'"),
-    "random": (lambda model, batch: RANDOM.random(), "the global 'RANDOM'"),  # noqa: F821
-    "generator": (lambda model, batch: torch.rand(1, generator=GENERATOR), "the global 'GENERATOR'"),  # noqa: F821
-    "iterator": (lambda model, batch: next(ITERATOR), "the global 'ITERATOR'"),  # noqa: F821
-    "stream": (lambda model, batch: next(STREAM), "the global 'STREAM'"),  # noqa: F821
-    "network": (lambda model, batch: TEACHER(batch[0]), "the global 'TEACHER'"),  # noqa: F821
+    "random": (lambda model, batch: RANDOM.random(), "the global 'RANDOM'"),
+    "generator": (lambda model, batch: torch.rand(1, generator=GENERATOR), "the global 'GENERATOR'"),
+    "iterator": (lambda model, batch: next(ITERATOR), "the global 'ITERATOR'"),
+    "stream": (lambda model, batch: next(STREAM), "the global 'STREAM'"),
+    "network": (lambda model, batch: TEACHER(batch[0]), "the global 'TEACHER'"),
     "another module's": (
         lambda model, batch: problems.SAFE.update(n=problems.SAFE.get("n", 0) + 1),
         "the global 'tests.lightning.problems.SAFE'",
@@ -146,14 +133,10 @@ def heard(fit):
 
 def step_of(change):
     class Changes(Model):
-        pass
+        def training_step(self, batch, batch_idx):
+            change(self, batch)
+            return mse(self.net, batch)
 
-    def training_step(self, batch, batch_idx):
-        HERE(self, batch)  # noqa: F821
-        return mse(self.net, batch)
-
-    names = {**globals(), "HERE": change}
-    Changes.training_step = types.FunctionType(training_step.__code__, names, "training_step")
     return Changes
 
 
@@ -268,16 +251,16 @@ def test_what_is_put_back_or_only_read_is_not_said():
         def __init__(self, chain):
             super().__init__(chain)
             self.seen, self.long, self.tracker, self.net2 = [], [0] * 1000, Tracker(), nn.BatchNorm1d(3).double()
-            self.entries = LIST  # the same object as a global  # noqa: F821
+            self.entries = LIST  # the same object as a global
 
         def training_step(self, batch, batch_idx):
             type(self).calls += 1
             Quiet.calls += 0
             self.seen.append(len(unused))
-            LIST.append(1)  # noqa: F821
+            LIST.append(1)
             self.long.append(batch_idx)
             self.tracker.update(1)
-            scale = CONSTANT["scale"]  # noqa: F821
+            scale = CONSTANT["scale"]
             counter = [0]
             counter.append(1)
             return scale * mse(self.net, (self.net2(batch[0]), batch[1]))
@@ -289,7 +272,7 @@ def test_what_is_put_back_or_only_read_is_not_said():
             return mse(self.net, batch)
 
     assert heard(lambda: fit(Quiet(search))) == []
-    assert len(LIST) == 12 and Quiet.calls == 12  # noqa: F821
+    assert len(LIST) == 12 and Quiet.calls == 12
     assert heard(lambda: fit(Asks(search))) == [] and len(unused) == 12
 
 
@@ -297,7 +280,7 @@ def test_a_change_now_and_then_is_noticed_too():
     class Rare(Model):
         def training_step(self, batch, batch_idx):
             if is_late(self):
-                TABLE["n"] += 1  # noqa: F821
+                TABLE["n"] += 1
             return mse(self.net, batch)
 
     def is_late(model):
@@ -327,12 +310,12 @@ def test_closure_step():
 
     class Fine(Manual):
         def training_step(self, batch, batch_idx):
-            LIST.append(1)  # the step itself is made once  # noqa: F821
+            LIST.append(1)  # the step itself is made once
             closure_step(self, self.optimizers(), lambda: mse(self.net, batch))
 
     (said,) = heard(lambda: trainer(epochs=2).fit(Counts(search)))
     assert said.startswith("The function given to closure_step changes 'count' of the function around it each time")
-    assert heard(lambda: trainer(epochs=2).fit(Fine(search))) == [] and len(LIST) == 8  # noqa: F821
+    assert heard(lambda: trainer(epochs=2).fit(Fine(search))) == [] and len(LIST) == 8
 
 
 def test_functions_of_other_packages_are_not_looked_into():
