@@ -13,6 +13,7 @@ from .callbacks import ClosureMonitor, RankAgreement, Report, SkipNonFinite, Upd
 from .chain import ModularChain
 from .cli import ModularCLI
 from .closure import ClosureModule, ClosureOptimization, closure_step
+from .rates import leave_out_missing_weight_decay
 from .reevaluation import is_reevaluation
 from .rng import RNGCheckpoint
 from .schedule import LRSchedulerCallback, Ramp, WarmupCosine
@@ -38,4 +39,5 @@ __all__ = [
     "closure_step",
     "is_reevaluation",
 ]
-del lightning
+leave_out_missing_weight_decay()
+del leave_out_missing_weight_decay, lightning

@@ -20,7 +20,6 @@ from torchzero_core.distributed import Reductions
 from . import compat, loop
 from .evaluations import Batch, NoLoss, StepClosure
 from .known import Memory, Point
-from .side_effects import Keeper
 
 #: What closure_step has remembered of an optimizer that it has stepped.
 _MEMORIES: WeakKeyDictionary[Optimizer, Memory] = WeakKeyDictionary()
@@ -55,7 +54,7 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
     trainer = module.trainer
     if raw not in _MEMORIES:
         refuse_everywhere(trainer, raw, "closure_step")
-        _MEMORIES[raw] = Memory(Keeper(module, raw), raw)
+        _MEMORIES[raw] = Memory(module, raw, "The function given to closure_step")
     memory = _MEMORIES[raw]
     if isinstance(raw, Modular):
         raw.forget_evaluations()  # the first evaluation of a step logs and counts the batch
@@ -80,7 +79,7 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
             compat.call_hooks(trainer, "on_before_optimizer_step", raw)
         return value
 
-    batch = Batch(module, again, memory, [compat.current_batch(trainer)])
+    batch = Batch(module, again, memory, [compat.current_batch(trainer)], fn)
     step = StepClosure(raw, [batch], first, memory)
     try:
         compat.step_optimizer(trainer, raw, step)

@@ -28,12 +28,19 @@ class Batch:
         evaluate: evaluates its part of the loss again: the loss, None where there is none, and what was returned.
         memory: of the optimizer.
         data: the batch, which the evaluation may change.
+        function: the user's, which it calls.
     """
 
     def __init__(
-        self, module: LightningModule, evaluate: Callable[[], tuple[Tensor | None, Any]], memory: Memory, data: Any
+        self,
+        module: LightningModule,
+        evaluate: Callable[[], tuple[Tensor | None, Any]],
+        memory: Memory,
+        data: Any,
+        function: Callable[..., Any],
     ) -> None:
         self.module, self._evaluate, self._memory, self.data = module, evaluate, memory, data
+        self._function = function
         self.start: Snapshot | None = None
         self.loss: Tensor | None = None
         self._loud = False  # whether an evaluation did more than log
@@ -62,7 +69,8 @@ class Batch:
             known: remembers the evaluation.
         """
         assert self.start is not None and self.loss is not None
-        with reevaluation(self.module, self.start, end) as unlogged:
+        outside = self._memory.outside.watching(self._function, self.start, end)
+        with outside, reevaluation(self.module, self.start, end) as unlogged:
             loss, output = self._evaluate() if self.start.looked else self._first_time()
             self._loud |= known is not None and not self.start.quiet()
         if loss is None:  # there is no loss at this point, so it cannot be a good one

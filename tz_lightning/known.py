@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.memory import recursive_detach
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchzero_core.core import Modular
 
+from .outside import Outside
 from .side_effects import Keeper
 
 
@@ -97,12 +98,13 @@ class Memory:
     """What is remembered of an optimizer from one step to the next.
 
     Args:
-        keeper: takes the snapshots.
+        module: the model.
         optimizer: the raw optimizer.
+        who: whose evaluations they are.
     """
 
-    def __init__(self, keeper: Keeper, optimizer: Optimizer) -> None:
-        self.keeper = keeper
+    def __init__(self, module: nn.Module, optimizer: Optimizer, who: str) -> None:
+        self.keeper, self.outside = Keeper(module, optimizer), Outside(module, who)
         self.known: KnownPoints | None = None
         if isinstance(optimizer, Modular) and optimizer.deterministic:
             self.known = KnownPoints([p for group in optimizer.param_groups for p in group["params"]])

@@ -25,7 +25,6 @@ from torchzero_core.core import Modular
 from . import compat
 from .evaluations import Batch, NoLoss, StepClosure
 from .known import Memory, Point
-from .side_effects import Keeper
 
 
 class FirstEvaluation(Closure):
@@ -96,7 +95,8 @@ class ClosureLoop(_AutomaticOptimization):
         step_fn, backward_fn, zero_grad_fn = compat.parts(closure)
         if zero_grad_fn is not None:
             self._batches = []
-        batch = Batch(module_of(self.trainer), lambda: self._again(kwargs), self._memory_of(optimizer), kwargs)
+        module, memory = module_of(self.trainer), self._memory_of(optimizer)
+        batch = Batch(module, lambda: self._again(kwargs), memory, kwargs, module.training_step)
         self._batches.append(batch)
         return FirstEvaluation(batch, optimizer, step_fn, backward_fn, zero_grad_fn)
 
@@ -111,7 +111,7 @@ class ClosureLoop(_AutomaticOptimization):
     def _memory_of(self, optimizer: Optimizer) -> Memory:
         if self._memory is None or self._memory[0] is not optimizer:
             self._check(optimizer)
-            self._memory = optimizer, Memory(Keeper(module_of(self.trainer), optimizer), optimizer)
+            self._memory = optimizer, Memory(module_of(self.trainer), optimizer, "training_step")
         return self._memory[1]
 
     def _optimizer_step(self, batch_idx: int, train_step_and_backward_closure: Callable[[], Tensor | None]) -> None:

@@ -33,12 +33,16 @@ LARGE = 1 << 18
 _WATCHED = 2
 #: Longer lists are put back, but what lies in them is not.
 LONG = 256
+#: Larger arrays of numpy are not put back.
+_BYTES = SMALL * 8
 _DEPTH = 8
 _version, _schema = operator.attrgetter("_version"), operator.attrgetter("_schema")
 _ATOMS = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
 _NUMBERS = frozenset((bool, int, float))
-_LEFT_ALONE = (Trainer, Callback, LightningDataModule, Logger, Dataset, DataLoader)
-_FOREIGN = frozenset(
+#: Objects of these have a life of their own.
+LEFT_ALONE = (Trainer, Callback, LightningDataModule, Logger, Dataset, DataLoader)
+#: What objects of these packages hold is their own affair.
+FOREIGN = frozenset(
     ("torch", "lightning", "lightning_fabric", "pytorch_lightning", "numpy", "torchzero_core", "tz_lightning")
 )
 #: Attributes with which torch and Lightning run a module.
@@ -167,12 +171,15 @@ class Things:
         self._holders: list[tuple[Any, Any]] = []
         self.arrays: list[tuple[Any, Any]] = []
         self.tensors: list[Tensor] = []
+        self.beyond: list[Any] = []  # what changes in these is not put back
+        self._leaves: list[tuple[Tensor, bool]] = []
         self._seen: dict[int, Any] = {id(optimizer): optimizer}
         self._without = without
         self.lasting = 0  # so many of the tensors are those of the first root
         for i, root in enumerate(roots):
             self._visit(root, 0)
             self.lasting = self.lasting if i else len(self.tensors)
+        self.known = frozenset(self._seen)  # ids of all of it
         self._seen.clear()
 
     def _visit(self, value: Any, depth: int) -> None:
@@ -180,6 +187,8 @@ class Things:
             return
         self._seen[id(value)] = value
         if isinstance(value, Tensor):
+            if value.is_leaf and not is_lazy(value):
+                self._leaves.append((value, value.requires_grad))
             if id(value) not in self._without and value.device.type != "meta":
                 self.tensors.append(value)
         elif isinstance(value, nn.Module):
@@ -191,9 +200,11 @@ class Things:
         elif isinstance(value, tuple):
             self._visit_all(value, depth)
         elif isinstance(value, np.ndarray):
-            if value.nbytes <= SMALL * 8:
+            if value.nbytes <= _BYTES:
                 self.arrays.append((value, value.copy()))
-        elif (state := _generator_state(value)) is not None:
+            else:
+                self.beyond.append(value)
+        elif (state := generator_state(value)) is not None:
             self.generators.append((value, state))
         elif isinstance(value, Optimizer):  # another one than that which is stepped
             self.flags.append((vars(value), {k: v for k, v in vars(value).items() if type(v) in _NUMBERS}))
@@ -204,7 +215,7 @@ class Things:
             self._visit(value.__self__, depth)
         elif isinstance(value, functools.partial):
             self._visit_all((value.func, value.args, value.keywords), depth)
-        elif _is_a_user_s(value):
+        elif is_a_user_s(value):
             self._visit_attributes(value, vars(value), depth)
         elif _has_slots(value):
             self._visit_attributes(value, Members.of_slots(value), depth)
@@ -217,7 +228,7 @@ class Things:
     def _visit_class(self, cls: type, depth: int) -> None:
         """What a class and its bases have in common for all objects: counts, lists."""
         for base in cls.__mro__:
-            if id(base) not in self._seen and _package(base) not in _FOREIGN | sys.stdlib_module_names:
+            if id(base) not in self._seen and package_of(base) not in FOREIGN | sys.stdlib_module_names:
                 self._seen[id(base)] = base
                 members = Members.of_class(base)
                 if attributes := dict(members):
@@ -228,6 +239,8 @@ class Things:
         self.containers.append((container, content))
         if 0 < len(values) <= LONG and isinstance(container, (dict, list)):
             self._holders.append((container, content))
+        if len(values) > LONG:
+            self.beyond.append(container)
         self._visit_all(values, depth)
 
     def _visit_all(self, values: Any, depth: int) -> None:
@@ -247,7 +260,7 @@ class Things:
             self.flags.append((own, {k: v for k, v in own.items() if type(v) in _NUMBERS}))
         else:
             self._visit_class(type(module), depth)
-            attributes = {k: v for k, v in own.items() if k not in _OWN}
+            attributes = attributes_of(module)
             self.attributes.append((own, attributes))
             for value in attributes.values():
                 self._visit(value, depth + 1)
@@ -285,8 +298,9 @@ class Things:
             any(not _holds(container, content, untaped) for container, content in self.containers)
             or any(not _has(own, attributes, untaped) for own, attributes in self.attributes)
             or any(own.get(k) is not v for own, flags in self.flags for k, v in flags.items())
+            or any(leaf.requires_grad is not wanted for leaf, wanted in self._leaves)
             or any(tape.items for tape in self.tapes)
-            or any(not _equal(_generator_state(generator), state) for generator, state in self.generators)
+            or any(not _equal(generator_state(generator), state) for generator, state in self.generators)
             or any(not _equal(array, content) for array, content in self.arrays)
         )
 
@@ -304,29 +318,40 @@ class Things:
                     own[name] = value
         for own, flags in self.flags:
             own.update(flags)
+        for leaf, wanted in self._leaves:
+            if leaf.requires_grad is not wanted and leaf.is_leaf:
+                leaf.requires_grad_(wanted)
         for generator, state in self.generators:
             _set_generator(generator, state)
         for array, content in self.arrays:
             array[...] = content
 
 
-def _package(cls: type) -> str:
-    return cls.__module__.partition(".")[0]
+def attributes_of(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that are none of torch's and Lightning's."""
+    return {k: v for k, v in vars(module).items() if k not in _OWN}
 
 
-def _is_a_user_s(value: Any) -> bool:
+def package_of(thing: Any) -> str:
+    """The package that a class or a module belongs to."""
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
+    return (name or "").partition(".")[0]
+
+
+def is_a_user_s(value: Any) -> bool:
+    """Whether it is an object of a class that neither torch nor Lightning knows, with attributes."""
     if isinstance(value, LRScheduler):
         return True
-    if isinstance(value, (type, types.ModuleType, *_LEFT_ALONE)) or not hasattr(value, "__dict__"):
+    if isinstance(value, (type, types.ModuleType, *LEFT_ALONE)) or not hasattr(value, "__dict__"):
         return False
     if callable(value) and not isinstance(type(value).__call__, types.FunctionType):  # a function, of some kind
         return False
-    return _package(type(value)) not in _FOREIGN
+    return package_of(type(value)) not in FOREIGN
 
 
 def _has_slots(value: Any) -> bool:
     kind = type(value)
-    if kind.__flags__ & _IMMUTABLE or _package(kind) in _FOREIGN | sys.stdlib_module_names:
+    if kind.__flags__ & _IMMUTABLE or package_of(kind) in FOREIGN | sys.stdlib_module_names:
         return False
     return any("__slots__" in vars(c) for c in kind.__mro__)
 
@@ -342,7 +367,8 @@ def _at(own: Any, name: Any) -> Any:
     return own.get(name)
 
 
-def _generator_state(value: Any) -> Any:
+def generator_state(value: Any) -> Any:
+    """The state of a generator of random numbers; None where it is none."""
     if isinstance(value, torch.Generator):
         return value.get_state()
     if isinstance(value, random.Random):

@@ -1,4 +1,7 @@
-"""Runs that are interrupted and go on; ``python -m tests.lightning.resuming FOLDER`` goes on with those in a folder."""
+"""Runs that are interrupted and go on.
+
+``python -m tests.lightning.resuming FOLDER THREADS`` goes on with those in a folder.
+"""
 
 import random
 import sys
@@ -136,5 +139,6 @@ def go_on(chain, folder, name):
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
+    torch.set_num_threads(int(sys.argv[2]))  # another number adds in another order, and so rounds differently
     found = {f.name: {name: go_on(f.name, f, name) for name in ("epoch=1", "middle")} for f in root.iterdir()}
     torch.save(found, root / "found.pt")

@@ -15,6 +15,7 @@ from tests.lightning.problems import SAFE, Model, loader, m, mse, network, same,
 from tz_lightning import ClosureModule, ClosureOptimization, ModularCLI, closure_step
 
 CALLS = []
+pytestmark = pytest.mark.filterwarnings("ignore:.* changes the global 'CALLS'")  # where nothing puts it back
 
 
 @pytest.fixture(autouse=True)

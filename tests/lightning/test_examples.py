@@ -1,10 +1,18 @@
 """The examples do what they say."""
 
+import sys
+
 import pytest
 
 from examples import digits, plain_pytorch
 
 QUIET = ["--trainer.enable_progress_bar=false"]
+
+
+@pytest.fixture(autouse=True)
+def no_words(monkeypatch):
+    """The command line of pytest is not that of the examples."""
+    monkeypatch.setattr(sys, "argv", ["digits"])
 
 
 def train(config, folder, *args):

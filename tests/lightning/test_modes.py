@@ -273,6 +273,7 @@ def record(closure, folder, make, options):
         **{
             "max_epochs": 3,
             "accelerator": "cpu",
+            "default_root_dir": folder,  # where a callback may write too
             "logger": CSVLogger(folder, name="", version=""),
             "log_every_n_steps": 1,
             "enable_model_summary": False,

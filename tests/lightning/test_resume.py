@@ -34,7 +34,7 @@ def test_in_a_fresh_process(tmp_path):
     whole = {chain: write(chain, tmp_path / chain) for chain in CHAINS}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.lightning.resuming", str(tmp_path)],
+        [sys.executable, "-m", "tests.lightning.resuming", str(tmp_path), str(torch.get_num_threads())],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -20,6 +20,7 @@ from tests.lightning.problems import Log, Model, adam, batches, m, mse, network,
 from tz_lightning import ClosureModule, ClosureOptimization, closure_step, is_reevaluation
 
 SEEN = []
+pytestmark = pytest.mark.filterwarnings("ignore:.* changes the global 'SEEN'")  # where nothing puts it back
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from tests.lightning.problems import Log, Model, adam, batches, mse, network, pl
 from tz_lightning import ClosureOptimization
 
 SEEN = []
+pytestmark = pytest.mark.filterwarnings("ignore:.* changes the global 'SEEN'")  # where nothing puts it back
 
 
 @pytest.fixture(autouse=True)

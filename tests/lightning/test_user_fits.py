@@ -13,6 +13,7 @@ from tests.lightning.problems import Model, m, mse, network, trainer
 from tz_lightning import ClosureOptimization
 
 SEEN = []
+pytestmark = pytest.mark.filterwarnings("ignore:.* changes the global 'SEEN'")  # where nothing puts it back
 
 
 class Look(tz.Module):
