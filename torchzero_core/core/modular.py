@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer, _global_optimizer_post_hooks, _glob
 from ..distributed import Reductions, refuse_spread
 from ..engine import Segment
 from ..engine.layout import check_memory
+from ..engine.memory import failed_twice
 from ..engine.params import Params
 from . import checkpoint, colours, show
 from .accidents import is_accident
@@ -194,11 +195,18 @@ class Modular(ModuleHome, Optimizer):
             torch._C._set_grad_enabled(False)  # the public class of this name costs more than all of this method
             return self._step_without_grad(closure)
         except BaseException as error:
+            torn = not self.transaction.active and failed_twice(error)
             try:
                 self.undo()
             except KeyboardInterrupt:  # another one, before it could be held back
                 self.undo()
             accident = is_accident(error)
+            if torn:
+                error.args = (
+                    f"{error} It happened twice while the step was being written, so parameters and state may be half "
+                    "of it: load the last checkpoint.",
+                )
+                raise
             if accident and self.loaded:
                 raise ValueError(
                     f"The first step after load_state_dict failed ({type(error).__name__}: {error}), and nothing has "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..engine.memory import twice
 from .module import Module
 
 #: What float32 has more than bfloat16.
@@ -43,9 +44,13 @@ class StochasticRounding(Module):
             values: what they are to be on average.
         """
         for p, x in zip(params, values, strict=True):
-            noise = torch.empty_like(x, dtype=torch.int32).random_(1 << BITS, generator=self.generator(x.device))
-            rounded = noise.add_(x.view(torch.int32)).bitwise_and_(-1 << BITS).view(torch.float32)
-            p.copy_(torch.where(x.isfinite(), rounded, x))
+            twice(self._store, p, x)
+
+    def _store(self, p: Tensor, x: Tensor) -> None:
+        noise, finite = torch.empty_like(x, dtype=torch.int32), x.isfinite()  # all the memory, before anything is drawn
+        noise.random_(1 << BITS, generator=self.generator(x.device))
+        rounded = noise.add_(x.view(torch.int32)).bitwise_and_(-1 << BITS).view(torch.float32)
+        p.copy_(torch.where(finite, rounded, x, out=rounded))
 
     def subtract(self, params: Sequence[Tensor], update: Sequence[Tensor]) -> None:
         """p ← p − u.
@@ -56,6 +61,10 @@ class StochasticRounding(Module):
         """
         for p, u in zip(params, update, strict=True):
             if self.takes(p.dtype):
-                self.store([p], [p.detach().float() - u.float()])
+                self.store([p], [twice(_difference, p, u)])
             else:
                 p.sub_(u)
+
+
+def _difference(p: Tensor, u: Tensor) -> Tensor:
+    return p.detach().float() - u.float()

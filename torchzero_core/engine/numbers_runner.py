@@ -11,6 +11,7 @@ from torch import Tensor
 from ..lang.graph import Dims, Kind, Place, Storage, Value
 from ..lang.ops import AMAX, FILL, LOAD, SHAPE
 from .bucket import Bucket, Row
+from .memory import SHORT, go_on
 from .numbers import doubled, doubles, real
 from .plan import Pass
 from .program import Program
@@ -98,13 +99,19 @@ class NumbersRunner(Runner):
 
     def compute_numbers(self, numbers: Any, slices: Any) -> None:
         """The numbers of a pass."""
-        if numbers is not None and self.host:
-            with np.errstate(all="ignore"):  # infinities and NaNs go where they go
-                numbers(self.hosts, self.T, self.zeros, None)
-        elif numbers is not None:
-            numbers(self.hosts, self.T, self.zeros, self.real)
-        if slices is not None:
-            slices(self.hosts, self.T, self.Z, self.real)
+        try:
+            if numbers is not None and self.host:
+                with np.errstate(all="ignore"):  # infinities and NaNs go where they go
+                    numbers(self.hosts, self.T, self.zeros, None)
+            elif numbers is not None:
+                numbers(self.hosts, self.T, self.zeros, self.real)
+        except SHORT as error:
+            go_on(numbers, error)
+        try:
+            if slices is not None:
+                slices(self.hosts, self.T, self.Z, self.real)
+        except SHORT as error:
+            go_on(slices, error)
 
     def fold(self, here: Pass) -> None:
         """The reductions of slices."""

@@ -17,6 +17,7 @@ from ...lang.graph import Kind, Place, Storage, Value
 from ...lang.ops import AMAX
 from ..bucket import Bucket, state_dtypes
 from ..layout import address_of, check_addresses, check_memory
+from ..memory import SHORT, go_on
 from ..numbers import doubles, real, write_numbers
 from ..numbers_runner import NumbersRunner
 from ..plan import Pass
@@ -167,7 +168,10 @@ class ForeachRunner(NumbersRunner):
         elif self.single:
             results = {self.program.ids[v]: tensors for v, tensors in self.results.items()} if self.results else {}
             given = self.lists, self.hosts, self.T, self.Z, self.dims[k], results
-            found, lists = elements(*given, self.cells, self.cell_list, self.bucket.rounding)
+            try:
+                found, lists = elements(*given, self.cells, self.cell_list, self.bucket.rounding)
+            except SHORT as error:
+                found, lists = go_on(elements, error)
             for i, values in zip(self.per_tensor[k], found, strict=True):
                 self.T[i] = values
             for i, tensors in zip(self.per_slice[k], lists, strict=True):
@@ -204,7 +208,10 @@ class ForeachRunner(NumbersRunner):
             D = {i: [along[m] for m in members] for i, along in self.dims[k].items()}
             piece = [None if v is None else v[c] for v in views]
             given = piece, self.hosts, T, Z, D, {i: v[c] for i, v in results.items()}
-            found.append(elements(*given, self.cells, self.cell_list, self.bucket.rounding))
+            try:
+                found.append(elements(*given, self.cells, self.cell_list, self.bucket.rounding))
+            except SHORT as error:
+                found.append(go_on(elements, error))
         return found
 
     def _join(self, node: Value, found: list[Any]) -> Any:
