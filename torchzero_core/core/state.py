@@ -34,6 +34,13 @@ class ScopedState(MutableMapping[str, Any]):
             self._transaction.keep_value(value)
         return value
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value, or another one where there is none."""
+        value = self._store.get(self._prefix + key, default)
+        if self._transaction is not None and value is not default:
+            self._transaction.keep_value(value)
+        return value
+
     def peek(self, key: str) -> Any:
         """A value for reading, or for whoever tells :meth:`keep_rows` what is written to it."""
         return self._store[self._prefix + key]
