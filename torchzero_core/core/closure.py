@@ -76,13 +76,26 @@ def detached(loss: Any) -> Tensor:
     return number.detach().clone()
 
 
+def value_of(loss: Any) -> Tensor:
+    """A loss without its graph, to be read at once: it may still be somebody else's.
+
+    Raises:
+        TypeError: None, or no number.
+    """
+    number = as_number(loss)
+    if number is None:
+        raise TypeError(_NO_LOSS)
+    return number.detach() if number.requires_grad else number
+
+
 class _Kept(NamedTuple):
-    """What a closure was at one point."""
+    """What a closure was at one point; the number of its loss is there to be compared with others."""
 
     values: list[Tensor]
     loss: Tensor
     grads: list[Tensor | None]
     sight: Sight | None
+    number: float
 
 
 class Evaluations:
@@ -117,15 +130,24 @@ class Evaluations:
         sight = None if self.word else look(closure, params)
         if sight is None and not self.word:
             return self.end()
-        grads = [None if p.grad is None else p.grad.detach().clone() for p in params]
-        self._kept = [*sorted(self._kept, key=lambda kept: float(kept.loss))[:1]]
-        self._kept.append(_Kept([p.detach().clone() for p in params], loss.clone(), grads, sight))
+        spare = self._drop()
+        values = _copies(params, None if spare is None else spare.values)
+        grads = _copies([p.grad for p in params], None if spare is None else spare.grads)
+        number = loss.item()
+        number = math.inf if math.isnan(number) else number
+        self._kept.append(_Kept(values, loss.clone(), grads, sight, number))  # type: ignore[arg-type]
+
+    def _drop(self) -> _Kept | None:
+        """Make room for another evaluation: the one that goes, whose memory can be used."""
+        if len(self._kept) < 2:
+            return None
+        first, second = self._kept
+        return self._kept.pop(0 if second.number < first.number else 1)
 
     def find(self, params: Sequence[Tensor], closure: Closure) -> _Kept | None:
         """What was evaluated at the present point, if anything was, and as far as is seen by the same function."""
         for kept in self._kept:
-            same_kind = [v.dtype for v in kept.values] == [p.dtype for p in params]  # anybody may cast them
-            if same_kind and all(map(torch.equal, kept.values, params)):
+            if all(map(_same_values, kept.values, params)):
                 break
         else:
             return None
@@ -165,6 +187,26 @@ class Evaluations:
     def forget(self) -> None:
         """Evaluate anew at the present point."""
         self._kept = []
+
+
+def _same_values(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same, in the same dtype: anybody may cast parameters."""
+    return a.dtype is b.dtype and torch.equal(a, b)
+
+
+def _copies(tensors: Sequence[Tensor | None], memory: Sequence[Tensor | None] | None) -> list[Tensor | None]:
+    """Copies of tensors, in memory that is there where it fits."""
+    if memory is None:
+        return [None if t is None else t.detach().clone() for t in tensors]
+    return [
+        m.copy_(t) if m is not None and t is not None and _like(m, t) else None if t is None else t.detach().clone()
+        for t, m in zip(tensors, memory, strict=True)
+    ]
+
+
+def _like(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are of one kind and lie in memory in the same way."""
+    return a.dtype is b.dtype and a.shape == b.shape and a.stride() == b.stride() and a.device == b.device
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:

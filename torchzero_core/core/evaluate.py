@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -53,8 +52,27 @@ def uniform_settings(module: Module, params: Sequence[Tensor], names: Sequence[s
     return first
 
 
-@contextmanager
-def kept_grads(params: Sequence[Tensor]) -> Iterator[None]:
+class KeptGrads:
+    """What :func:`kept_grads` returns. It is no generator, which would take as long as all that it does.
+
+    Args:
+        params: the parameters whose ``grad`` to keep.
+    """
+
+    __slots__ = ("_grads", "_params")
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        self._params, self._grads = params, [p.grad for p in params]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        for p, g in zip(self._params, self._grads, strict=True):
+            p.grad = g
+
+
+def kept_grads(params: Sequence[Tensor]) -> KeptGrads:
     """Evaluations inside leave no gradients: every ``p.grad`` is the same tensor again, also after an error.
 
     A closure that writes gradients into the same memory every time does so here too: whoever needs the values of
@@ -73,12 +91,7 @@ def kept_grads(params: Sequence[Tensor]) -> Iterator[None]:
         >>> p.grad
         tensor([5.])
     """
-    grads = [p.grad for p in params]
-    try:
-        yield
-    finally:
-        for p, g in zip(params, grads, strict=True):
-            p.grad = g
+    return KeptGrads(params)
 
 
 def gradient(closure: Callable[..., Any], params: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -32,6 +33,31 @@ class ScopedState(MutableMapping[str, Any]):
         if self._transaction is not None:
             self._transaction.keep_value(value)
         return value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value, or another one where there is none."""
+        value = self._store.get(self._prefix + key, default)
+        if self._transaction is not None and value is not default:
+            self._transaction.keep_value(value)
+        return value
+
+    def peek(self, key: str) -> Any:
+        """A value for reading, or for whoever tells :meth:`keep_rows` what is written to it."""
+        return self._store[self._prefix + key]
+
+    def keep_rows(self, index: Tensor, *rows: tuple[Tensor, int]) -> None:
+        """Single rows of large tensors are about to be written.
+
+        Args:
+            index: which one, as a tensor with one number.
+            rows: tensors, got by :meth:`peek`, and the dimension along which the row lies.
+        """
+        if self._transaction is None:
+            return
+        index = index.clone()
+        for tensor, dim in rows:
+            old = tensor.index_select(dim, index)
+            self._transaction.undo(partial(tensor.index_copy_, dim, index, old))
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._store[self._prefix + key] = value

@@ -23,6 +23,15 @@ SMALL = 1 << 18
 MEMBERSHIP = ("epoch", "members")
 
 
+def told(condition: Tensor) -> bool | None:
+    """The value of a condition where asking for it makes nobody wait; None on an accelerator.
+
+    Args:
+        condition: a truth value.
+    """
+    return bool(condition) if condition.device.type == "cpu" else None
+
+
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     """The elements of tensors as one vector on the device of the first; a single tensor may share its memory."""
     if len(tensors) == 1:
@@ -93,13 +102,16 @@ class Unit:
 
     def pieces(self, vector: Tensor) -> list[Tensor]:
         """Views of this rank's part of a vector, shaped like the parameters."""
+        if len(self.params) == 1:
+            return [vector.view(self.params[0].shape)]
         pieces = vector.split(list(map(Tensor.numel, self.params)))
         return [piece.view(p.shape) for piece, p in zip(pieces, self.params, strict=True)]
 
     def vector(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors like the parameters as one vector, in float32 at least; a single one may share its memory."""
         vector = _flat(tensors)
-        vector = vector.to(torch.promote_types(vector.dtype, torch.float32))
+        if vector.dtype is not torch.float32 and vector.dtype is not torch.float64:
+            vector = vector.to(torch.promote_types(vector.dtype, torch.float32))
         if self.gathers:
             vector, self._start = self.reductions.gather(vector)
         return vector
@@ -344,9 +356,9 @@ class VectorMethod(Module):
         Raises:
             ValueError: the number of elements has changed.
         """
+        state = unit.state
         for name in self.vectors:
-            value = unit.state.get(name)
-            if not isinstance(value, Tensor):
+            if name not in state or not isinstance(value := state.peek(name), Tensor):
                 continue
             if value.shape[-1:] != u.shape:
                 raise ValueError(

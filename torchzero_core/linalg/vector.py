@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+#: What sums are made in as it is.
+_WIDE = (torch.float32, torch.float64)
+
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor itself, or in float32 where its dtype is a half precision.
@@ -134,13 +137,20 @@ def total_dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """
     if not a:
         return torch.zeros(())
+    if len(a) == 1 == len(b):
+        return _dot(a[0], b[0])
     device = a[0].device
-    parts = [_dot(x.detach(), y.detach()).to(device) for x, y in zip(a, b, strict=True)]
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
+    parts = [_dot(x, y) for x, y in zip(a, b, strict=True)]
+    return torch.stack([part if part.device == device else part.to(device) for part in parts]).sum()
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
-    x, y = at_least_float32(x), at_least_float32(y)
+    if x.requires_grad or y.requires_grad:
+        x, y = x.detach(), y.detach()
+    if x.dtype not in _WIDE or y.dtype not in _WIDE:
+        x, y = at_least_float32(x), at_least_float32(y)
+    if x.ndim == 1 == y.ndim:
+        return torch.dot(x, y)
     if x.is_contiguous() and y.is_contiguous():
         return torch.dot(x.view(-1), y.view(-1))
     return (x * y).sum()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core import Chain, Module, Var
-from ...core.closure import detached
+from ...core.closure import value_of
 from ...core.evaluate import kept_grads, uniform_settings
 from ...linalg import total_dot
 from .scalar import NO_GRADIENT, NOT_FINITE, Point
@@ -43,7 +43,7 @@ class LineFunction:
         self._start: list[Tensor] | None = None
         self._data: list[Tensor] = []
         self._workspace = workspace
-        self._eps = max(torch.finfo(p.dtype).eps for p in self.params)  # until a loss has a dtype
+        self._eps: float | None = None
 
     @property
     def start(self) -> Point:
@@ -81,6 +81,8 @@ class LineFunction:
     def rounding(self) -> float:
         """The distance of numbers around the loss at the start, in the losses' own dtype."""
         loss = self.start.loss
+        if self._eps is None:  # no loss has been seen
+            self._eps = max(torch.finfo(p.dtype).eps for p in self.params)
         return math.ulp(loss) * (self._eps / torch.finfo(torch.float64).eps)
 
     @property
@@ -117,14 +119,13 @@ class LineFunction:
         point = self.points[alpha] = self._evaluate(alpha, backward=backward)
         return point
 
-    @torch.no_grad()
     def _evaluate(self, alpha: float, *, backward: bool) -> Point:
         var, params = self.var, self.params
         assert var.closure is not None
         if self._start is None:
             self._start = var.scratch(self._workspace)
-            torch._foreach_copy_(self._start, params)
             self._data = [p.detach() for p in params]  # to be written whether gradients are on or off
+            torch._foreach_copy_(self._start, self._data)
             if var.modular is not None:
                 var.modular.transaction.lend(self._data, self._start)
         data = self._data
@@ -144,15 +145,15 @@ class LineFunction:
 
     def _slope(self, grads: list[Tensor] | list[Tensor | None]) -> float:
         pairs = [(g, u) for g, u in zip(grads, self.update, strict=True) if g is not None]
-        value = -total_dot([g for g, _ in pairs], [u for _, u in pairs])
-        return float(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value))
+        value = total_dot([g for g, _ in pairs], [u for _, u in pairs])
+        return -(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value)).item()
 
     def _number(self, loss: Any) -> float:
-        loss = detached(loss)
+        loss = value_of(loss)
         self._eps = torch.finfo(loss.dtype).eps
         if self.var.modular is not None:
             loss = self.var.modular.distributed.mean_loss(loss)
-        value = float(loss)
+        value: float = loss.item()
         return value if math.isfinite(value) else math.inf
 
 

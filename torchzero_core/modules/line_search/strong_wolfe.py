@@ -137,7 +137,7 @@ class StrongWolfe(LineSearch):
             rounding=4 * phi.rounding,  # a sum is off by more than its last digit
             reach=REACH if learns else 1.0,
         )
-        if found.alpha != 0 and not phi.moves(found.alpha):
+        if found.alpha != 0 and along(found.alpha)[0] == start.loss and not phi.moves(found.alpha):
             found = Found(0.0, NO_MOVE)
         turned = learns and start.slope > 0  # the method starts anew: it was not the length that was wrong
         if h["adaptive"] and not turned:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core import Beta, Child, Count, NonNegative, Positive, StateKind
-from ...core.vector_method import Unit, VectorMethod
+from ...core.vector_method import Unit, VectorMethod, told
 from ...linalg import DenseOperator, InverseOperator, SymmetricOperator
 
 
@@ -107,7 +107,7 @@ class _FullMatrix(VectorMethod):
             state.update(prev_params=unit.point(torch.empty_like(u)), prev_update=u.clone())
             return bool(h["scale_first"])
         interval = self.reset_every(u.numel(), h)
-        reset = torch.zeros_like(state["fresh"])
+        reset: Tensor | bool = False
         if interval is not None and (t - 1) % interval == 0:
             state[name] = self.on_reset(state[name], state, h)
             if self.forgets:
@@ -120,33 +120,36 @@ class _FullMatrix(VectorMethod):
             return True
         return reset if h["scale_first"] else False
 
-    def _update(self, unit: Unit, u: Tensor) -> Tensor:
-        """Apply the formula, and scale, reset or skip, all without asking for the value of a tensor.
+    def _update(self, unit: Unit, u: Tensor) -> Tensor | bool:
+        """Apply the formula, and scale, reset or skip, all without waiting for the value of a tensor.
 
-        Returns whether the matrix was reset, as a truth value on the device.
+        Returns whether the matrix was reset, as a truth value on the device where asking would make somebody wait.
         """
         state, h = unit.state, unit.settings
-        matrix, fresh = state[self.matrix], state["fresh"]
+        matrix, fresh = state[self.matrix], state.peek("fresh")
         s, y = state["prev_params"], state["prev_update"]  # differences are taken in the memory of the old values
         p_prev, g_prev = (s.clone(), y.clone()) if self.needs_previous else (s, y)
         unit.step_from(s)
         y.neg_().add_(u)
         flat = y.abs().amax() <= h["tol"]
-        if h["init_scale"] == "auto":
+        if h["init_scale"] == "auto" and told(fresh) is not False:
             sy, ss, yy = torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)
             usable = fresh & ~flat & (sy > h["tol"] * (ss * yy).sqrt())
             factor = torch.where(usable, self._auto_scale(sy, ss, yy), 1.0)
             matrix.mul_(torch.where(factor.isfinite(), factor, 1.0))
-            fresh.logical_and_(~usable)
+            fresh = state["fresh"] = fresh & ~usable
         old = matrix.clone() if h["beta"] is not None or not h["tol_reset"] else matrix
         p = unit.point(torch.empty_like(u)) if self.needs_previous else s
         new = self._formula(matrix, s, y, p, u, p_prev, g_prev, state, h)
         if h["beta"] is not None:
             new = old.lerp(new, 1 - h["beta"])
+        if told(flat) is False:
+            state[self.matrix] = new
+            return False
         if h["tol_reset"]:
             new.masked_fill_(flat, 0.0)
             new.diagonal().add_(flat * (1.0 if isinstance(h["init_scale"], str) else self._multiple(h["init_scale"])))
-            fresh.logical_or_(flat)
+            state["fresh"] = fresh | flat
             state[self.matrix] = new
             return flat
         state[self.matrix] = torch.where(flat, old, new)

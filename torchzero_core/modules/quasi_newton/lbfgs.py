@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core import Beta, Child, Count, Length, NonNegative, Range, StateKind
-from ...core.vector_method import Unit
+from ...core.vector_method import Unit, told
 from ...linalg import SymmetricOperator
 from .pairs import PairMethod, by_age
 
@@ -48,16 +48,17 @@ class TwoLoop(PairMethod):
     # -- learning ----------------------------------------------------------------------------------------------------
     def begin(self, unit: Unit, u: Tensor) -> bool:
         new = super().begin(unit, u)
-        if new or "gamma" not in unit.state:
-            unit.state["gamma"] = torch.ones((), dtype=unit.state["sy"].dtype, device=u.device)
-        elif unit.state["gamma"].dtype is not unit.state["sy"].dtype:
-            unit.state["gamma"] = unit.state["gamma"].to(unit.state["sy"].dtype)
+        state, small = unit.state, unit.state.peek("sy").dtype
+        if new or "gamma" not in state:
+            state["gamma"] = torch.ones((), dtype=small, device=u.device)
+        elif state.peek("gamma").dtype is not small:
+            state["gamma"] = state.peek("gamma").to(small)
         return new
 
     def take(self, unit: Unit, s: Tensor, y: Tensor) -> None:
         """Write a pair into the spare row and let it count if it is accepted."""
         state, h = unit.state, unit.settings
-        SY, gamma, small = state["sy"], state["gamma"], state["sy"].dtype
+        small = state.peek("sy").dtype
         flat = unit.largest(y.abs().amax()) <= h["tol"] if h.get("tol_reset") else None
         sy, ss, yy = unit.total(torch.stack([torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)])).to(small)
         if h["damping"]:
@@ -69,40 +70,46 @@ class TwoLoop(PairMethod):
             accept = accept & ~flat
             state["valid"].logical_and_(~flat)
         row = self.write(unit, accept, {"s": s, "y": y})
-        SY.index_copy_(1, row, unit.total(state["s"] @ y).to(small).unsqueeze(1))
-        gamma.copy_(torch.where(accept, sy / yy, gamma))
+        if row is None:
+            return
+        state["sy"].index_copy_(1, row, unit.total(state.peek("s") @ y).to(small).unsqueeze(1))
+        state["gamma"] = sy / yy if told(accept) else torch.where(accept, sy / yy, state.peek("gamma"))
 
     # -- applying ----------------------------------------------------------------------------------------------------
     def apply(self, unit: Unit, x: Tensor) -> Tensor:
         """H·x, in the memory of x."""
         state = unit.state
-        S, Y, SY = state["s"], state["y"], state["sy"]
-        small = SY.dtype
-        age = by_age(state)
-        valid = state["valid"][age]
-        both = valid.unsqueeze(0) & valid.unsqueeze(1)
-        R = torch.where(both, SY[age][:, age], 0.0).triu()
-        R.diagonal().add_(~valid)  # a row without a pair takes no part
-        gamma = torch.where(valid.any(), state["gamma"], 1.0)
+        S, Y, SY, gamma = (state.peek(name) for name in ("s", "y", "sy", "gamma"))
+        small, (age, holds) = SY.dtype, by_age(state)
+        if not len(age):
+            return x
+        R = SY[age.unsqueeze(1), age]
+        if holds is not None:
+            R = torch.where(holds.unsqueeze(0) & holds.unsqueeze(1), R, 0.0)
+            R.diagonal().add_(~holds)  # a row without a pair takes no part
+            gamma = torch.where(holds.any(), gamma, 1.0)
 
         def solve(matrix: Tensor, right: Tensor, *, upper: bool) -> Tensor:
             return torch.linalg.solve_triangular(matrix, right.unsqueeze(1), upper=upper).squeeze(1)
 
-        def rows(by_age: Tensor) -> Tensor:
-            return torch.zeros_like(by_age).index_copy_(0, age, by_age).to(x.dtype)
+        def products(rows: Tensor) -> Tensor:
+            by_age = unit.total(rows @ x).to(small)[age]
+            return by_age if holds is None else torch.where(holds, by_age, 0.0)
 
-        alpha = solve(R, torch.where(valid, unit.total(S @ x).to(small)[age], 0.0), upper=True)
-        x.addmv_(Y.t(), rows(alpha), alpha=-1)
-        beta = torch.where(valid, unit.total(Y @ x).to(small)[age], 0.0)
-        c = solve(R.t(), R.diagonal() * alpha - gamma * beta, upper=False)
-        return x.mul_(gamma.to(x.dtype)).addmv_(S.t(), rows(c))
+        def placed(by_age: Tensor) -> Tensor:
+            return by_age.new_zeros(len(S)).index_copy_(0, age, by_age).to(x.dtype)
+
+        alpha = solve(R, products(S), upper=True)
+        x.addmv_(Y.t(), placed(alpha), alpha=-1)
+        c = solve(R.t(), R.diagonal() * alpha - gamma * products(Y), upper=False)
+        return x.mul_(gamma.to(x.dtype)).addmv_(S.t(), placed(c))
 
     def curvature(self, unit: Unit) -> SymmetricOperator:
         """The inverse of H, in compact form: B = δI − W M⁻¹ W' with W = [δS', Y'], δ = 1/γ (Byrd et al. 1994)."""
         state = unit.state
-        S, Y, small = state["s"], state["y"], state["sy"].dtype
-        age = by_age(state)
-        age = age[state["valid"][age]]
+        S, Y, small = state.peek("s"), state.peek("y"), state.peek("sy").dtype
+        age, holds = by_age(state)
+        age = age if holds is None else age[holds]
         inverse = lambda v: self.apply(unit, v.clone())  # noqa: E731
         if not len(age):
             return SymmetricOperator(lambda v: v.clone(), S[0], inverse)

@@ -61,10 +61,12 @@ class LSR1(PairMethod):
     def take(self, unit: Unit, s: Tensor, y: Tensor) -> None:
         """Write a pair into the spare row; it counts unless it is not finite or y is zero."""
         state, v = unit.state, s.sub_(y)
-        V, small = state["v"], state["vy"].dtype
+        V, small = state.peek("v"), state.peek("vy").dtype
         vv, yy = unit.total(torch.stack([torch.dot(v, v), torch.dot(y, y)])).to(small)
         state["valid"].logical_and_(vv + yy != 0)
         row = self.write(unit, (vv + yy).isfinite() & (yy > 0), {"v": v, "y": y})
+        if row is None:
+            return
         products = unit.total(torch.stack([V @ y, V @ v])).to(small)
         state["vy"].index_copy_(1, row, products[0].unsqueeze(1))
         state["vv"].index_copy_(1, row, products[1].unsqueeze(1)).index_copy_(0, row, products[1].unsqueeze(0))
@@ -72,30 +74,32 @@ class LSR1(PairMethod):
 
     def apply(self, unit: Unit, x: Tensor) -> Tensor:
         """H·x, in the memory of x."""
-        V, age = unit.state["v"], by_age(unit.state)
+        V, (age, _) = unit.state.peek("v"), by_age(unit.state)
         L, factors, _ = self._known(unit, x.dtype)
         c = L.t() @ (factors * (L @ unit.total(V @ x).to(L.dtype)[age]))
-        return x.addmv_(V.t(), torch.zeros_like(c).index_copy_(0, age, c).to(x.dtype))
+        return x.addmv_(V.t(), c.new_zeros(len(V)).index_copy_(0, age, c).to(x.dtype))
 
     def curvature(self, unit: Unit) -> SymmetricOperator:
         """The inverse of H = I + V'KV: I − V'K(I + VV'K)⁻¹V."""
-        V, age = unit.state["v"], by_age(unit.state)
+        V, (age, _) = unit.state.peek("v"), by_age(unit.state)
         L, factors, vv = self._known(unit, V.dtype)
         K = L.t() @ (factors.unsqueeze(1) * L)
         middle = K @ torch.linalg.pinv(torch.eye(len(K), dtype=K.dtype, device=K.device) + vv @ K)
 
         def product(x: Tensor) -> Tensor:
             c = middle @ unit.total(V @ x).to(K.dtype)[age]
-            return x - V.t() @ torch.zeros_like(c).index_copy_(0, age, c).to(x.dtype)
+            return x - V.t() @ c.new_zeros(len(V)).index_copy_(0, age, c).to(x.dtype)
 
         return SymmetricOperator(product, V[0])
 
     def _known(self, unit: Unit, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """The matrix L and the factors of the terms, and VV', from the oldest pair on."""
-        state, age = unit.state, by_age(unit.state)
-        vy, vv = (state[name][age][:, age] for name in ("vy", "vv"))
+        state, (age, holds) = unit.state, by_age(unit.state)
+        vy, vv = (state.peek(name)[age][:, age] for name in ("vy", "vv"))
+        if holds is None:
+            holds = torch.ones_like(age, dtype=torch.bool)
         tol = max(unit.settings["tol"], 32 * torch.finfo(dtype).eps)  # what is below it is rounding
-        return *_terms(vy, vv, state["yy"][age], state["valid"][age], tol), vv
+        return *_terms(vy, vv, state.peek("yy")[age], holds, tol), vv
 
 
 def _terms(vy: Tensor, vv: Tensor, yy: Tensor, valid: Tensor, tol: float) -> tuple[Tensor, Tensor]:

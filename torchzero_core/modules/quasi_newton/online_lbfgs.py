@@ -14,6 +14,7 @@ from ...core.stand_ins import real_param
 from ...core.vector_method import Unit
 from ...linalg import elsewhere
 from .lbfgs import TwoLoop
+from .pairs import knows_nothing
 
 
 class OnlineLBFGS(TwoLoop):
@@ -80,7 +81,7 @@ class OnlineLBFGS(TwoLoop):
             var.modular.transaction.thorough = True  # an evaluation comes after all that is written
         return var
 
-    def learn(self, unit: Unit, u: Tensor) -> Tensor:
+    def learn(self, unit: Unit, u: Tensor) -> Tensor | bool:
         """Take a pair from the present minibatch, or note what the pair after the step needs."""
         state, var = unit.state, unit.given
         g = unit.vector(unit.pick(var.get_grad())).clone()
@@ -97,7 +98,7 @@ class OnlineLBFGS(TwoLoop):
             self._waiting = var.closure, unit
         self.begin(unit, u)
         state["prev_params"] = unit.point(torch.empty_like(u))
-        return ~state["valid"].any()
+        return knows_nothing(state)
 
     def post_step(self, var: Var) -> None:
         """Take the pair of this step."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...core import StateKind
-from ...core.vector_method import Unit, VectorMethod
+from ...core.state import ScopedState
+from ...core.vector_method import Unit, VectorMethod, told
 from ...linalg import at_least_float32
 
 
@@ -55,7 +56,7 @@ class PairMethod(VectorMethod):
         t = state["step"] = state.get("step", 0) + 1
         if self.begin(unit, u) or not {"prev_params", "prev_update"} <= set(state):  # anybody may delete state
             state["prev_params"], state["prev_update"] = unit.point(torch.empty_like(u)), u.clone()
-            return ~state["valid"].any()
+            return knows_nothing(state)
         # Differences are taken in the memory of these.
         ds, dy = unit.step_from(state["prev_params"]), state["prev_update"].neg_().add_(u)
         a, b = h["params_beta"], h["grads_beta"]
@@ -64,7 +65,7 @@ class PairMethod(VectorMethod):
             self.take(unit, ds if a is None else (1 - a) * ds, dy if b is None else (1 - b) * dy)
         unit.point(ds) if a is None else torch._foreach_add_(unit.pieces(ds.mul_(-a)), list(unit.params))
         dy.copy_(u) if b is None else dy.mul_(-b).add_(u)
-        return ~state["valid"].any()
+        return knows_nothing(state)
 
     def begin(self, unit: Unit, u: Tensor) -> bool:
         """Make room for the pairs, or for another number of them.
@@ -81,8 +82,10 @@ class PairMethod(VectorMethod):
         new = not all(name in state for name in names)
         if not new:
             for name in (*self.squares, *self.numbers):
-                state[name] = at_least_float32(state[name])  # anybody may cast state
-        if not new and len(state["valid"]) == slots:
+                value = state.peek(name)
+                if value.dtype.itemsize < 4:  # anybody may cast state
+                    state[name] = at_least_float32(value)
+        if not new and len(state.peek("valid")) == slots:
             return False
         old = {} if new else {name: state[name] for name in names}
         small = torch.float32 if u.device.type == "mps" else torch.float64
@@ -101,14 +104,15 @@ class PairMethod(VectorMethod):
     def _carry_over(self, old: Mapping[str, Tensor], state: Any, slots: int) -> None:
         """Put the newest of the old pairs in front."""
         kept = min(len(old["valid"]), slots) - 1
-        newest = by_age(old)[-1 - kept : -1]
+        spare = old["spare"]
+        newest = (spare + torch.arange(-kept, 0, device=spare.device)) % len(old["valid"])
         for name in ("valid", *self.rows, *self.numbers):
             state[name][:kept] = old[name][newest]
         for name in self.squares:
             state[name][:kept, :kept] = old[name][newest][:, newest]
         state["spare"] += kept
 
-    def write(self, unit: Unit, accept: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
+    def write(self, unit: Unit, accept: Tensor, rows: Mapping[str, Tensor]) -> Tensor | None:
         """Write a pair into the spare row; the squares and numbers are still to be written.
 
         Args:
@@ -117,22 +121,43 @@ class PairMethod(VectorMethod):
             rows: its vectors by name; they may be overwritten.
 
         Returns:
-            The row.
+            The row; None where it is known that the pair does not count, and nothing is to be written.
         """
-        state, spare = unit.state, unit.state["spare"]
+        state, counts = unit.state, told(accept)
+        if counts is False:
+            return None
+        spare, valid = state.peek("spare"), state["valid"]
+        state.keep_rows(spare, *((state.peek(name), 0) for name in rows))
         for name, row in rows.items():  # what is not accepted may not be finite
-            state[name].index_copy_(0, spare, row.masked_fill_(~accept, 0.0).unsqueeze(0))
-        valid = state["valid"].index_copy_(0, spare, accept.unsqueeze(0))
-        state["spare"] = torch.where(accept, (spare + 1) % len(valid), spare)
-        valid.index_fill_(0, state["spare"], False)
+            row = row if counts else row.masked_fill_(~accept, 0.0)
+            state.peek(name).index_copy_(0, spare, row.unsqueeze(0))
+        after = (spare + 1) % len(valid)
+        if counts:
+            valid.index_fill_(0, spare, True)
+        else:
+            valid.index_copy_(0, spare, accept.unsqueeze(0))
+            after = torch.where(accept, after, spare)
+        state["spare"] = after
+        valid.index_fill_(0, after, False)
         return spare
 
 
-def by_age(state: Mapping[str, Tensor]) -> Tensor:
-    """The rows from the oldest pair on; the spare one is the last.
+def knows_nothing(state: ScopedState) -> Tensor | bool:
+    """Whether there is no pair, as a truth value on the device where asking would make somebody wait."""
+    none = ~state.peek("valid").any()
+    return none if (known := told(none)) is None else known
+
+
+def by_age(state: ScopedState) -> tuple[Tensor, Tensor | None]:
+    """The rows from the oldest pair on, and which of them hold one.
 
     Args:
         state: with the number of the spare row and the truth values of all.
+
+    Returns:
+        All rows, the spare one last, with their truth values; on the CPU those that hold a pair, and None.
     """
-    spare = state["spare"]
-    return (spare + 1 + torch.arange(len(state["valid"]), device=spare.device)) % len(state["valid"])
+    spare, valid = state.peek("spare"), state.peek("valid")
+    age = (spare + torch.arange(1, len(valid) + 1, device=spare.device)) % len(valid)
+    holds = valid[age]
+    return (age[holds], None) if spare.device.type == "cpu" else (age, holds)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.vector_method import told
 from .base import QuasiNewtonH
 
 
@@ -60,14 +61,18 @@ class RankTwo(QuasiNewtonH):
         ok = (sy > settings["tol"] * s.norm() * y.norm()) & torch.stack(
             [c for c in found if c is not None]
         ).isfinite().all()
+        sure = told(ok)
+        if sure is False:
+            return H
         w = 0.5 * found.ss * s if found.sh is None else 0.5 * found.ss * s + found.sh * Hy
         left, right = [s, w], [w, s]
         if found.hh is not None:
             left.append(Hy)
             right.append(found.hh * Hy)
         if found.scale is not None:
-            H.mul_(torch.where(ok, found.scale, 1.0))
-        left, right = ([torch.where(ok, v, 0.0) for v in vectors] for vectors in (left, right))
+            H.mul_(found.scale if sure else torch.where(ok, found.scale, 1.0))
+        if not sure:
+            left, right = ([torch.where(ok, v, 0.0) for v in vectors] for vectors in (left, right))
         return H.addmm_(torch.stack(left, 1), torch.stack(right))
 
 
