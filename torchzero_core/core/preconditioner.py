@@ -246,12 +246,12 @@ class Preconditioner(Module):
                 factors = self._matrices(states[i][self.factor], us[i], settings[i])
                 arguments = states[i]["step"] == 1, *self.arguments(us[i].shape, settings[i])
                 for k, (matrix, factor) in enumerate(zip(own, factors, strict=True)):
-                    key = matrix.shape, matrix.dtype, matrix.device, arguments
+                    key = matrix.shape, matrix.dtype, matrix.device, arguments, _alone(matrix, (i, k))
                     groups.setdefault(key, []).append(_Member(i, k, matrix, factor))
         failed: set[int] = set()
         if any(u.is_meta for u in us):  # a step on tensors without memory, to see what will be kept
             return 0
-        for (*_, (first, *arguments)), members in groups.items():
+        for (*_, (first, *arguments), _), members in groups.items():
             failed |= self._refresh_group(members, states, settings, first, arguments)
         self._count(us, states, [i for i, refreshed in enumerate(due) if refreshed], failed)
         return len(failed)
@@ -267,9 +267,8 @@ class Preconditioner(Module):
         """Refresh the factors of matrices of one size; the tensors for which it failed."""
         factors = [member.factor for member in members]
         matrices = [member.matrix for member in members]
-        stacked = torch.stack(matrices) if len(members) > 1 else matrices[0].unsqueeze(0)
-        new, ok, *more = (self.begin if first else self.refresh)(stacked, factors, *arguments)
-        right = (ok & new.isfinite().flatten(1).all(1)).tolist()
+        new, ok, *more = (self.begin if first else self.refresh)(as_batch(matrices), factors, *arguments)
+        right = (ok & (new.mul(0).sum((-2, -1)) == 0)).tolist()  # what is not finite is not 0 then
         pairs = [(factor, n) for factor, n, fine in zip(factors, new, right, strict=True) if fine]
         for at, (i, k, _, factor) in enumerate(members):
             if right[at]:
@@ -417,9 +416,22 @@ def _alike(
     """The positions of tensors that go through one batch: of one shape, with the same settings, of the same age."""
     batches: dict[Hashable, list[int]] = {}
     for i, (t, state, own) in enumerate(zip(tensors, states, settings, strict=True)):
-        alone = i if t.device.type == "cpu" and t.numel() > ALONE else -1
-        batches.setdefault((t.shape, t.dtype, t.device, id(own), state["step"], alone), []).append(i)
+        batches.setdefault((t.shape, t.dtype, t.device, id(own), state["step"], _alone(t, i)), []).append(i)
     return list(batches.values())
+
+
+def _alone(tensor: Tensor, place: Hashable) -> Hashable:
+    """What keeps a tensor out of all batches, its own place, if it is better off alone."""
+    return place if tensor.device.type == "cpu" and tensor.numel() > ALONE else None
+
+
+def as_batch(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape in one with a first dimension for the batch; a single one shares its memory.
+
+    Args:
+        tensors: one or more.
+    """
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def averaging_weights(name: str, settings: Mapping[str, Any]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Linear algebra: tensors in, tensors out."""
 
-from .blocks import add_gram_, gram, merge_dims, multiply_along, split_blocks, unfold
+from .blocks import add_gram_, gram, merge_dims, multiply_along, split_blocks, symmetric, unfold
 from .cg import CGResult, cg
 from .dct import dct, idct
 from .dense import hessian, jacobian, solve_symmetric
@@ -9,8 +9,9 @@ from .hvp import HVPMethod, hvp, hvp_autograd, hvp_central, hvp_forward
 from .nystrom import nystrom
 from .operators import DenseOperator, GramOperator, InverseOperator, SymmetricOperator
 from .orthogonalize import newton_schulz, newton_schulz_dtype, polar
+from .qr import orthonormal_columns
 from .roots import inverse_root
-from .vector import at_least_float32, elsewhere, flatten, total_dot, unflatten, unflatten_as
+from .vector import all_finite, at_least_float32, elsewhere, flatten, total_dot, unflatten, unflatten_as
 
 __all__ = [
     "CGResult",
@@ -20,6 +21,7 @@ __all__ = [
     "InverseOperator",
     "SymmetricOperator",
     "add_gram_",
+    "all_finite",
     "at_least_float32",
     "cg",
     "dct",
@@ -41,10 +43,12 @@ __all__ = [
     "newton_schulz",
     "newton_schulz_dtype",
     "nystrom",
+    "orthonormal_columns",
     "polar",
     "refresh_eigenbasis",
     "solve_symmetric",
     "split_blocks",
+    "symmetric",
     "total_dot",
     "unflatten",
     "unflatten_as",

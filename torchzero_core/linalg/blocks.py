@@ -106,32 +106,42 @@ def gram(x: Tensor, dim: int) -> Tensor:
 
 
 def add_gram_(matrix: Tensor, rows: Tensor, *, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
-    """A ← beta·A + alpha·XX', in place.
+    """A ← beta·A + alpha·XX', in place, of which only the lower triangle is right: :func:`symmetric` gives the rest.
 
-    On a CPU the blocks above the diagonal are copies of those below it, which saves up to half of the product.
+    On a CPU one block of rows after the other, each as far as the diagonal, which saves up to half of the product; of
+    what is above the diagonal only the blocks on it are written.
 
     Args:
-        matrix: A, symmetric, of shape (n, n).
+        matrix: A, symmetric, of shape (n, n); only its lower triangle counts.
         rows: X, of shape (n, k).
         beta: factor of A.
         alpha: factor of the product.
 
     Example:
-        >>> import torch
         >>> add_gram_(torch.eye(2), torch.tensor([[1.0, 2.0], [0.0, 1.0]]), beta=0.5)
         tensor([[5.5000, 2.0000],
                 [2.0000, 1.5000]])
     """
     n = len(matrix)
-    if n <= BLOCK or matrix.device.type != "cpu":
-        return matrix.addmm_(rows, rows.mT, beta=beta, alpha=alpha)
-    half = -(-n // 32) * 16  # rounded up to a multiple of 16
-    top, bottom = rows[:half], rows[half:]
-    add_gram_(matrix[:half, :half], top, beta=beta, alpha=alpha)
-    add_gram_(matrix[half:, half:], bottom, beta=beta, alpha=alpha)
-    below = matrix[half:, :half].addmm_(bottom, top.mT, beta=beta, alpha=alpha)
-    matrix[:half, half:].copy_(below.mT)
+    size = BLOCK if matrix.device.type == "cpu" else n
+    for start in range(0, n, max(size, 1)):
+        end = min(start + size, n)
+        matrix[start:end, :end].addmm_(rows[start:end], rows[:end].mT, beta=beta, alpha=alpha)
     return matrix
+
+
+def symmetric(matrices: Tensor) -> Tensor:
+    """The symmetric matrices that have these lower triangles; what is above the diagonal is not read.
+
+    Args:
+        matrices: of shape (…, n, n).
+
+    Example:
+        >>> symmetric(torch.tensor([[1.0, 9.0], [2.0, 3.0]]))
+        tensor([[1., 2.],
+                [2., 3.]])
+    """
+    return matrices.tril() + matrices.tril(-1).mT
 
 
 def multiply_along(x: Tensor, matrices: Tensor, dim: int) -> Tensor:

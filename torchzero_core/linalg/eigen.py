@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .vector import at_least_float32
+from .blocks import symmetric
+from .qr import orthonormal_columns
+from .vector import all_finite, at_least_float32
 
 
 def eigh(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,7 +34,7 @@ def eigh(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     a = at_least_float32(matrices)
     identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    ok = a.isfinite().flatten(-2).all(-1)
+    ok = all_finite(a.tril())
     a = torch.where(ok[..., None, None], a, identity)
     try:
         values, vectors = torch.linalg.eigh(a)
@@ -79,7 +81,7 @@ def refresh_eigenbasis(matrices: Tensor, bases: Tensor) -> tuple[Tensor, Tensor,
     eigenvectors, which it converges to when it is repeated.
 
     Args:
-        matrices: A, symmetric and positive semidefinite, of shape (…, n, n).
+        matrices: A, symmetric and positive semidefinite, of shape (…, n, n); only the lower triangles are read.
         bases: Q, orthogonal, of the same shape.
 
     Returns:
@@ -98,11 +100,10 @@ def refresh_eigenbasis(matrices: Tensor, bases: Tensor) -> tuple[Tensor, Tensor,
                 [0.0000, 0.9900]])
     """
     q = at_least_float32(bases)
-    a = at_least_float32(matrices).to(q.dtype)
-    product = a @ q
-    order = (q * product).sum(-2).argsort(-1, descending=True)
-    new, r = torch.linalg.qr(product.gather(-1, order.unsqueeze(-2).expand_as(product)))
-    new = new * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2).to(q.dtype)
-    ok = new.isfinite().flatten(-2).all(-1) & a.isfinite().flatten(-2).all(-1)
-    columns = torch.arange(q.shape[-1], device=q.device).expand_as(order)
-    return torch.where(ok[..., None, None], new, q), torch.where(ok[..., None], order, columns), ok
+    a = symmetric(at_least_float32(matrices).to(q.dtype))
+    columns = q.mT @ a  # those of AQ, in rows
+    order = (q.mT * columns).sum(-1).argsort(-1, descending=True)
+    new = orthonormal_columns(columns.gather(-2, order.unsqueeze(-1).expand_as(columns)).mT)
+    ok = all_finite(columns) & all_finite(new)
+    old = torch.arange(q.shape[-1], device=q.device).expand_as(order)
+    return torch.where(ok[..., None, None], new, q), torch.where(ok[..., None], order, old), ok

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .eigen import eigh
+from .vector import all_finite
 
 
 def inverse_root(matrices: Tensor, p: float = 2.0, *, eps: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -38,4 +39,4 @@ def inverse_root(matrices: Tensor, p: float = 2.0, *, eps: float = 0.0) -> tuple
     floors = (rounding * values.abs().amax(-1, keepdim=True)).clamp(min=eps)
     powers = values.maximum(floors).pow(-1 / p)
     roots = (vectors * powers.unsqueeze(-2)) @ vectors.mT
-    return roots, ok & roots.isfinite().flatten(-2).all(-1)
+    return roots, ok & all_finite(roots)

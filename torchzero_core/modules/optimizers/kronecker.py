@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.preconditioner import Preconditioner, State
+from ...core.preconditioner import Preconditioner, State, as_batch
 from ...linalg import add_gram_, gram, merge_dims, multiply_along, unfold
 
 
@@ -86,8 +86,7 @@ class Kronecker(Preconditioner):
 
 def stacked(tensors: Sequence[Tensor], seen: Layout) -> Tensor:
     """Tensors of one shape in one with a first dimension for the batch; a single one may share its memory."""
-    x = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
-    return x.reshape(len(tensors), *seen.shape)
+    return as_batch(tensors).reshape(len(tensors), *seen.shape)
 
 
 def multiply(x: Tensor, factors: Sequence[list[Tensor]], seen: Layout, *, transposed: bool = False) -> Tensor:
@@ -100,7 +99,6 @@ def multiply(x: Tensor, factors: Sequence[list[Tensor]], seen: Layout, *, transp
         transposed: multiply with the transposed factors.
     """
     for k, dim in enumerate(seen.dims):
-        own = [of_tensor[k] for of_tensor in factors]
-        matrices = own[0].unsqueeze(0) if len(own) == 1 else torch.stack(own)
+        matrices = as_batch([of_tensor[k] for of_tensor in factors])
         x = multiply_along(x, matrices.mT if transposed else matrices, dim)
     return x

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core import Beta, Count, Finite, NonNegative, StateKind
-from ...core.preconditioner import State
+from ...core.preconditioner import State, as_batch
 from ...linalg import eigenbasis, multiply_along, refresh_eigenbasis
 from .kronecker import Kronecker, layout, multiply, stacked
 
@@ -96,7 +96,7 @@ class SOAP(Kronecker):
         return eigenbasis(matrices)
 
     def refresh(self, matrices: Tensor, factors: list[Tensor], *arguments: Any) -> tuple[Tensor, ...]:
-        bases, order, ok = refresh_eigenbasis(matrices, torch.stack(factors))
+        bases, order, ok = refresh_eigenbasis(matrices, as_batch(factors))
         return bases, ok, order
 
     def follow(
