@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from torchzero_core.linalg import gram, merge_dims, multiply_along, split_blocks, unfold
+from torchzero_core.linalg import add_gram_, gram, merge_dims, multiply_along, split_blocks, symmetric, unfold
 
 SHAPES = [(4,), (3, 5), (2, 3, 4), (2, 3, 2, 2), (1, 3, 1)]
 
@@ -53,6 +53,29 @@ def test_unfoldings_and_gram_matrices(shape):
             assert torch.equal(matrix, torch.stack([piece.flatten() for piece in one.unbind(dim)]))
             others = [i for i in range(len(shape)) if i != dim]
             assert torch.allclose(product, torch.tensordot(one, one, dims=(others, others)), atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 128, 129, 300])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_lower_triangle_of_a_product_with_its_transpose(n, transposed):
+    rows, start = batch(n, 4, n=1)[0], symmetric(batch(n, n, n=1)[0])
+    given = rows.mT.contiguous().mT if transposed else rows
+    expected = 0.5 * start + 2 * rows @ rows.mT
+    matrix = start.clone()
+    assert add_gram_(matrix, given, beta=0.5, alpha=2) is matrix
+    assert torch.allclose(matrix.tril(), expected.tril(), rtol=0, atol=1e-13)
+    assert torch.equal(matrix[:128, 128:], start[:128, 128:])  # what is above is left alone
+    broken = start.masked_fill(torch.ones(n, n).triu(1).bool(), torch.nan)
+    assert torch.allclose(symmetric(add_gram_(broken, given, beta=0.5, alpha=2)), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 128, 129, 300])
+def test_symmetric_matrices_have_the_lower_triangles(n):
+    x = batch(2, n, n)
+    before = x.clone()
+    found = symmetric(x)
+    assert torch.equal(x, before) and torch.equal(found, x.tril() + x.tril(-1).mT)
+    assert torch.equal(symmetric(x.mT), x.triu() + x.triu(1).mT)
 
 
 def test_unfoldings_of_matrices_are_views():

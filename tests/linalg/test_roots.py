@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchzero_core.linalg import eigenbasis, eigh, inverse_root, refresh_eigenbasis
+from torchzero_core.linalg import all_finite, eigenbasis, eigh, inverse_root, orthonormal_columns, refresh_eigenbasis
 
 F64 = torch.float64
 
@@ -127,3 +127,37 @@ def test_a_refresh_that_fails_keeps_the_basis():
     assert ok.tolist() == [True, False]
     assert torch.equal(basis[1], old[1]) and order[1].tolist() == [0, 1, 2]
     assert basis[0].isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_one_value_that_is_not_finite_is_enough(bad):
+    a = spd([3.0, 2.0, 1.0], batch=(3,))[0]
+    a[1, 2, 0] = bad
+    assert all_finite(a).tolist() == [True, False, True]
+    assert refresh_eigenbasis(a, spd([1.0, 2.0, 3.0], 1, (3,))[1])[2].tolist() == [True, False, True]
+    assert inverse_root(a)[1].tolist() == [True, False, True]
+    assert eigenbasis(a)[1].tolist() == [True, False, True]
+
+
+def test_finite_values_whose_sum_is_not():
+    huge = torch.full((2, 3, 3), 3e38)
+    assert all_finite(huge).tolist() == [True, True]
+    huge[0, 1, 1] = torch.nan
+    assert all_finite(huge).tolist() == [False, True]
+    assert all_finite(torch.zeros(2, 0, 0)).tolist() == [True, True] and all_finite(torch.zeros(0, 2, 2)).shape == (0,)
+
+
+@pytest.mark.parametrize("n", [3, 150, 520])  # by one block, by several, and by panels of columns too
+def test_only_the_lower_triangles_are_read(n):
+    a, q = spd(torch.linspace(1, 2, n, dtype=F64).tolist())
+    lower = a.masked_fill(torch.ones(n, n).triu(1).bool(), torch.nan)
+    old = orthonormal_columns(q + 0.01 * spd([1.0] * n, 1)[1])
+    basis, order, ok = refresh_eigenbasis(lower, old)
+    product = a @ old
+    quotients = (old * product).sum(0)
+    assert ok and (quotients[order].diff() <= 0).all()
+    r = basis.mT @ product[:, order]
+    assert torch.allclose(basis.mT @ basis, torch.eye(n, dtype=F64), rtol=0, atol=1e-13)
+    assert r.tril(-1).abs().max() < 1e-13 and (r.diagonal() > 0).all()
+    for of_lower, whole in zip(inverse_root(lower, 4), inverse_root(a, 4), strict=True):
+        assert torch.equal(of_lower, whole)

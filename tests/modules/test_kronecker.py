@@ -118,6 +118,14 @@ def test_which_dimensions_shampoo_preconditions(shape, settings, seen, dims):
     check_shampoo(shape, seen, dims, {}, update_freq=1, **settings)
 
 
+@compared("Shampoo of large matrices", "powers of the sums by numpy's eigh")
+def test_shampoo_by_eigendecomposition_where_matrices_are_large(monkeypatch):
+    """They are worked on alone, and of their sums only blocks of the lower triangles."""
+    monkeypatch.setattr("torchzero_core.linalg.blocks.BLOCK", 4)
+    monkeypatch.setattr("torchzero_core.core.preconditioner.ALONE", 30)
+    check_shampoo((9, 7), (9, 7), (0, 1), dict(update_freq=2), merge_small=False, update_freq=2)
+
+
 @compared("Shampoo(inner=EMA)", "powers of the sums by numpy's eigh")
 def test_shampoo_multiplies_its_child_and_learns_from_the_plain_update():
     expected = dict(update_freq=2, ema=0.8)
@@ -222,6 +230,25 @@ def test_soap_follows_its_authors(shape, dims, settings, simple):
         gs, outs = feed(optimizer, params, seed)
         for other, g, out in zip(theirs, gs, outs, strict=True):
             np.testing.assert_allclose(out, other.step(g), rtol=1e-7, atol=1e-9)
+
+
+@compared("SOAP of large matrices", "the authors' algorithm in numpy")
+def test_soap_follows_its_authors_where_matrices_are_large(monkeypatch):
+    """They are worked on alone, of their sums only blocks of the lower triangles, and the turn goes by panels."""
+    monkeypatch.setattr("torchzero_core.linalg.blocks.BLOCK", 4)
+    monkeypatch.setattr("torchzero_core.linalg.qr.LARGE", 8)
+    monkeypatch.setattr("torchzero_core.linalg.qr.PANEL", 3)
+    monkeypatch.setattr("torchzero_core.core.preconditioner.ALONE", 30)
+    shapes = [(10, 10), (10, 10), (9, 9), (3, 3, 4)]
+    params = make_params(shapes)
+    optimizer = tz.Modular(params, tz.m.SOAP(merge_small=False, precond_freq=3))
+    theirs = [SimpleSOAP(shape, range(len(shape)), every=3) for shape in shapes]
+    for seed in range(14):
+        gs, outs = feed(optimizer, params, seed)
+        for other, g, out in zip(theirs, gs, outs, strict=True):
+            np.testing.assert_allclose(out, other.step(g), rtol=1e-7, atol=1e-9)
+    sums = optimizer.state[params[0]]["SOAP.GG"].view(2, 10, 10)
+    assert not torch.equal(sums, sums.mT)  # what is above the diagonal does not count
 
 
 @pytest.mark.parametrize(

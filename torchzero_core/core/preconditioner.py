@@ -16,7 +16,7 @@ from .vector_method import Unit, inner_update, units_of
 
 #: The state of a tensor by name: tensors, and the numbers "step" and "phase".
 State = Mapping[str, Any]
-#: On a CPU, tensors of more elements than this are worked on one by one: their products gain nothing from a batch.
+#: On a CPU, tensors and matrices of more elements than this are worked on one by one: they gain nothing from a batch.
 ALONE = 2**15
 
 
@@ -27,15 +27,16 @@ class Preconditioner(Module):
     to. Every ``update_freq`` steps of the tensor, from its first on, :meth:`refresh` makes the factors from them, for
     all matrices of one size in one batch. :meth:`precondition` multiplies with the factors.
 
-    With ``stagger`` the tensors take turns, so that no step has to refresh them all: the largest are as far from each
-    other as the interval allows.
+    With ``stagger`` the tensors take turns, so that no step has to refresh them all; :func:`phases` spreads the n³ of
+    their matrices evenly. All matrices of one tensor have their turn together.
 
     Where a refresh fails, or its result is not finite, the last good factor stays (the identity before there was one).
     The failures in a row are counted in the state and the step's status says so; after :attr:`max_failures` of them
     comes an error. All arithmetic is in float32 at least, and so is the state.
 
     Tensors of one shape and with the same settings come to :meth:`accumulate_all` and :meth:`precondition_all`
-    together, which a method may override to work on a batch.
+    together, which a method may override to work on a batch. On a CPU each large one comes alone, and each large matrix
+    is refreshed alone: a batch would gain nothing and cost copies.
 
     Settings that the base reads: ``update_freq`` (or what :attr:`interval` names); ``stagger`` and ``concat_params`` if
     there are any.
@@ -453,21 +454,25 @@ def averaging_weights(name: str, settings: Mapping[str, Any]) -> tuple[float, fl
 def phases(costs: Sequence[float], every: int) -> list[int]:
     """Spread things over the steps of an interval: in which step each has its turn.
 
-    Every step gets as many as every other, give or take one, the dearest each in another step as long as there are
-    enough, and few things as far from each other as can be.
+    The dearest first, each goes to the step that has least to do so far; few things are as far from each other as can
+    be. So the dearest step costs at most a third more than it has to, and never less than the dearest thing.
 
     Args:
         costs: what each thing costs.
         every: the number of steps.
 
+    Reference: R. L. Graham, "Bounds on multiprocessing timing anomalies", 1969.
+
     Example:
         >>> phases([1, 1, 1], 10), phases([5, 1, 9, 1], 2)
-        ([0, 3, 6], [1, 0, 0, 1])
+        ([0, 3, 6], [1, 1, 0, 1])
     """
     used = min(len(costs), every)
-    out = [0] * len(costs)
-    for rank, i in enumerate(sorted(range(len(costs)), key=lambda i: -costs[i])):
-        out[i] = rank % used * every // used
+    out, loads = [0] * len(costs), [0.0] * used
+    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        step = loads.index(min(loads))
+        loads[step] += costs[i]
+        out[i] = step * every // used
     return out
 
 

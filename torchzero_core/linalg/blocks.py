@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 #: Blocks of this size are multiplied at full speed.
@@ -51,7 +52,6 @@ def split_blocks(tensor: Tensor, max_dim: int) -> list[Tensor]:
         max_dim: the largest size of a block.
 
     Example:
-        >>> import torch
         >>> [tuple(b.shape) for b in split_blocks(torch.zeros(5, 2), 3)]
         [(3, 2), (2, 2)]
     """
@@ -75,7 +75,6 @@ def unfold(x: Tensor, dim: int) -> Tensor:
     Reference: Kolda and Bader, Tensor decompositions and applications, 2009.
 
     Example:
-        >>> import torch
         >>> unfold(torch.arange(6.0).view(1, 2, 3), 1)
         tensor([[[0., 3.],
                  [1., 4.],
@@ -96,7 +95,6 @@ def gram(x: Tensor, dim: int) -> Tensor:
         Matrices of shape (batch, d_dim, d_dim).
 
     Example:
-        >>> import torch
         >>> gram(torch.tensor([[[1.0, 2.0], [0.0, 1.0]]]), 0)
         tensor([[[5., 2.],
                  [2., 1.]]])
@@ -141,7 +139,13 @@ def symmetric(matrices: Tensor) -> Tensor:
         tensor([[1., 2.],
                 [2., 3.]])
     """
-    return matrices.tril() + matrices.tril(-1).mT
+    out = matrices.clone(memory_format=torch.contiguous_format)
+    for start in range(0, out.shape[-1], BLOCK):
+        rows = out[..., start : start + BLOCK, :]
+        block = rows[..., start : start + BLOCK]
+        block.copy_(block.tril() + block.tril(-1).mT)
+        out[..., :start, start : start + BLOCK].copy_(rows[..., :start].mT)
+    return out
 
 
 def multiply_along(x: Tensor, matrices: Tensor, dim: int) -> Tensor:
@@ -158,7 +162,6 @@ def multiply_along(x: Tensor, matrices: Tensor, dim: int) -> Tensor:
     Reference: Kolda and Bader, Tensor decompositions and applications, 2009.
 
     Example:
-        >>> import torch
         >>> x = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
         >>> multiply_along(x, torch.tensor([[0.0, 1.0]]), 0)
         tensor([[[3., 4.]]])

@@ -101,9 +101,9 @@ def refresh_eigenbasis(matrices: Tensor, bases: Tensor) -> tuple[Tensor, Tensor,
     """
     q = at_least_float32(bases)
     a = symmetric(at_least_float32(matrices).to(q.dtype))
-    columns = q.mT @ a  # those of AQ, in rows
-    order = (q.mT * columns).sum(-1).argsort(-1, descending=True)
-    new = orthonormal_columns(columns.gather(-2, order.unsqueeze(-1).expand_as(columns)).mT)
-    ok = all_finite(columns) & all_finite(new)
+    product = a @ q
+    order = (q * product).sum(-2).argsort(-1, descending=True)
+    new = orthonormal_columns(product.gather(-1, order.unsqueeze(-2).expand_as(product)))
+    ok = all_finite(product) & all_finite(new)
     old = torch.arange(q.shape[-1], device=q.device).expand_as(order)
     return torch.where(ok[..., None, None], new, q), torch.where(ok[..., None], order, old), ok

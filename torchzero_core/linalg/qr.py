@@ -15,8 +15,8 @@ def orthonormal_columns(matrices: Tensor) -> Tensor:
     """Q of A = QR, with the signs that make diag(R) positive, for every matrix of a batch.
 
     By Householder reflections, so that Q is orthogonal to rounding whatever A is, singular or zero too. Large matrices
-    on a CPU go by panels of columns: the reflections of a panel are one matrix I − VTV', and what is not in a panel
-    becomes matrix products, which run at twice the speed of LAPACK's QR.
+    on a CPU go by panels of columns: the reflections of a panel are one matrix I − VTV', and all that is done to the
+    other columns is matrix products. That takes two thirds of the time of LAPACK's QR for n = 2048.
 
     Args:
         matrices: A, square, of shape (…, n, n).
@@ -36,18 +36,17 @@ def orthonormal_columns(matrices: Tensor) -> Tensor:
     if matrices.device.type != "cpu" or matrices.shape[-1] < LARGE:
         reflections, factors = torch.geqrf(matrices)
         return torch.linalg.householder_product(reflections, factors) * _signs(reflections).unsqueeze(-2)
-    n, out = matrices.shape[-1], torch.empty_like(matrices, memory_format=torch.contiguous_format)
-    for matrix, q in zip(matrices.reshape(-1, n, n), out.view(-1, n, n), strict=True):
-        _by_panels(matrix, q)
+    out = matrices.mT.clone(memory_format=torch.contiguous_format)  # columns stand together, as LAPACK wants them
+    for matrix in out.view(-1, *out.shape[-2:]):
+        _by_panels(matrix)
     return out
 
 
-def _by_panels(matrix: Tensor, q: Tensor) -> None:
-    """The same for one matrix, written to q."""
-    rest = matrix.mT.clone(memory_format=torch.contiguous_format).mT  # its columns stand together, as LAPACK wants them
-    panels = []
-    for start in range(0, len(q), PANEL):
-        end = min(start + PANEL, len(q))
+def _by_panels(matrix: Tensor) -> None:
+    """The same for one matrix: it is A' before and Q afterwards."""
+    rest, panels = matrix.mT, []
+    for start in range(0, len(rest), PANEL):
+        end = min(start + PANEL, len(rest))
         v, tau = torch.geqrf(rest[start:, start:end])
         signs = _signs(v)
         v.tril_(-1).diagonal().fill_(1)
@@ -56,11 +55,11 @@ def _by_panels(matrix: Tensor, q: Tensor) -> None:
         others = rest[start:, end:]
         others.addmm_(v, t.mT @ (v.mT @ others), alpha=-1)
         panels.append((start, v, t, signs))
-    torch.eye(len(q), out=q)
+    torch.eye(len(matrix), out=matrix)
     for start, v, t, _ in reversed(panels):
-        corner = q[start:, start:]
+        corner = matrix[start:, start:]
         corner.addmm_(v, t @ (v.mT @ corner), alpha=-1)
-    q.mul_(torch.cat([signs for *_, signs in panels]))
+    matrix.mul_(torch.cat([signs for *_, signs in panels]))
 
 
 def _signs(r: Tensor) -> Tensor:

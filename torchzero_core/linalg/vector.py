@@ -38,7 +38,8 @@ def all_finite(matrices: Tensor) -> Tensor:
         >>> all_finite(torch.tensor([[[1.0]], [[torch.inf]], [[torch.nan]]]))
         tensor([ True, False, False])
     """
-    return matrices.mul(0).sum((-2, -1)) == 0  # a quarter of the time of isfinite().all()
+    fine = matrices.sum((-2, -1)).isfinite()  # one pass and no memory; but it may overflow
+    return fine if bool(fine.all()) else matrices.isfinite().flatten(-2).all(-1)
 
 
 def flatten(tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:

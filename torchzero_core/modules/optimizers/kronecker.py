@@ -49,7 +49,8 @@ class Kronecker(Preconditioner):
     """Base class of methods with a matrix for each dimension that is longer than 1 and at most ``max_dim``.
 
     It reads the settings merge_small, max_dim and precondition_1d, and adds mat_i(u)·mat_i(u)' to the matrix of
-    dimension i, weighted as :meth:`weights` says.
+    dimension i, weighted as :meth:`weights` says. Of a matrix only the lower triangle counts: above the diagonal a
+    large one is not kept up to date.
     """
 
     def weights(self, settings: Mapping[str, Any]) -> tuple[float, float]:
