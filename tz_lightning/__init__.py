@@ -13,6 +13,7 @@ from .callbacks import ClosureMonitor, RankAgreement, Report, SkipNonFinite, Upd
 from .chain import ModularChain
 from .cli import ModularCLI
 from .closure import ClosureModule, ClosureOptimization, closure_step
+from .parts import SplitOptimizer
 from .rates import leave_out_missing_weight_decay
 from .reevaluation import is_reevaluation
 from .rng import RNGCheckpoint
@@ -32,6 +33,7 @@ __all__ = [
     "RankAgreement",
     "Report",
     "SkipNonFinite",
+    "SplitOptimizer",
     "StopWhen",
     "SwitchOptimizer",
     "UpdateNormMonitor",

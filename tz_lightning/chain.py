@@ -80,7 +80,7 @@ class ModularChain(Modular):
         chain = copy.deepcopy([modules] if isinstance(modules, Module) else modules)
         model = params if isinstance(params, nn.Module) else _MODEL.get()
         if groups:
-            params = _grouped(params, groups)
+            params = grouped(params, groups, "ModularChain(groups=...)")
         super().__init__(
             params,
             *chain,
@@ -96,8 +96,17 @@ class ModularChain(Modular):
                 module.choice()  # refuses what fits no parameter here, and not at the first step
 
 
-def _grouped(params: Any, groups: Mapping[str, Mapping[str, Any]]) -> Groups:
-    """The groups of what a chain is made of."""
+def grouped(params: Any, groups: Mapping[str, Mapping[str, Any]], who: str) -> Groups:
+    """The groups of what an optimizer is made of.
+
+    Args:
+        params: a model, (name, tensor) pairs, or tensors where the model is known.
+        groups: settings by kind, name or pattern.
+        who: has to know names, for the message.
+
+    Raises:
+        ValueError: nobody knows the names of the parameters; a key fits none.
+    """
     if isinstance(params, nn.Module):
         return group_parameters(params, groups)
     given = list(params)
@@ -106,7 +115,7 @@ def _grouped(params: Any, groups: Mapping[str, Mapping[str, Any]]) -> Groups:
     model = _MODEL.get()
     if model is None or not all(isinstance(p, Tensor) for p in given):
         raise ValueError(
-            "ModularChain(groups=...) must know the names of the parameters and the layers that they belong to: make "
+            f"{who} must know the names of the parameters and the layers that they belong to: make "
             "it of the model, optimizer(model), or of its names, optimizer(model.named_parameters())."
         )
     return group_parameters(model, groups, given)

@@ -19,20 +19,66 @@ from torch.optim import Optimizer
 
 from torchzero_core.core import Modular
 
-from . import catalogue, recipes  # what --optimizer adamw finds
+from . import catalogue, parts, recipes  # what --optimizer adamw finds
 from .chain import ModularChain, parameters_of
 from .closure import ClosureOptimization
 from .mistakes import names_of, parameters, refusal, short_error, structure_fault, trainer_fault
 from .schedule import ChainedScheduler, SequentialLR, WarmupCosine
 
 
+class TwiceError(yaml.YAMLError):
+    """A key that stands twice in one place of a configuration, of which YAML would take the last one.
+
+    Args:
+        key: the key.
+        first: where it stands first.
+        again: where it stands again.
+    """
+
+    def __init__(self, key: str, first: yaml.Mark, again: yaml.Mark) -> None:
+        self.problem_mark = again
+        self.fault = f"the key {key!r} stands twice" + (
+            f", here and on line {first.line + 1}" if first.line != again.line else ""
+        )
+        super().__init__(self.fault)
+
+
+def _refuse_twice(text: str) -> None:
+    """Refuse a configuration in which a key stands twice."""
+    nodes: list[yaml.Node] = [node for node in (yaml.compose(text, yaml.SafeLoader),) if node is not None]
+    seen: set[int] = set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            keys: dict[str, yaml.Mark] = {}
+            for key, value in node.value:
+                nodes.append(value)
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    if key.value in keys:
+                        raise TwiceError(key.value, keys[key.value], key.start_mark)
+                    keys[key.value] = key.start_mark
+
+
 def load_yaml(text: str) -> Any:
     """YAML as jsonargparse reads it, with the names of parameters as text: those of Split are words for truth values.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or a key stands twice in one place.
 
     Example:
         >>> load_yaml("{filter: hidden_matrices, true: {class_path: Muon}, false: null}")
         {'filter': 'hidden_matrices', 'true': {'class_path': 'Muon'}, 'false': None}
+        >>> load_yaml("{lr: 1, lr: 2}")
+        Traceback (most recent call last):
+        tz_lightning.cli.TwiceError: the key 'lr' stands twice
     """
+    if text.count(":") > 1:
+        _refuse_twice(text)
     return spelled_out(_with_text_keys(jsonargparse.get_loader("yaml")(text)))
 
 
@@ -102,6 +148,9 @@ class ModularParser(LightningArgumentParser):
         for file in _files(words):
             if fault := _fault_of(file):
                 self.error(f"{file}{fault}")
+        for word in words:
+            if fault := _twice_in(word):
+                self.error(fault)
         return super().parse_args([_spelled_out_word(word) for word in words], *rest, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -169,7 +218,8 @@ def _fault_of(file: str) -> str:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         hint = " (a tab; YAML is indented with spaces)" if "\\t" in str(problem) or "any token" in str(problem) else ""
-        return f"{f', line {mark.line + 1}' if mark else ''}: this is no YAML: {problem or error}{hint}"
+        fault = getattr(error, "fault", f"this is no YAML: {problem or error}{hint}")
+        return f"{f', line {mark.line + 1}' if mark else ''}: {fault}"
     if not isinstance(config, dict):
         return f": a configuration is options by name, as in optimizer: adamw, and this is {config!r}"
     places = [config, *(config[name] for name in LightningCLI.subcommands() if isinstance(config.get(name), dict))]
@@ -179,6 +229,29 @@ def _fault_of(file: str) -> str:
         (found for part in checked if (found := structure_fault(part) or trainer_fault(part.get("trainer")))), ""
     )
     return f": {fault}" if fault else ""
+
+
+def _twice_in(word: str) -> str:
+    """What is said of a word of the command line in whose value a key stands twice; "" of any other."""
+    option, _, value = word.partition("=")
+    if value[:1] not in ("{", "["):
+        option, value = "", word
+    try:
+        if value[:1] in ("{", "["):
+            load_yaml(value)
+    except TwiceError as error:
+        return f"{option.lstrip('-')}: {error}" if option else str(error)
+    except yaml.YAMLError:
+        pass  # the parser says so
+    return ""
+
+
+def _of_lightning(error: BaseException) -> bool:
+    """Whether Lightning has raised an error itself, about what it was given."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("lightning.")
 
 
 class ModularCLI(LightningCLI):
@@ -220,12 +293,21 @@ class ModularCLI(LightningCLI):
             self._parser(self.subcommand).error(str(error), error)
         self._check_scheduler()
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            self._parser(self.subcommand).error(f"seed_everything: {error}", error)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer; a value that it refuses ends the program with its sentence."""
         try:
-            return super().instantiate_trainer(**kwargs)
-        except (ValueError, MisconfigurationException) as error:
-            if "Does not validate" in str(error):
+            trainer = super().instantiate_trainer(**kwargs)
+            if trainer.accumulate_grad_batches < 1:
+                raise ValueError(f"accumulate_grad_batches={trainer.accumulate_grad_batches} must be at least 1")
+            return trainer
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            if "Does not validate" in str(error) or (isinstance(error, TypeError) and not _of_lightning(error)):
                 raise
             self._parser(self.subcommand).error(f"trainer: {' '.join(str(error).split())}", error)
 
@@ -314,4 +396,4 @@ class ModularCLI(LightningCLI):
         return max(1, int(total) // (self._get(self.config_init, "lr_frequency") or 1))
 
 
-__all__ = ["ModularCLI", "ModularChain", "recipes"]
+__all__ = ["ModularCLI", "ModularChain", "parts", "recipes"]

@@ -14,7 +14,6 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchzero_core.core import Modular
 from torchzero_core.distributed import Reductions
 
 from . import compat, loop
@@ -56,8 +55,8 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
         refuse_everywhere(trainer, raw, "closure_step")
         _MEMORIES[raw] = Memory(module, raw, "The function given to closure_step")
     memory = _MEMORIES[raw]
-    if isinstance(raw, Modular):
-        raw.forget_evaluations()  # the first evaluation of a step logs and counts the batch
+    for chain in loop.chains_of(raw):
+        chain.forget_evaluations()  # the first evaluation of a step logs and counts the batch
     outputs: list[Any] = []
 
     def again() -> tuple[Tensor | None, Any]:
@@ -165,8 +164,12 @@ def _refuse_if(condition: object, message: str) -> None:
 
 def refuse_everywhere(trainer: Trainer, optimizer: Optimizer, who: str) -> None:
     """Refuse what cannot be right in either mode."""
+    chains = loop.chains_of(optimizer)
+    alone = (
+        any(type(chain.distributed) is Reductions for chain in chains) if chains else loop.evaluates_the_loss(optimizer)
+    )
     _refuse_if(
-        trainer.world_size > 1 and type(getattr(optimizer, "distributed", None)) is Reductions,
+        trainer.world_size > 1 and alone,
         f"{who}: there are {trainer.world_size} processes, and each would search along the loss of its own data, so "
         "that the parameters drift apart. Train with devices=1, or give the optimizer reductions over the processes: "
         "optimizer.distributed, see torchzero_core.distributed.",

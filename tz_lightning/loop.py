@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchzero_core.core import Modular
+from torchzero_core.optim import Split
+from torchzero_core.optim.wrappers.base import Wrapper
 
 from . import compat
 from .evaluations import Batch, NoLoss, StepClosure
@@ -125,8 +127,8 @@ class ClosureLoop(_AutomaticOptimization):
             return
         batches, self._batches = self._batches, []
         memory = self._memory_of(optimizer)
-        assert isinstance(optimizer, Modular)
-        optimizer.forget_evaluations()  # the first evaluation of a step logs and counts the batch
+        for chain in chains_of(optimizer):
+            chain.forget_evaluations()  # the first evaluation of a step logs and counts the batch
 
         def step(original: Callable[..., Any], closure: Callable[[], Any] | None = None) -> Any:
             if closure is None:
@@ -147,8 +149,15 @@ class ClosureLoop(_AutomaticOptimization):
 
 
 def evaluates_the_loss(optimizer: Optimizer) -> bool:
-    """Whether an optimizer is a chain that needs a closure."""
-    return isinstance(optimizer, Modular) and optimizer.requires_closure
+    """Whether an optimizer is one of this package's that needs a closure: a chain, several as one, a wrapper."""
+    return isinstance(optimizer, Wrapper) or (isinstance(optimizer, (Modular, Split)) and optimizer.requires_closure)
+
+
+def chains_of(optimizer: Optimizer) -> list[Modular]:
+    """The chains that an optimizer is or consists of."""
+    if isinstance(optimizer, Split):
+        return [chain for inner in optimizer.optimizers for chain in chains_of(inner)]
+    return [optimizer] if isinstance(optimizer, Modular) else []
 
 
 def module_of(trainer: Trainer) -> LightningModule:
