@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import copy_all
-from ..engine.layout import address_of, check_addresses
+from ..engine.layout import MemoryCheck
 from ..engine.params import Params
 from .closure import Closure, CountedClosure, WrappedClosure, detached
 from .home import Home, StepInfo
@@ -182,7 +182,10 @@ class Var:
         """The gradients are those that lie in ``p.grad``."""
         self.narrow([p.grad for p in self.params])
         if self._grad is not None:
-            check_addresses(self._grad, address_of(self._grad), "gradient")
+            derived = self._interned().derived
+            if "gradients" not in derived:
+                derived["gradients"] = MemoryCheck("gradient")
+            derived["gradients"](self._grad)
         if self.copies_grads and self.closure is not None and self._grad is not None:
             self._grad = [g.detach().clone() for g in self._grad]
 

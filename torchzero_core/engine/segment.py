@@ -408,7 +408,7 @@ class Segment:
         if hosts is None:
             return False
         runner = binding.runners[bucket][program]
-        bucket.hosts = hosts
+        bucket.hosts, runner.repeats = hosts, True
         runner.begin((grads, grads, []), None)
         self._transaction.seal()
         self._run_alone(None, runner)
@@ -469,6 +469,7 @@ class Segment:
         if bucket.shards is not None:
             grads = placed(grads, bucket.params) if grads else []
             tensors, grads, out = (list(map(local, x)) for x in (tensors, grads, out))
+        runner.repeats = False
         runner.begin((tensors, grads, out), loss)
         return runner
 
