@@ -15,6 +15,10 @@ from .closure import Closure, CountedClosure, WrappedClosure, detached
 from .home import Home, StepInfo
 
 
+class NoGraph(RuntimeError):
+    """Gradients are to be differentiable, and the loss has no graph."""
+
+
 class Var:
     """Parameters, gradients, update, loss and closure of one step. Everything is evaluated at most once and kept.
 
@@ -158,7 +162,7 @@ class Var:
             with torch.enable_grad():
                 loss = self.closure(False)
                 if not isinstance(loss, Tensor) or not loss.requires_grad:
-                    raise RuntimeError(
+                    raise NoGraph(
                         "Differentiable gradients need the graph of the loss, but closure(backward=False) returned a "
                         "loss without one: compute it from the parameters and return it undetached, and call "
                         "loss.backward() only if backward is true."
