@@ -78,6 +78,74 @@ def test_a_closure_that_raises_at_any_evaluation(entry):
     assert same(snapshot(optimizer, params), snapshot(twin, others))
 
 
+#: What a closure may raise that somebody on the way might take for his own.
+ERRORS = [
+    torch.OutOfMemoryError("of the user"),
+    RuntimeError("graph of the loss"),
+    KeyboardInterrupt(),
+    ValueError("of the user"),
+    TypeError("closure() got an unexpected keyword argument 'backward'"),
+    torch.linalg.LinAlgError("of the user"),
+    StopIteration(),
+    MemoryError(),
+    OverflowError(),
+    SystemExit(1),
+    AttributeError("of the user"),
+    KeyError("of the user"),
+    ZeroDivisionError(),
+    AssertionError(),
+    NotImplementedError(),
+    GeneratorExit(),
+]
+
+
+def check_errors(entry, errors):
+    """Each comes through at some evaluation, and leaves everything as it was."""
+    search = [] if entry.closure else [tz.m.Backtracking()]
+    torch.manual_seed(1)
+    params = make_params()
+    optimizer = tz.Modular(params, *entry.build(), *search)
+    optimizer.step(closure_of(params))
+    before, n, raised = snapshot(optimizer, params), 1, 0
+    for error in errors:
+        while True:
+            inner, calls = closure_of(params), []
+
+            def closure(backward=True, error=error, inner=inner, calls=calls, n=n):
+                calls.append(backward)
+                if len(calls) == n:
+                    raise error
+                return inner(backward)
+
+            twin = copy.deepcopy((optimizer, params)) if n > 1 else None
+            try:
+                optimizer.step(closure)
+            except BaseException as caught:
+                assert caught is error, (repr(caught), repr(error), n)
+                assert same(before, snapshot(optimizer, params)), (repr(error), n)
+                raised, n = raised + 1, n + 1
+                break
+            assert len(calls) < n, (repr(error), n)  # there are fewer evaluations
+            assert twin is not None
+            (optimizer, params), n = twin, 1
+    assert raised == len(errors)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.id)
+def test_whatever_a_closure_raises_comes_through(entry):
+    first = sum(map(ord, entry.id)) % len(ERRORS)  # others for each
+    check_errors(entry, [ERRORS[(first + 3 * i) % len(ERRORS)] for i in range(4)])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.id)
+def test_whatever_a_closure_raises_anywhere_comes_through(entry):
+    for i in range(len(ERRORS)):
+        check_errors(entry, ERRORS[i:] + ERRORS[:i])
+
+
 # -- exceptions of modules and hooks -----------------------------------------------------------------------------------
 class Fails(Module):
     """Raises where it is told to."""

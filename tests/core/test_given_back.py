@@ -61,3 +61,78 @@ def test_other_memory_is_refused_by_compiled_code(what):
     with pytest.raises(RuntimeError, match="has been given back"):
         optimizer.step()
     assert same(bits(params), before)
+
+
+#: What is left of so many bytes.
+CUTS = {"nothing": lambda n: 0, "half": lambda n: n // 2, "all but one byte": lambda n: n - 1}
+MORE = {
+    **CHAINS,
+    "numbers": lambda: [m.ClipNormByEMA(tensorwise=False), m.ClipValueGrowth(), m.LR(0.1)],
+    "ring": lambda: [m.MedianAveraging(3), m.LR(0.1)],
+    "nested": lambda: [m.Sum(m.RMSprop(), m.BlockPartition(m.Lion(), 16)), m.LR(0.1)],
+}
+
+
+def tensors_of(optimizer):
+    """Each tensor that is kept and read: by the number of its parameter, and its name."""
+    for i, state in enumerate(optimizer.state.values()):
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.numel():
+                yield i, key
+
+
+def made(name, compile):
+    params = make_params(SHAPES)
+    optimizer = tz.Modular(params, *MORE[name](), compile=compile)
+    for _ in range(3):
+        backward(params)
+        optimizer.step()
+    backward(params)
+    return params, optimizer
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("name", MORE)
+@pytest.mark.filterwarnings("ignore:compile=True has no effect")
+def test_each_state_without_some_of_its_memory_is_refused(name, cut, compile):
+    for i, key in list(tensors_of(made(name, compile)[1])):
+        params, optimizer = made(name, compile)
+        value = list(optimizer.state.values())[i][key]
+        storage, kept = value.untyped_storage(), value.clone()
+        size = storage.nbytes()
+        if not storage.resizable():  # numpy has a view of it
+            continue
+        storage.resize_(CUTS[cut](size))
+        before = bits(params)
+        with pytest.raises(RuntimeError, match=r"The memory of .*has been given back"):
+            optimizer.step()
+        assert same(bits(params), before), key
+        list(optimizer.state.values())[i][key] = kept
+        if size == kept.numel() * kept.element_size():  # otherwise others have lost theirs too
+            optimizer.step()
+            assert optimizer.current_step == 4
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("name", MORE)
+@pytest.mark.filterwarnings("ignore:compile=True has no effect")
+def test_a_gradient_or_a_parameter_without_some_of_its_memory_is_refused(name, cut, compile):
+    for k, what in ((2, "gradient"), (2, "parameter"), (3, "gradient")):
+        params, optimizer = made(name, compile)
+        if what == "gradient":  # memory of before is free again, and may be what it gets
+            params[k].grad = params[k].grad.clone()
+        given = params[k].data if what == "parameter" else params[k].grad
+        storage, kept = given.untyped_storage(), given.clone()
+        size = storage.nbytes()
+        storage.resize_(CUTS[cut](size))
+        others = [p for i, p in enumerate(params) if i != k]
+        before = bits(others)
+        with pytest.raises(RuntimeError, match=rf"The memory of {what} \d, of shape .*has been given back"):
+            optimizer.step()
+        assert same(bits(others), before)
+        storage.resize_(size)
+        given.copy_(kept)
+        optimizer.step()
+        assert optimizer.current_step == 4

@@ -381,9 +381,9 @@ def _difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> str:
 
 
 def outcome(seed: int) -> tuple[str, str, float]:
-    """What became of a case: "held", "refused", or the kind of what is wrong; a text; and seconds."""
+    """What became of a case: "held", "refused", or the kind of what is wrong; a text; and seconds of the processor."""
     case = Case(seed)
-    start = time.perf_counter()
+    start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -396,4 +396,4 @@ def outcome(seed: int) -> tuple[str, str, float]:
     foreign = [w for w in caught if not issubclass(w.category, UserWarning) or "site-packages" in w.filename]
     if result[0] == "held" and foreign:
         result = "warning", f"{foreign[0].category.__name__}: {foreign[0].message}"
-    return *result, time.perf_counter() - start
+    return *result, time.process_time() - start

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .evaluate import gradient, kept_grads
-from .var import Var
+from .var import NoGraph, Var
 from .vector_method import reductions_of
 
 
@@ -62,10 +62,8 @@ class StepPoint:
         if self.var.grad is None:
             try:
                 grads = list(self.var.get_grad(create_graph=True))
-            except RuntimeError as error:
-                if "graph of the loss" in str(error):
-                    raise RuntimeError(self.no_graph) from error
-                raise
+            except NoGraph as error:
+                raise RuntimeError(self.no_graph) from error
             self.var.grad = self.mean([g.detach() for g in grads])
             return grads
         with torch.enable_grad():  # evaluated before, without a graph

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..engine import Transaction
+from ..engine.layout import has_memory
 
 #: What sets the names of module-wide state apart from those of the first parameter's own state.
 GLOBAL = "global."
@@ -29,7 +30,7 @@ class ScopedState(MutableMapping[str, Any]):
         self._store, self._prefix, self._transaction = store, prefix, transaction
 
     def __getitem__(self, key: str) -> Any:
-        value = self._store[self._prefix + key]
+        value = self.peek(key)
         if self._transaction is not None:
             self._transaction.keep_value(value)
         return value
@@ -42,8 +43,19 @@ class ScopedState(MutableMapping[str, Any]):
         return value
 
     def peek(self, key: str) -> Any:
-        """A value for reading, or for whoever tells :meth:`keep_rows` what is written to it."""
-        return self._store[self._prefix + key]
+        """A value for reading, or for whoever tells :meth:`keep_rows` what is written to it.
+
+        Raises:
+            RuntimeError: the memory of a tensor has been given back.
+        """
+        value = self._store[self._prefix + key]
+        for t in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(t, Tensor) and not has_memory(t):
+                raise RuntimeError(
+                    f"The memory of the state {self._prefix + key!r}, of shape {tuple(t.shape)}, has been given back. "
+                    "Bring it back, or call reset()."
+                )
+        return value
 
     def keep_rows(self, index: Tensor, *rows: tuple[Tensor, int]) -> None:
         """Single rows of large tensors are about to be written.

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import copy_all
-from ..engine.layout import address_of, check_addresses
+from ..engine.layout import MemoryCheck
 from ..engine.params import Params
 from .closure import Closure, CountedClosure, WrappedClosure, detached
 from .home import Home, StepInfo
+
+
+class NoGraph(RuntimeError):
+    """Gradients are to be differentiable, and the loss has no graph."""
 
 
 class Var:
@@ -158,7 +162,7 @@ class Var:
             with torch.enable_grad():
                 loss = self.closure(False)
                 if not isinstance(loss, Tensor) or not loss.requires_grad:
-                    raise RuntimeError(
+                    raise NoGraph(
                         "Differentiable gradients need the graph of the loss, but closure(backward=False) returned a "
                         "loss without one: compute it from the parameters and return it undetached, and call "
                         "loss.backward() only if backward is true."
@@ -182,7 +186,10 @@ class Var:
         """The gradients are those that lie in ``p.grad``."""
         self.narrow([p.grad for p in self.params])
         if self._grad is not None:
-            check_addresses(self._grad, address_of(self._grad), "gradient")
+            derived = self._interned().derived
+            if "gradients" not in derived:
+                derived["gradients"] = MemoryCheck("gradient")
+            derived["gradients"](self._grad)
         if self.copies_grads and self.closure is not None and self._grad is not None:
             self._grad = [g.detach().clone() for g in self._grad]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..distributed import Shards, local, shards_of
 from ..lang.graph import Storage, as_dims
 from ..lang.rule import Rule, Slot
-from .layout import are_plain, layout_check
+from .layout import address_of, are_plain, has_memory, layout_check
 from .params import same_objects
 from .program import Program
 from .surroundings import Rounding
@@ -52,10 +52,12 @@ class Found:
         states: the tensors.
     """
 
-    __slots__ = ("_laid_out", "_places", "_small", "_states")
+    __slots__ = ("_address", "_addresses", "_laid_out", "_places", "_small", "_states")
 
     def __init__(self, places: Places, states: list[Tensor]) -> None:
         self._places, self._states = places, states
+        self._address = address_of(states)
+        self._addresses = list(map(self._address, states))
         self._small = any(t.numel() < 2 for t in states)
         self._laid_out = layout_check(states)
 
@@ -66,6 +68,10 @@ class Found:
         except KeyError:
             return None
         return found if same_objects(found, self._states, small=self._small) and self._laid_out(*found) else None
+
+    def in_place(self) -> bool:
+        """Whether they lie where they did: with other memory they may have less of it."""
+        return list(map(self._address, self._states)) == self._addresses
 
 
 class Row:
@@ -184,7 +190,7 @@ class Bucket:
         known = self._ready.get((rule, name))
         if known is not None:
             found = known.again()
-            if found is not None:
+            if found is not None and known.in_place():
                 return found if self.shards is None else list(map(local, found))
         out = [self._state(rule, name, i) for i in range(len(self.params))]
         self._ready[rule, name] = Found(self.places(rule, name), out)
@@ -209,6 +215,11 @@ class Bucket:
             raise ValueError(
                 f"The state {key!r} has shape {tuple(value.shape)} and its parameter {tuple(p.shape)}: it belongs "
                 "to another parameter. Load the state of this model, or call reset()."
+            )
+        elif not has_memory(value):
+            raise RuntimeError(
+                f"The memory of the state {key!r} of a parameter of shape {tuple(p.shape)} has been given back: its "
+                f"storage has {value.untyped_storage().nbytes()} bytes. Bring it back, or call reset()."
             )
         elif value.device != p.device or value.dtype != dtype or not self._conforms(value, i, slot):
             old, value = value, self._new_state(i, slot, shape, dtype)

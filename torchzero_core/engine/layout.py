@@ -40,19 +40,48 @@ def are_plain(tensors: Sequence[Tensor]) -> bool:
     return TensorGuards is not None and all(type(t) in plain and t.layout is torch.strided for t in tensors)
 
 
-def check_addresses(tensors: Sequence[Tensor], address: Callable[[Tensor], int], what: str) -> None:
-    """Refuse tensors whose memory has been given back altogether; a fraction of the cost of :func:`check_memory`.
+class MemoryCheck:
+    """Refuses tensors whose memory has been given back, in whole or in part: to read it ends the process.
+
+    Where the memory of each has as many bytes as at the last call, it takes a fraction of :func:`check_memory`.
 
     Args:
-        tensors: of any kind.
-        address: says where one of them lies.
         what: they are.
 
-    Raises:
-        RuntimeError: naming one.
+    Example:
+        >>> check, t = MemoryCheck("gradient"), torch.zeros(3)
+        >>> check([t])
+        >>> t.untyped_storage().resize_(4)
+        >>> check([t])
+        Traceback (most recent call last):
+        RuntimeError: The memory of gradient 0, of shape (3,), has been given back: its storage has 4 bytes. ...
     """
-    if not all(map(address, tensors)):  # those without elements have no address either
-        check_memory(tensors, what)
+
+    __slots__ = ("_known", "_plain", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._known: list[int] | None = None
+        self._plain: bool | None = None
+
+    def __call__(self, tensors: Sequence[Tensor]) -> None:
+        """Look at them.
+
+        Args:
+            tensors: of the same kinds and shapes in each call.
+
+        Raises:
+            RuntimeError: naming one.
+        """
+        if self._plain is None:
+            self._plain = are_plain(tensors)
+        held = list(map(_BYTES, map(_STORAGE, tensors))) if self._plain else None
+        if held is None or held != self._known:
+            check_memory(tensors, self._what)
+            self._known = held
+
+
+_BYTES, _STORAGE = torch.UntypedStorage.nbytes, Tensor.untyped_storage
 
 
 def check_memory(tensors: Sequence[Tensor], what: str) -> None:
@@ -65,20 +94,28 @@ def check_memory(tensors: Sequence[Tensor], what: str) -> None:
     Raises:
         RuntimeError: naming one.
     """
-    for i, whole in enumerate(tensors):
-        if is_lazy(whole) or whole.layout is not torch.strided or whole.device.type == "meta":
-            continue
-        t = local(whole.detach())
-        if type(t) is not Tensor or not t.numel():
-            continue
-        last = t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-        held = t.untyped_storage().nbytes()
-        if held < (last + 1) * t.element_size():
+    for i, t in enumerate(tensors):
+        if not has_memory(t):
             raise RuntimeError(
-                f"The memory of {what} {i}, of shape {tuple(t.shape)}, has been given back: its storage has {held} "
-                "bytes. Fully sharded training does so between two passes; make the step while it is there, or give "
-                "the optimizer the sharded parameters."
+                f"The memory of {what} {i}, of shape {tuple(t.shape)}, has been given back: its storage has "
+                f"{local(t.detach()).untyped_storage().nbytes()} bytes. Fully sharded training does so between two "
+                "passes; make the step while it is there, or give the optimizer the sharded parameters."
             )
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the memory of a tensor reaches as far as its elements; True where it has none of its own.
+
+    Args:
+        tensor: of any kind.
+    """
+    if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.device.type == "meta":
+        return True
+    t = local(tensor.detach())
+    if type(t) is not Tensor or not t.numel():
+        return True
+    last = t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    return t.untyped_storage().nbytes() >= (last + 1) * t.element_size()
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:

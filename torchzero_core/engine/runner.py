@@ -12,6 +12,7 @@ from ..lang.graph import UPDATE, Kind, Number, Place, Storage, Value
 from ..lang.ops import CALL
 from ..lang.rule import Call
 from .bucket import Bucket, Found, Places
+from .layout import MemoryCheck
 from .program import Program
 
 
@@ -44,7 +45,10 @@ class Runner:
         lists: the tensors of each storage in this step, in the plan's order.
         results: what opaque calls have returned in this step, by node.
         hosts: the host numbers of this step.
+        enters: whether the backend itself notices where tensors lie elsewhere than before.
     """
+
+    enters = False
 
     def __init__(self, bucket: Bucket, program: Program, scratch: Scratch) -> None:
         self.bucket, self.program, self.plan = bucket, program, program.plan
@@ -56,6 +60,7 @@ class Runner:
         states = [(i, s) for s, i in storages.items() if s.place is Place.STATE]
         self._states = [(i, s.rule, s.name) for i, s in states if s.at < 0]
         self._held: Found | None = None
+        self._check_given = MemoryCheck("gradient"), MemoryCheck("gradient")
         self._rings = [(i, s) for i, s in states if s.at >= 0]
         self._foreign = [i for s, i in storages.items() if s.place in (Place.UPDATE, Place.GRAD)]
         self._update = storages.get(UPDATE) if UPDATE in program.graph.stores else None
@@ -115,11 +120,13 @@ class Runner:
             lists[i] = [ring[at] for ring in bucket.states(storage.rule, storage.name)]
         for i, which in self._given:
             lists[i] = given[which]
+            if which < 2 and lists[i]:
+                self._check_given[which](lists[i])
 
     def _find_states(self) -> None:
         """Fill the lists of states: they hold them from the last step, unless somebody has touched one."""
         bucket = self.bucket
-        if self._held is not None and self._held.again() is not None:
+        if self._held is not None and self._held.again() is not None and (self.enters or self._held.in_place()):
             return
         for i, rule, name in self._states:
             self.lists[i] = bucket.states(rule, name)

@@ -59,6 +59,8 @@ class CPURunner(Runner):
         Unsupported: something in the plan has no C form.
     """
 
+    enters = True
+
     def __init__(self, bucket: Bucket, program: Program, scratch: Scratch) -> None:
         super().__init__(bucket, program, scratch)
         data, plan = bucket.data, self.plan
@@ -149,7 +151,7 @@ class CPURunner(Runner):
         """Enter a row of pointers: tensors stay the same objects where somebody gives them other memory."""
         pointers = list(map(Tensor.data_ptr, tensors))
         if pointers != self.pointers[row]:
-            if 0 in pointers:  # of those without elements, or without memory
+            if row not in self._foreign:
                 check_memory(tensors, "tensor")
             self.pointers[row] = pointers
             self.P[row * self.nt : (row + 1) * self.nt] = pointers  # type: ignore[assignment]

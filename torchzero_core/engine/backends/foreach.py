@@ -16,7 +16,6 @@ from torch import Tensor
 from ...lang.graph import Kind, Place, Storage, Value
 from ...lang.ops import AMAX
 from ..bucket import Bucket, state_dtypes
-from ..layout import address_of, check_addresses, check_memory
 from ..memory import SHORT, go_on
 from ..numbers import doubles, real, write_numbers
 from ..numbers_runner import NumbersRunner
@@ -83,8 +82,6 @@ class ForeachRunner(NumbersRunner):
         # A part of a tensor is a stretch of its memory, and torch's kernels go by memory.
         self.by_memory = not self.whole_tensors or program.calls_kernels
         self.rows = [_rows([i for i, _ in chunk], data[0].device, host=self.host) for chunk in self.chunks]
-        self._address = address_of(data)
-        self._state_lists = [i for i, _, _ in self._states]
         self.single = len(self.chunks) == 1 and self.whole_tensors
         self._views: dict[Storage, tuple[list[Tensor], list[int], list[list[Tensor]]]] = {}
         self.per_tensor, self.per_slice = (
@@ -95,23 +92,12 @@ class ForeachRunner(NumbersRunner):
     def begin(self, given: Given, loss: Tensor | None, alike: object = None) -> None:
         """Take what this step works on."""
         super().begin(given, loss, alike)
-        self._check_given()
         if self.no_cells:
             self.cells = self.hosts
         elif self.uses_cells:
             self.cell_numbers[:] = self.hosts
         if self.by_memory:
             self.conform(alike)
-
-    def _check_given(self) -> None:
-        """Refuse tensors without memory: torch's list functions do not look, and end the process."""
-        lists, address = self.lists, self._address
-        for i in self._foreign:
-            check_addresses(lists[i], address, "gradient")
-        for i in self._state_lists:  # who frees the states frees all of them
-            tensors = lists[i]
-            if not (address(tensors[0]) and address(tensors[-1])):
-                check_memory(tensors, "state")
 
     def cell_list(self, node: int, values: Any) -> list[Any]:
         """Numbers per tensor as 0-d tensors, which are the same ones in each step.

@@ -119,7 +119,7 @@ class GPURunner(NumbersRunner):
         """Enter a row of pointers."""
         new = np.array([t.data_ptr() for t in tensors], dtype=np.int64)
         if not np.array_equal(self._row(row), new):
-            if not new.all():  # those without elements, or without memory
+            if row not in self._foreign:
                 check_memory(tensors, "tensor")
             self._row(row)[:] = new
             self.stale = True
