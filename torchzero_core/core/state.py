@@ -61,12 +61,11 @@ class ScopedState(MutableMapping[str, Any]):
         """Single rows of large tensors are about to be written.
 
         Args:
-            index: which one, as a tensor with one number.
+            index: which one, as a tensor with one number that nobody writes to.
             rows: tensors, got by :meth:`peek`, and the dimension along which the row lies.
         """
         if self._transaction is None:
             return
-        index = index.clone()
         for tensor, dim in rows:
             old = tensor.index_select(dim, index)
             self._transaction.undo(partial(tensor.index_copy_, dim, index, old))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from ...core import Beta, Child, Count, Length, NonNegative, Range, StateKind
-from ...core.vector_method import Unit, told
+from ...core.vector_method import Unit
 from ...linalg import SymmetricOperator
-from .pairs import PairMethod, by_age
+from .pairs import FEW, PairMethod, by_age, known_rows
 
 
 class TwoLoop(PairMethod):
@@ -60,29 +61,30 @@ class TwoLoop(PairMethod):
         state, h = unit.state, unit.settings
         small = state.peek("sy").dtype
         flat = unit.largest(y.abs().amax()) <= h["tol"] if h.get("tol_reset") else None
-        sy, ss, yy = unit.total(torch.stack([torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)])).to(small)
+        sy, ss, yy = unit.total(torch.stack([torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)])).to(small).unbind()
         if h["damping"]:
             tau = _damping(sy / ss, h["init_damping"], *h["eigval_bounds"])
             y.lerp_(s, (1 - tau).to(y.dtype))
             sy, yy = unit.total(torch.stack([torch.dot(s, y), torch.dot(y, y)])).to(small)
-        accept = (sy > h["tol"] * (ss * yy).sqrt()) & (sy / yy).isfinite()
+        accept = _acceptable(sy, ss, yy, h["tol"])
         if flat is not None:
-            accept = accept & ~flat
+            accept = ~flat & accept
             state["valid"].logical_and_(~flat)
         row = self.write(unit, accept, {"s": s, "y": y})
         if row is None:
             return
         state["sy"].index_copy_(1, row, unit.total(state.peek("s") @ y).to(small).unsqueeze(1))
-        state["gamma"] = sy / yy if told(accept) else torch.where(accept, sy / yy, state.peek("gamma"))
+        gamma = sy / yy
+        state["gamma"] = gamma if isinstance(accept, bool) else torch.where(accept, gamma, state.peek("gamma"))
 
     # -- applying ----------------------------------------------------------------------------------------------------
     def apply(self, unit: Unit, x: Tensor) -> Tensor:
         """H·x, in the memory of x."""
         state = unit.state
+        if (few := known_rows(state)) is not None and len(few) <= FEW:
+            return self._apply_few(unit, x, few)
         S, Y, SY, gamma = (state.peek(name) for name in ("s", "y", "sy", "gamma"))
         small, (age, holds) = SY.dtype, by_age(state)
-        if not len(age):
-            return x
         R = SY[age.unsqueeze(1), age]
         if holds is not None:
             R = torch.where(holds.unsqueeze(0) & holds.unsqueeze(1), R, 0.0)
@@ -97,23 +99,47 @@ class TwoLoop(PairMethod):
             return by_age if holds is None else torch.where(holds, by_age, 0.0)
 
         def placed(by_age: Tensor) -> Tensor:
-            return by_age.new_zeros(len(S)).index_copy_(0, age, by_age).to(x.dtype)
+            return by_age.new_zeros(S.shape[0]).index_copy_(0, age, by_age).to(x.dtype)
 
         alpha = solve(R, products(S), upper=True)
         x.addmv_(Y.t(), placed(alpha), alpha=-1)
         c = solve(R.t(), R.diagonal() * alpha - gamma * products(Y), upper=False)
         return x.mul_(gamma.to(x.dtype)).addmv_(S.t(), placed(c))
 
+    def _apply_few(self, unit: Unit, x: Tensor, rows: Sequence[int]) -> Tensor:
+        """The same in plain numbers: with a few pairs, torch's functions take longer to be called than to be done.
+
+        Args:
+            unit: the parameters of the vector, with their state.
+            x: the vector.
+            rows: where the pairs stand, the oldest first.
+        """
+        state = unit.state
+        if not rows:
+            return x
+        S, Y, gamma, sy = state.peek("s"), state.peek("y"), state.peek("gamma"), state.peek("sy").tolist()
+        scale, own = gamma.item(), [line[i] or math.nan for i, line in enumerate(sy)]
+        products = unit.total(S @ x).tolist()
+        alpha, c = [0.0] * len(sy), [0.0] * len(sy)
+        for n in range(len(rows) - 1, -1, -1):
+            i = rows[n]
+            alpha[i] = (products[i] - sum([sy[i][j] * alpha[j] for j in rows[n + 1 :]])) / own[i]
+        x.addmv_(Y.t(), torch.tensor(alpha, dtype=x.dtype), alpha=-1)
+        products = unit.total(Y @ x).tolist()
+        for n, i in enumerate(rows):
+            c[i] = alpha[i] - (scale * products[i] + sum([sy[j][i] * c[j] for j in rows[:n]])) / own[i]
+        return x.mul_(scale).addmv_(S.t(), torch.tensor(c, dtype=x.dtype))
+
     def curvature(self, unit: Unit) -> SymmetricOperator:
         """The inverse of H, in compact form: B = δI − W M⁻¹ W' with W = [δS', Y'], δ = 1/γ (Byrd et al. 1994)."""
         state = unit.state
         S, Y, small = state.peek("s"), state.peek("y"), state.peek("sy").dtype
         age, holds = by_age(state)
-        age = age if holds is None else age[holds]
+        rows = age if holds is None else age[holds]
         inverse = lambda v: self.apply(unit, v.clone())  # noqa: E731
-        if not len(age):
+        if not rows.shape[0]:
             return SymmetricOperator(lambda v: v.clone(), S[0], inverse)
-        S, Y, delta = S[age], Y[age], 1 / state["gamma"]
+        S, Y, delta = S[rows], Y[rows], 1 / state["gamma"]
         sy, ss = unit.total(torch.stack([S @ Y.mT, S @ S.mT])).to(small)
         L = sy.tril(-1)
         M = torch.cat([torch.cat([delta * ss, L], 1), torch.cat([L.mT, -torch.diag(sy.diagonal())], 1)])
@@ -182,6 +208,14 @@ class LBFGS(TwoLoop):
     z_beta: Beta | None = None
     tol_reset: bool = False
     inner: Child | None = None
+
+
+def _acceptable(sy: Tensor, ss: Tensor, yy: Tensor, tol: float) -> Tensor | bool:
+    """Whether the cosine between s and y is large enough, as a truth value on the device only if it is no CPU."""
+    if sy.device.type != "cpu":
+        return (sy > tol * (ss * yy).sqrt()) & (sy / yy).isfinite()
+    a, b, c = sy.item(), ss.item(), yy.item()
+    return a > tol * math.sqrt(b * c) and math.isfinite(a / c)
 
 
 def _damping(curvature: Tensor, largest: float, low: float, high: float) -> Tensor:

@@ -13,6 +13,9 @@ from ...core.state import ScopedState
 from ...core.vector_method import Unit, VectorMethod, told
 from ...linalg import at_least_float32
 
+#: What concerns so many pairs is done in plain numbers, where those are at hand.
+FEW = 16
+
 
 class PairMethod(VectorMethod):
     """Base class of methods that keep the last pairs of differences s of parameters and y of updates between steps.
@@ -54,7 +57,7 @@ class PairMethod(VectorMethod):
         """Take a pair from the differences to the last values, or to averages of them."""
         state, h = unit.state, unit.settings
         t = state["step"] = state.get("step", 0) + 1
-        if self.begin(unit, u) or not {"prev_params", "prev_update"} <= set(state):  # anybody may delete state
+        if self.begin(unit, u) or "prev_params" not in state or "prev_update" not in state:  # anybody may delete state
             state["prev_params"], state["prev_update"] = unit.point(torch.empty_like(u)), u.clone()
             return knows_nothing(state)
         # Differences are taken in the memory of these.
@@ -79,13 +82,13 @@ class PairMethod(VectorMethod):
         """
         state, slots = unit.state, int(unit.settings["history_size"]) + 1
         names = ("valid", "spare", *self.rows, *self.numbers, *self.squares)
-        new = not all(name in state for name in names)
+        new = not all([name in state for name in names])
         if not new:
             for name in (*self.squares, *self.numbers):
                 value = state.peek(name)
                 if value.dtype.itemsize < 4:  # anybody may cast state
                     state[name] = at_least_float32(value)
-        if not new and len(state.peek("valid")) == slots:
+        if not new and state.peek("valid").shape[0] == slots:
             return False
         old = {} if new else {name: state[name] for name in names}
         small = torch.float32 if u.device.type == "mps" else torch.float64
@@ -112,18 +115,18 @@ class PairMethod(VectorMethod):
             state[name][:kept, :kept] = old[name][newest][:, newest]
         state["spare"] += kept
 
-    def write(self, unit: Unit, accept: Tensor, rows: Mapping[str, Tensor]) -> Tensor | None:
+    def write(self, unit: Unit, accept: Tensor | bool, rows: Mapping[str, Tensor]) -> Tensor | None:
         """Write a pair into the spare row; the squares and numbers are still to be written.
 
         Args:
             unit: the parameters of the vector, with their state.
-            accept: whether it is to count.
+            accept: whether it is to count, as a truth value on the device or as one that is known.
             rows: its vectors by name; they may be overwritten.
 
         Returns:
             The row; None where it is known that the pair does not count, and nothing is to be written.
         """
-        state, counts = unit.state, told(accept)
+        state, counts = unit.state, accept if isinstance(accept, bool) else told(accept)
         if counts is False:
             return None
         spare, valid = state.peek("spare"), state["valid"]
@@ -131,14 +134,15 @@ class PairMethod(VectorMethod):
         for name, row in rows.items():  # what is not accepted may not be finite
             row = row if counts else row.masked_fill_(~accept, 0.0)
             state.peek(name).index_copy_(0, spare, row.unsqueeze(0))
-        after = (spare + 1) % len(valid)
         if counts:
-            valid.index_fill_(0, spare, True)
-        else:
-            valid.index_copy_(0, spare, accept.unsqueeze(0))
-            after = torch.where(accept, after, spare)
-        state["spare"] = after
-        valid.index_fill_(0, after, False)
+            place = spare.item()
+            after = (place + 1) % valid.shape[0]
+            valid[place], valid[after] = True, False
+            state["spare"] = torch.tensor([after])
+            return spare
+        valid.index_copy_(0, spare, accept.unsqueeze(0))
+        state["spare"] = torch.where(accept, (spare + 1) % valid.shape[0], spare)
+        valid.index_fill_(0, state["spare"], False)
         return spare
 
 
@@ -146,6 +150,19 @@ def knows_nothing(state: ScopedState) -> Tensor | bool:
     """Whether there is no pair, as a truth value on the device where asking would make somebody wait."""
     none = ~state.peek("valid").any()
     return none if (known := told(none)) is None else known
+
+
+def known_rows(state: ScopedState) -> list[int] | None:
+    """The rows that hold a pair, from the oldest on, where asking for them makes nobody wait; None elsewhere.
+
+    Args:
+        state: with the number of the spare row and the truth values of all.
+    """
+    spare, valid = state.peek("spare"), state.peek("valid")
+    if spare.device.type != "cpu":
+        return None
+    slots, first, holds = valid.shape[0], spare.item() + 1, valid.tolist()
+    return [i % slots for i in range(first, first + slots) if holds[i % slots]]
 
 
 def by_age(state: ScopedState) -> tuple[Tensor, Tensor | None]:
@@ -157,7 +174,8 @@ def by_age(state: ScopedState) -> tuple[Tensor, Tensor | None]:
     Returns:
         All rows, the spare one last, with their truth values; on the CPU those that hold a pair, and None.
     """
+    if (rows := known_rows(state)) is not None:
+        return torch.tensor(rows, dtype=torch.long), None
     spare, valid = state.peek("spare"), state.peek("valid")
-    age = (spare + torch.arange(1, len(valid) + 1, device=spare.device)) % len(valid)
-    holds = valid[age]
-    return (age[holds], None) if spare.device.type == "cpu" else (age, holds)
+    age = (spare + torch.arange(1, valid.shape[0] + 1, device=spare.device)) % valid.shape[0]
+    return age, valid[age]
