@@ -6,6 +6,8 @@ PY := $(VENV)/bin/python
 REQUIREMENTS := pyproject.toml constraints.txt
 INSTALL = $(PY) -m pip install --quiet -c constraints.txt -e
 WORKERS ?= 2
+# Tests start hundreds of processes: what Python has compiled is kept for all of them, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-all lint format bench against gallery docs clean

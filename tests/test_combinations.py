@@ -170,7 +170,7 @@ def check(seed):
 
 @pytest.mark.filterwarnings("ignore:.*compile=True has no effect")
 @pytest.mark.filterwarnings("ignore:.*is for weights of two or more dimensions")
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", [*range(35), *(pytest.param(n, marks=pytest.mark.slow) for n in range(35, 100))])
 def test_random_trees(seed):
     check(seed)
 

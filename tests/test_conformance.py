@@ -29,7 +29,7 @@ from tests.problems import (
     tensors_in,
     values,
 )
-from tests.registry import ALIASES, ALL, BASES, ENTRIES, public_modules
+from tests.registry import ALIASES, ALL, BASES, ENTRIES, public_modules, variants_slow
 from torchzero_core.core import Module
 from torchzero_core.core.validate import choices
 from torchzero_core.engine.backends import foreach as eager
@@ -44,11 +44,8 @@ def entries(keep=lambda entry: True, *, all_fast=False):
     The first of a module belongs to the fast tests, so that these send every module through every kind of check; its
     variants are slow, unless ``all_fast``.
     """
-    cases, seen = [], set()
-    for e in filter(keep, AVAILABLE):
-        slow = e.name in seen and not all_fast
-        cases.append(pytest.param(e, id=e.id, marks=pytest.mark.slow if slow else ()))
-        seen.add(e.name)
+    chosen = list(filter(keep, AVAILABLE))
+    cases = [pytest.param(e, id=e.id) for e in chosen] if all_fast else variants_slow(chosen)
     return pytest.mark.parametrize("entry", cases)
 
 
@@ -532,7 +529,7 @@ class Trouble(Exception):
 
 
 @entries()
-@pytest.mark.parametrize("warm", [0, 3])
+@pytest.mark.parametrize("warm", [pytest.param(0, marks=pytest.mark.slow), 3])  # test_failing_steps.py begins at 0 too
 def test_an_exception_in_the_closure(entry, warm):
     """Parameters are exactly those of the start whenever it comes, and from the first evaluation nothing changes."""
     for at in range(1, 7):

@@ -7,6 +7,7 @@ rule today are listed in `KNOWN_...`; a list may only shrink: a line in it that 
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -43,7 +44,12 @@ BELOW = {
 FAMILIES = T + "modules"
 
 MODULES = modules(ROOT)
-IMPORTS = read(ROOT)
+
+
+@functools.cache
+def all_imports() -> list[Import]:
+    """All imports of the packages, read when a test asks: every process of the tests collects this file."""
+    return read(ROOT)
 
 
 def report(found: Iterable[str], known: Iterable[str] = ()) -> None:
@@ -83,12 +89,12 @@ def complaint(one: Import) -> str | None:
 
 
 def test_imports_go_down_only_and_none_is_hidden():
-    assert len(MODULES) > 80 and len(IMPORTS) > 400
-    report(line for one in IMPORTS if (line := complaint(one)))
+    assert len(MODULES) > 80 and len(all_imports()) > 400
+    report(line for one in all_imports() if (line := complaint(one)))
 
 
 def test_no_circle():
-    report(" <-> ".join(circle) for circle in circles(between(IMPORTS, MODULES)))
+    report(" <-> ".join(circle) for circle in circles(between(all_imports(), MODULES)))
 
 
 def test_every_folder_has_a_floor():
@@ -158,7 +164,7 @@ def test_the_picture_shows_every_folder_and_nothing_wrong():
     assert {place.split(".")[-1] for place in map(floor, MODULES)} <= set(texts)
     assert {"clipping", "modular", "segment", "graph"} <= set(texts)
     assert not {"circle", "round", "up", "wrong"} & set(shapes)
-    pairs = {(floor(a), floor(b)) for a, others in between(IMPORTS, MODULES).items() for b in others}
+    pairs = {(floor(a), floor(b)) for a, others in between(all_imports(), MODULES).items() for b in others}
     assert shapes["arrow"] == len({(a, b) for a, b in pairs if a != b})
 
 

@@ -8,6 +8,7 @@ search in bfloat16) the noise is of the size of a step too, and only names and s
 """
 
 import math
+import re
 import warnings
 from pathlib import Path
 
@@ -82,7 +83,16 @@ def test_an_old_run_continues_as_it_did(name):
     assert_same_outline(outline(optimizer.state_dict()["state"]), CASES[name]["state"], changed=changed)
 
 
-@cases
+def variants_slow():
+    """The cases, those of an entry's variants slow: each is compiled by itself."""
+    seen = set()
+    for name in CASES:
+        module, kind = re.fullmatch(r"([^-]*?)(?:-.*)? (\(.*\))", name).groups()
+        yield pytest.param(name, marks=pytest.mark.slow if (module, kind) in seen else ())
+        seen.add((module, kind))
+
+
+@pytest.mark.parametrize("name", list(variants_slow()))
 def test_an_old_run_continues_as_it_did_compiled(name):
     case = CASES[name]
     with warnings.catch_warnings():

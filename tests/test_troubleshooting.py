@@ -1,6 +1,7 @@
 """Every message that the troubleshooting page quotes stands in the source as it is quoted."""
 
 import ast
+import functools
 import re
 
 import pytest
@@ -16,6 +17,7 @@ def quoted():
     return [re.match(r"\| `(.*?)` \| ", row)[1] for row in rows]
 
 
+@functools.cache
 def messages():
     """Every string of the packages, with … where a formatted string has a value."""
     found = set()
@@ -30,9 +32,6 @@ def messages():
     return found
 
 
-MESSAGES = messages()
-
-
 def fits(quote, message):
     """Whether the words of a quotation stand in a message in their order, with anything where it has dots."""
     words = [re.escape(part.strip()) for part in quote.split("…") if part.strip(" .")]
@@ -41,9 +40,9 @@ def fits(quote, message):
 
 @pytest.mark.parametrize("quote", quoted())
 def test_the_source_has_the_message(quote):
-    assert any(fits(quote, message) for message in MESSAGES), f"no message reads {quote!r}"
+    assert any(fits(quote, message) for message in messages()), f"no message reads {quote!r}"
 
 
 def test_a_message_that_is_nowhere_is_found_out():
     assert len(quoted()) > 35
-    assert not any(fits("Modular got no … parameters at all", message) for message in MESSAGES)
+    assert not any(fits("Modular got no … parameters at all", message) for message in messages())

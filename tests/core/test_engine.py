@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo  # torch imports it late, and it asks for a temporary directory
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import torchzero_core as tz
@@ -139,6 +139,7 @@ TOLERANCE = 64
     st.lists(st.sampled_from(sorted(BUILDERS)), min_size=1, max_size=5),
     st.lists(st.sampled_from(sorted(SHAPES)), min_size=1, max_size=5),
 )
+@settings(max_examples=settings.default.max_examples // 3)  # each is compiled
 def test_random_chains_agree(chain, shapes):
     assert compare(chain, shapes) <= TOLERANCE
 
@@ -160,7 +161,7 @@ def statistics(n, seed=0):
     return sorted(found)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8))])
 def test_what_is_computed_again_is_the_same(seed, monkeypatch):
     """Large sets have no workspace for what a later pass can compute from the states; the numbers do not change."""
     rng = random.Random(seed)
@@ -516,7 +517,7 @@ def test_a_module_that_cannot_be_compiled_is_named(make, name):
 CONCURRENT = """
 import sys, time, torch
 from tests.core.test_engine import train
-while time.time() < float(sys.argv[1]): pass
+time.sleep(max(0, float(sys.argv[1]) - time.time()))
 for p in train(1.8125): print(p.flatten().tolist())
 """
 

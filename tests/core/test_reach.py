@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import torchzero_core as tz
+from tests.registry import in_turn
 
 #: Each chain with torch's twin, and the names of the twin's state.
 PEERS: dict[str, tuple[Callable[[], list[Any]], Callable[..., torch.optim.Optimizer], dict[str, str]]] = {
@@ -395,12 +396,11 @@ def _run(peer: str, shapes: list[tuple[int, ...]], seed: int, reaches: list[str]
 
 
 @pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("name", REACHES)
+@pytest.mark.parametrize(("name", "peer"), in_turn(list(REACHES), ["Adam", "Adam behind a norm", "momentum"]))
 @pytest.mark.filterwarnings("ignore:compile=True has no effect")
-def test_each_hand_alone(name, compile):
-    for peer in ("Adam", "Adam behind a norm", "momentum"):
-        for at, shapes in enumerate((SHAPES, LARGE)):
-            _run(peer, shapes, at, ["nothing", name, "nothing", name, "nothing"], compile=compile)
+def test_each_hand_alone(name, peer, compile):
+    for at, shapes in enumerate((SHAPES, LARGE)):
+        _run(peer, shapes, at, ["nothing", name, "nothing", name, "nothing"], compile=compile)
 
 
 @pytest.mark.parametrize("compile", [False, True])
@@ -409,7 +409,7 @@ def test_each_hand_alone(name, compile):
 def test_many_hands(peer, compile):
     if compile and peer == "wrapped Adam":
         pytest.skip("there is nothing to compile")
-    for seed in range(12):
+    for seed in (0, 1, 2, 5):
         dice = random.Random(seed)
         reaches = ["nothing", *dice.choices(list(REACHES), k=8)]
         _run(peer, LARGE if seed % 6 == 5 else SHAPES, seed, reaches, compile=compile)
@@ -420,7 +420,7 @@ def test_many_hands(peer, compile):
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.filterwarnings("ignore:compile=True has no effect")
 def test_very_many_hands(peer, compile):
-    for seed in range(100, 400):
+    for seed in [*range(12), *range(100, 400)]:
         dice = random.Random(seed)
         reaches = ["nothing", *dice.choices(list(REACHES), k=12)]
         _run(peer, LARGE if seed % 20 == 5 else SHAPES, seed, reaches, compile=compile and peer != "wrapped Adam")

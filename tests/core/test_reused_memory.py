@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -98,10 +100,20 @@ def test_a_deterministic_closure(name, style):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("order", ["contiguous", "channels last"])
-@pytest.mark.parametrize("style", ["in place", "buffers", "flat, scaled"])
-@pytest.mark.parametrize("name", ["rules, NewtonCG", "LBFGS, search", "Split", "closure target", "gradient target"])
+#: Each style of gradients in either order, and compiled or not.
+LAYOUTS = list(
+    itertools.product(["in place", "buffers", "flat, scaled"], ["contiguous", "channels last"], [False, True])
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "style", "order", "compile"),
+    [
+        pytest.param(name, *LAYOUTS[k], marks=() if k % 5 == i else pytest.mark.slow)
+        for i, name in enumerate(["rules, NewtonCG", "LBFGS, search", "Split", "closure target", "gradient target"])
+        for k in range(len(LAYOUTS))
+    ],
+)
 @pytest.mark.filterwarnings("ignore:compile=True has no effect")
 def test_large_tensors_in_any_order(name, style, order, compile):
     right = _run(CHAINS[name](), "fresh", SHAPES["large"], steps=2)

@@ -108,11 +108,14 @@ def test_a_search_inside_minimises(name):
     optimizer = tz.Modular(params, PROJECTIONS[name]([m.LBFGS(), m.StrongWolfe()], project_params=True))
     closure = closure_of(params)
     first = optimizer.step(closure).item()
+    # Where the projection stretches the space the problem is worse conditioned.
+    near = 1e-3 if name in ("fft", "fft-forward", "dct-backward", "dct-forward") else 1e-8
     for _ in range(80):
         loss = optimizer.step(closure).item()
         assert optimizer.last_step.status == "ok" or loss - best_of(name) < 1e-10
-    # Where the projection stretches the space the problem is worse conditioned.
-    assert loss - best_of(name) < (1e-3 if name in ("fft", "fft-forward", "dct-backward", "dct-forward") else 1e-8)
+        if loss - best_of(name) < near:
+            break
+    assert loss - best_of(name) < near
     assert loss < first
 
 

@@ -334,8 +334,14 @@ SOURCES = {
 METHODS = ["TrustCG", "Dogleg", "TrustExact", "CubicRegularization", "LevenbergMarquardt"]
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        pytest.param(name, source, marks=() if (i + k) % 2 == 0 else pytest.mark.slow)
+        for i, name in enumerate(METHODS)
+        for k, source in enumerate(SOURCES)
+    ],
+)
 def test_curvature_of_other_methods(name, source):
     p = tensor([-1.2, 1.0, 0.5])
     optimizer = tz.Modular([p], getattr(tz.m, name)(SOURCES[source]()), deterministic=True)

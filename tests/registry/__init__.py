@@ -6,6 +6,11 @@ A new module gets a line in the file of its family; what a line does not say is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
 import torchzero_core as tz
 from tests.registry import (
     clipping,
@@ -26,7 +31,7 @@ from tests.registry import (
 from tests.registry.entry import ALL, Entry
 from torchzero_core.core import Module
 
-__all__ = ["ALIASES", "ALL", "BASES", "ENTRIES", "Entry", "public_modules"]
+__all__ = ["ALIASES", "ALL", "BASES", "ENTRIES", "FIRST", "Entry", "in_turn", "public_modules", "variants_slow"]
 
 #: Public classes that are bases of modules and cannot stand in a chain themselves.
 BASES = {
@@ -74,6 +79,40 @@ ENTRIES: list[Entry] = [
     )
     for entry in family.ENTRIES
 ]
+
+
+#: The first entry of each module.
+FIRST: list[Entry] = list({entry.name: entry for entry in reversed(ENTRIES)}.values())[::-1]
+
+
+def variants_slow(entries: Iterable[Entry]) -> list[Any]:
+    """Entries as parameters of a test: the fast tests have the first of each module, the slow ones its variants too.
+
+    Args:
+        entries: those that the test is for.
+    """
+    found, seen = [], set[str]()
+    for entry in entries:
+        found.append(pytest.param(entry, id=entry.id, marks=pytest.mark.slow if entry.name in seen else ()))
+        seen.add(entry.name)
+    return found
+
+
+def in_turn(cases: Sequence[Any], choices: Sequence[Any]) -> list[Any]:
+    """Every case with every choice, as parameters of a test, of which the fast tests have each case with one of them.
+
+    Args:
+        cases: entries, or names; variants of a module are slow altogether.
+        choices: what they are combined with, in turn, so that each choice has its share of the cases.
+    """
+    found, seen = [], set[str]()
+    for case in cases:
+        name, of = (case.id, case.name) if isinstance(case, Entry) else (case, case)
+        for k, choice in enumerate(choices):
+            fast = of not in seen and len(seen) % len(choices) == k
+            found.append(pytest.param(case, choice, id=f"{name}-{choice}", marks=() if fast else pytest.mark.slow))
+        seen.add(of)
+    return found
 
 
 def public_modules() -> dict[str, type[Module]]:
