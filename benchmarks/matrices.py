@@ -1,7 +1,8 @@
 """Matrix methods beside their peers: ``python -m benchmarks.matrices``.
 
 They refresh their factors every ten steps, so what is compared is the processor time of ten steps, in turns, in one
-process, with one thread; and the dearest step with the median one. Muon is also compared with its own matrix products.
+process, with one thread; and the dearest step with the median one. Each stands beside its own matrix products:
+Muon beside all of them, Shampoo and SOAP beside those of a step without a refresh, as if refreshes cost nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from torchzero_core.linalg import add_gram_
 
 from .report import machine
 from .stats import paired
@@ -106,6 +109,32 @@ def products(params: list[Tensor]) -> Step:
     return step
 
 
+def least(times: int) -> Callable[[list[Tensor]], Step]:
+    """The matrix products that no step of Shampoo (once) or SOAP (there and back) can do without.
+
+    They are the lower halves of GG' and G'G, and the products of G with a matrix for each side.
+    """
+
+    def make(params: list[Tensor]) -> Step:
+        work = []
+        for p in params:
+            left, right = (torch.randn(n, n) for n in p.shape)
+            g, x, y = torch.randn(p.shape), torch.empty(p.shape), torch.empty(p.shape)
+            work.append((g, left, right, torch.zeros_like(left), torch.zeros_like(right), x, y))
+
+        def step() -> None:
+            for g, left, right, rows, columns, x, y in work:
+                add_gram_(rows, g, beta=0.5)
+                add_gram_(columns, g.mT, beta=0.5)
+                for _ in range(times):
+                    torch.mm(left, g, out=x)
+                    torch.mm(x, right, out=y)
+
+        return step
+
+    return make
+
+
 def races() -> list[Race]:
     """What is raced, as far as the peers are installed."""
     peers = find_spec("pytorch_optimizer") is not None
@@ -118,6 +147,8 @@ def races() -> list[Race]:
     if peers:
         shampoo.insert(0, Racer("pytorch-optimizer", theirs("Shampoo", preconditioning_compute_steps=PERIOD)))
         basis.insert(0, Racer("pytorch-optimizer", theirs("SOAP", precondition_frequency=PERIOD)))
+    shampoo.append(Racer("its products, no refresh", least(1)))
+    basis.append(Racer("its products, no refresh", least(2)))
     muon: list[Racer] = [
         Racer("matrix products alone", lambda params: products(params)),
         Racer("tz Muon float32", ours("Muon", ns_dtype=torch.float32)),

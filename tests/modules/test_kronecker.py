@@ -291,6 +291,18 @@ def test_soap_with_identities_is_adam_from_its_second_step_on(monkeypatch):
         np.testing.assert_allclose(outs[0][0], outs[1][0], rtol=1e-12)
 
 
+@pytest.mark.parametrize(("shape", "settings"), [((4,), dict(max_dim=1)), ((4, 3), dict(merge_small=False))], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_multiplied_is_not_written_to(method, shape, settings):
+    params = make_params([shape])
+    module = method(**settings)
+    tz.Modular(params, module)
+    x, own = noise(shape, 0), module.settings[params[0]]
+    state, before = {**module.init(x, own), "step": 2}, x.clone()
+    module.apply([x], [state], [own])
+    assert same(x, before)
+
+
 def test_soap_weighs_its_matrices():
     for settings, old, new in [
         (dict(shampoo_beta=0.5), 0.5, 0.5),
