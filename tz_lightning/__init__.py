@@ -13,8 +13,8 @@ from .callbacks import ClosureMonitor, RankAgreement, Report, SkipNonFinite, Upd
 from .chain import ModularChain
 from .cli import ModularCLI
 from .closure import ClosureModule, ClosureOptimization, closure_step
+from .compat import leave_out_missing_weight_decay
 from .parts import SplitOptimizer
-from .rates import leave_out_missing_weight_decay
 from .reevaluation import is_reevaluation
 from .rng import RNGCheckpoint
 from .schedule import LRSchedulerCallback, Ramp, WarmupCosine

@@ -315,7 +315,7 @@ class ModularCLI(LightningCLI):
         try:
             with parameters_of(self.model):
                 super()._add_configure_optimizers_method_to_model(subcommand)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ImportError) as error:
             self._parser(subcommand).error(refusal(error), error)
 
     def _run_subcommand(self, subcommand: str) -> None:

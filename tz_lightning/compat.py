@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.precision import Precision
@@ -216,3 +217,25 @@ def log_every_n_steps(trainer: Trainer) -> int:
 def scaler(trainer: Trainer) -> Any:
     """The gradient scaler of float16 training, or None."""
     return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def yielded(iterator: Any) -> int | None:
+    """How many batches an iterator over a DataLoader has given; None of others."""
+    return getattr(iterator, "_num_yielded", None)
+
+
+_weight_decay_of_lightning = LearningRateMonitor._extract_weight_decay
+
+
+@functools.wraps(_weight_decay_of_lightning)
+def _weight_decay(monitor: LearningRateMonitor, param_group: dict[str, Any], name: str) -> dict[str, Any]:
+    """The weight decay of a group; nothing where it has none, which Lightning takes for granted."""
+    return _weight_decay_of_lightning(monitor, param_group, name) if "weight_decay" in param_group else {}
+
+
+def leave_out_missing_weight_decay() -> None:
+    """Let ``LearningRateMonitor(log_weight_decay=True)`` log nothing, and not fail, where a group has no weight decay.
+
+    A group could be given a zero instead, but then a chain would have a key that none of its modules honours.
+    """
+    setattr(LearningRateMonitor, _weight_decay_of_lightning.__name__, _weight_decay)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.memory import recursive_detach
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -94,6 +95,39 @@ class KnownPoints:
         )
 
 
+class Repeats:
+    """Notices that each step starts with the loss that the one before has ended with, and says how that saves work.
+
+    Nothing is left out without a word: a training step may depend on the epoch, on hooks and on whatever else, and that
+    the loss has been the same so far does not say that it will be.
+    """
+
+    #: So many steps in a row have to start so, and so many steps are looked at.
+    ENOUGH, MOST = 5, 30
+
+    def __init__(self) -> None:
+        self._ended: float | None = None
+        self._same = self._steps = 0
+
+    def note(self, optimizer: Optimizer) -> None:
+        """Look at the last step of an optimizer."""
+        if not isinstance(optimizer, Modular) or optimizer.deterministic is not None or self._steps >= self.MOST:
+            return
+        self._steps += 1
+        info = optimizer.last_step
+        started = None if info.loss is None else float(info.loss)
+        self._same = self._same + 1 if started is not None and started == self._ended else 0
+        self._ended = None if info.accepted_loss is None else float(info.accepted_loss)
+        if self._same == self.ENOUGH:
+            self._steps = self.MOST
+            rank_zero_info(
+                f"The loss at the start of {self._same} steps in a row was what the step before had ended with, to the "
+                "last bit, as if all of the data were in one batch. If they are, say so with "
+                "tz.Modular(..., deterministic=True), in YAML deterministic: true, and each step takes one evaluation "
+                "less."
+            )
+
+
 class Memory:
     """What is remembered of an optimizer from one step to the next.
 
@@ -104,6 +138,7 @@ class Memory:
     """
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, who: str) -> None:
+        self.repeats = Repeats()
         self.keeper, self.outside = Keeper(module, optimizer), Outside(module, who)
         self.known: KnownPoints | None = None
         if isinstance(optimizer, Modular) and optimizer.deterministic:

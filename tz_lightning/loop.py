@@ -146,6 +146,7 @@ class ClosureLoop(_AutomaticOptimization):
 
         with stepping(optimizer, step):
             super()._optimizer_step(batch_idx, first)
+        memory.repeats.note(optimizer)
 
 
 def evaluates_the_loss(optimizer: Optimizer) -> bool:

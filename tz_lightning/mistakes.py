@@ -118,7 +118,8 @@ def _findings(message: str) -> Iterator[_Finding]:
             body = owner[2]
             indent += 1
         if inner := re.match(
-            r"Type typing\.Callable\[.* class: (.*)\. Got value: Namespace\(class_path='([\w.]+)'", body
+            r"Type (?:typing|collections\.abc)\.Callable\[.* class: (.*)\. Got value: Namespace\(class_path='([\w.]+)'",
+            body,
         ):
             stack.append((indent, inner[2].rsplit(".", 1)[-1], inner[2]))  # a function that makes a scheduler
             body = inner[1]
@@ -269,6 +270,7 @@ def _class(path: str) -> Any:
 #: What an option takes: how that is called, and the class that all of it comes from.
 _BASES: dict[str, tuple[str, tuple[type, ...]]] = {
     "optimizer": ("Optimizer", (Optimizer,)),
+    "parts": ("Optimizer", (Optimizer,)),
     "lr_scheduler": ("Scheduler", (LRScheduler, ReduceLROnPlateau)),
     "scheduler": ("Scheduler", (LRScheduler,)),
     "schedulers": ("Scheduler", (LRScheduler,)),
@@ -487,6 +489,8 @@ def refusal(error: BaseException) -> str:
     option = "lr_scheduler" if isinstance(made, type) and issubclass(made, LRScheduler) else "optimizer"
     if name == "Modular":
         text = "a configuration spells it ModularChain, with modules: [{class_path: Adam}, ...] under init_args"
+    if name == "Split":
+        text = "a configuration spells it SplitOptimizer, with parts: {hidden_matrices: muon, rest: adamw}"
     return f"{option}: {text}" if not name or text.startswith(name) else f"{option}: {name}: {text}"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from . import compat
 from .reach import Place, Reach
 from .side_effects import (
     FOREIGN,
@@ -131,7 +132,7 @@ class _Look:
             for variable in list(value.gi_frame.f_locals.values()):
                 self.go(variable, depth + 1)
         else:
-            self.found.append(getattr(value, "_num_yielded", None))  # of a DataLoader
+            self.found.append(compat.yielded(value))
 
 
 def _some(container: Any, most: int) -> Iterable[Any]:

@@ -43,7 +43,7 @@ class SplitOptimizer(Split):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[tuple[str, Tensor]] | nn.Module,
-        parts: dict[str, Callable[[Iterable], Optimizer]],  # type: ignore[type-arg]  # as Lightning spells it
+        parts: dict[str, Callable[[Iterable], Optimizer]],  # as Lightning spells it
     ) -> None:
         if not parts:
             raise ValueError("SplitOptimizer(parts=...) needs an optimizer for some parameters, or for 'rest'.")
@@ -57,7 +57,11 @@ def _members(params: Any, parts: dict[str, Any]) -> dict[str, list[Tensor]]:
     keys = {key: {"part": key} for key in parts if key != REST}
     members: dict[str, list[Tensor]] = {key: [] for key in parts}
     left: list[str] = []
-    for group in grouped(params, keys, "SplitOptimizer(parts=...)"):
+    try:
+        groups = grouped(params, keys, "SplitOptimizer(parts=...)")
+    except ValueError as error:
+        raise ValueError(str(error).replace("groups: ", "SplitOptimizer: parts: ", 1)) from None
+    for group in groups:
         key = group.get("part", REST)
         if key in members:
             members[key] += [p for _, p in group["params"]]

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from lightning.pytorch.cli import LightningCLI
 
 from tests.lightning import test_cli_mistakes as mistakes
 from tests.lightning.test_cli_mistakes import CHAIN, MODULES, QUIET, said
@@ -28,6 +29,34 @@ WORDS = {
     "learning rate": (["--optimizer=adamw", "--learning_rate=0.1"], "Did you mean --optimizer.lr?"),
     "trainer's option alone": (["--optimizer=adamw", "--max_epochs=3"], "Did you mean --trainer.max_epochs?"),
     "accelerator": (["--optimizer=adamw", "--trainer.accelerator=gpuu"], "trainer: You selected an invalid accel"),
+    "devices": (["--optimizer=adamw", "--trainer.devices=many"], "trainer: `devices` selected with `CPUAccelerator`"),
+    "accumulation": (
+        ["--optimizer=adamw", "--trainer.accumulate_grad_batches=0"],
+        "trainer: accumulate_grad_batches=0 must be at least 1",
+    ),
+    "seed": (["--optimizer=adamw", "--seed_everything=-3"], "seed_everything: -3 is not in bounds"),
+    "a key twice": (
+        ["--optimizer=adamw", "--optimizer.groups={norms: {lr: 1}, norms: {lr: 2}}"],
+        "optimizer.groups: the key 'norms' stands twice",
+    ),
+    "a class's key twice": (
+        ["--optimizer", "{class_path: adamw, init_args: {lr: 1, lr: 2}}"],
+        "the key 'lr' stands twice",
+    ),
+    "Split": (["--optimizer=Split"], "spells it SplitOptimizer, with parts: {hidden_matrices: muon, rest: adamw}"),
+    "optimizer of a part": (
+        ["--optimizer=SplitOptimizer", "--optimizer.parts={biases: adamww, rest: adam}"],
+        "SplitOptimizer: parts: no optimizer is called 'adamww'. Did you mean 'AdamW'",
+    ),
+    "setting of a part": (
+        ["--optimizer=SplitOptimizer", "--optimizer.parts={rest: {class_path: adamw, init_args: {lrr: 1}}}"],
+        "SplitOptimizer: parts: adamw has no setting 'lrr'. Did you mean lr?",
+    ),
+    "name of a part": (
+        ["--optimizer=SplitOptimizer", "--optimizer.parts={bias: adamw, rest: adam}"],
+        "SplitOptimizer: parts: no parameter has a name like 'bias'. Did you mean",
+    ),
+    "no bounds": (["--optimizer=ScipyDE", "--optimizer.lb=-1"], "ScipyDE searches between bounds: every group needs"),
     "checkpoint": (["--optimizer=adamw", "--ckpt_path=no.ckpt"], "ckpt_path: Checkpoint file not found: no.ckpt"),
     "data": (["--optimizer=adamw", "--data=Foo"], "data: no data module is called 'Foo'"),
 }
@@ -41,6 +70,14 @@ FILES = {
         "a list of modules is {class_path:",
     ),
     "the trainer a list": (f"{ADAMW}trainer: [max_epochs]\n", "trainer: options by name, as in max_epochs: 3"),
+    "a key twice": (
+        "optimizer: adamw\ntrainer: {max_epochs: 2}\noptimizer: lbfgs\n",
+        "m.yaml, line 3: the key 'optimizer' stands twice, here and on line 1",
+    ),
+    "a setting twice": (
+        "optimizer:\n  class_path: adamw\n  init_args:\n    lr: 0.1\n    groups:\n      norms: {lr: 0}\n    lr: 0.2\n",
+        "m.yaml, line 7: the key 'lr' stands twice, here and on line 4",
+    ),
     "callbacks by name": (
         f"{ADAMW}trainer:\n  callbacks:\n    UpdateNormMonitor: {{}}\n",
         "trainer.callbacks: a list of {class_path: NAME, init_args: {...}}, and not of UpdateNormMonitor",
@@ -99,3 +136,34 @@ def test_files(kind, capsys, tmp_path):
     (tmp_path / "m.yaml").write_text(text)
     line = said(capsys, "fit", *QUIET, "--config=m.yaml")
     assert message in line and len(line) < 330
+
+
+# -- environment variables ---------------------------------------------------------------------------------------------
+def from_environment(cls, monkeypatch, **variables):
+    """The learning rate that a command line makes of environment variables, and the epochs."""
+    for name, value in variables.items():
+        monkeypatch.setenv(f"PL_FIT__{name}", value)
+    made = cls(
+        mistakes.Model,
+        args=["fit", *QUIET[:-1], "--trainer.fast_dev_run=1"],
+        parser_kwargs={"default_env": True},
+        save_config_callback=None,
+        seed_everything_default=0,
+    )
+    for name in variables:
+        monkeypatch.delenv(f"PL_FIT__{name}")
+    return made.trainer.optimizers[0].param_groups[0]["lr"], made.trainer.log_every_n_steps
+
+
+@pytest.mark.parametrize(("cls", "name"), [(LightningCLI, "Adam"), (ModularCLI, "Adam"), (ModularCLI, "adamw")])
+def test_environment_variables_are_read_as_lightning_reads_them(cls, name, monkeypatch):
+    """An option by its name; an optimizer with its settings as a whole, and not setting by setting."""
+    whole = f"{{class_path: {name}, init_args: {{lr: 0.25}}}}"
+    assert from_environment(cls, monkeypatch, OPTIMIZER=whole, TRAINER__LOG_EVERY_N_STEPS="7") == (0.25, 7)
+    assert from_environment(cls, monkeypatch, OPTIMIZER=name, OPTIMIZER__LR="0.25") == (0.001, 50)
+
+
+def test_a_wrong_environment_variable(capsys, monkeypatch):
+    with pytest.raises(SystemExit):
+        from_environment(ModularCLI, monkeypatch, OPTIMIZER="adamww")
+    assert "optimizer: no optimizer is called 'adamww'. Did you mean 'AdamW'" in capsys.readouterr().err

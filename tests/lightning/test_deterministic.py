@@ -248,3 +248,30 @@ def test_from_yaml(tmp_path, monkeypatch):
         ModularCLI(Configured, args=["fit", f"--config={path}"], save_config_callback=None)
         counts.append(len(CALLS))
     assert counts[1] == counts[0] - 8
+
+
+def hints(model, caplog, **options):
+    """What the log says of a loss that seems to be the same function."""
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        trainer(ClosureOptimization(), epochs=12, **options).fit(model)
+    return [r.getMessage() for r in caplog.records if "what the step before had ended with" in r.getMessage()]
+
+
+def test_without_the_word_a_line_in_the_log_says_what_it_would_save(caplog):
+    (said,) = hints(Full(None), caplog)
+    assert said.startswith("The loss at the start of 5 steps in a row") and "deterministic=True" in said
+    without = len(CALLS)
+    CALLS.clear()
+    assert hints(Full(True), caplog) == []
+    assert len(CALLS) == without - 10  # nothing was left out without the word
+    assert hints(Full(False), caplog) == []
+
+
+def test_the_line_is_not_said_of_batches_or_dropout(caplog):
+    class Batches(Full):
+        def train_dataloader(self):
+            return loader()
+
+    assert hints(Batches(None), caplog) == []
+    assert hints(Full(None, net=network(nn.Dropout(0.5))), caplog) == []

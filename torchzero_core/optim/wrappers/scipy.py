@@ -69,7 +69,7 @@ class ScipyMinimize(Wrapper):
         method: str | Callable[..., Any] | None = None,
         lb: Bound = None,
         ub: Bound = None,
-        constraints: Any = (),
+        constraints: Any = None,
         tol: float | None = None,
         callback: Callable[..., Any] | None = None,
         options: Mapping[str, Any] | None = None,
@@ -79,7 +79,8 @@ class ScipyMinimize(Wrapper):
         min_eigval: float | None = None,
     ) -> None:
         required("scipy.optimize", "scipy", "ScipyMinimize")
-        self.method, self.constraints, self.tol, self.callback = method, constraints, tol, callback
+        self.method, self.tol, self.callback = method, tol, callback
+        self.constraints = () if constraints is None else constraints
         self.options, self.jac, self.hess = options, jac, hess
         self.tikhonov, self.min_eigval = tikhonov, min_eigval
         super().__init__(params, lb, ub)
@@ -259,13 +260,13 @@ class ScipyDE(Wrapper):
         init: Any = "latinhypercube",
         atol: float = 0,
         updating: str = "immediate",
-        constraints: Any = (),
+        constraints: Any = None,
     ) -> None:
         required("scipy.optimize", "scipy", "ScipyDE")
         self.settings = dict(
             strategy=strategy, maxiter=maxiter, popsize=popsize, tol=tol, mutation=mutation,
             recombination=recombination, callback=callback, polish=polish, init=init, atol=atol, updating=updating,
-            constraints=constraints,
+            constraints=() if constraints is None else constraints,
         )  # fmt: skip
         self.seed = seed
         super().__init__(params, lb, ub)
