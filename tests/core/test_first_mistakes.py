@@ -1,10 +1,15 @@
 """What people do wrong with modules of their own is said in a sentence, or does what they meant."""
 
+import math
+import re
+
+import numpy as np
 import pytest
 import torch
 
 import torchzero_core as tz
 from tests.problems import make_params, run
+from tests.registry import ENTRIES
 from torchzero_core.core import Beta, Module
 
 both = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
@@ -150,3 +155,108 @@ def test_values_of_another_kind_in_groups():
     assert torch.equal(p, before)
     run(optimizer, [p], 1)
     assert not torch.equal(p, before)
+
+
+# -- options of the optimizer ----------------------------------------------------------------------------------------
+SWITCH = ("yes", 3, 1.5, "True", [], torch.tensor(True))
+BAD_OPTIONS = [
+    *(("compile", v, "must be True or False") for v in (*SWITCH, None)),
+    *(("advice", v, "must be True or False") for v in (*SWITCH, None)),
+    *(("deterministic", v, "must be True, False or None") for v in SWITCH),
+    *(
+        ("stochastic_rounding", v, "must be True, False or a whole number, the seed")
+        for v in ("a", 1.5, None, [], math.nan, "3", 2**64)
+    ),
+    *(("state_dtype", v, "bfloat16, float16, float32 or float64") for v in ("bf16", 3, torch.int32, float, True)),
+    *(("state_dtype", {k: "bfloat16"}, "Adam.exp_avg") for k in (3, "Nope")),
+    ("state_dtype", {"adam": "bfloat16"}, "Did you mean 'Adam'"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "text"), BAD_OPTIONS, ids=lambda v: str(v)[:20])
+def test_an_option_of_another_kind_is_refused(name, value, text):
+    params = [torch.zeros(2, requires_grad=True)]
+    with pytest.raises(ValueError, match=rf"{name}.*{text}"):
+        tz.Modular(params, tz.m.Adam(), tz.m.LR(0.1), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("compile", np.True_, True),
+        ("compile", 1, True),
+        ("advice", 0, False),
+        ("deterministic", np.False_, False),
+        ("deterministic", None, None),
+    ],
+)
+def test_an_option_of_numpy_is_one(name, value, expected):
+    optimizer = tz.Modular([torch.zeros(2, requires_grad=True)], tz.m.Adam(), tz.m.LR(0.1), **{name: value})
+    assert getattr(optimizer, name) is expected
+
+
+@pytest.mark.parametrize(("value", "seed"), [(True, None), (np.True_, None), (0, 0), (np.int64(3), 3)])
+def test_the_seed_of_rounding(value, seed):
+    optimizer = tz.Modular([torch.zeros(2, requires_grad=True)], tz.m.Lion(), tz.m.LR(0.1), stochastic_rounding=value)
+    assert optimizer.rounding is not None and optimizer.rounding.defaults["seed"] == seed
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("Compile", "Did you mean compile?"),
+        ("dtype", "Did you mean state_dtype?"),
+        ("fused", "It is compile=True here"),
+        ("foreach", "It is not needed"),
+        ("amsgrad", r"tz.m.Adam\(amsgrad=True\)"),
+        ("capturable", "Modular itself takes compile, deterministic, advice, state_dtype, stochastic_rounding"),
+    ],
+)
+def test_an_option_that_there_is_not(option, text):
+    with pytest.raises(TypeError, match=rf"Modular takes no '{option}'.*{text}"):
+        tz.Modular([torch.zeros(2, requires_grad=True)], tz.m.Adam(), tz.m.LR(0.1), **{option: True})
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "text"),
+    [
+        ([{}], ValueError, "no key 'params'. A group is a dict"),
+        ([{"parms": []}], ValueError, "no key 'params'. Did you mean it by 'parms'?"),
+        ([{"params": 3}], TypeError, "must be a tensor or a list of tensors, not 3"),
+        ([{"params": "abc"}], TypeError, "must be a tensor or a list of tensors, not 'abc'"),
+        ([("weight",)], TypeError, "A parameter with its name is a pair"),
+        ({"weight": torch.zeros(1)}, TypeError, r"give params.items\(\)"),
+        ({"params": []}, TypeError, "put a group in a list"),
+    ],
+)
+def test_parameters_of_another_form(params, error, text):
+    with pytest.raises(error, match=text):
+        tz.Modular(params, tz.m.Adam(), tz.m.LR(0.1))
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if "seed" in e.module().defaults], ids=lambda e: e.id)
+def test_a_seed_that_torch_does_not_take_is_refused(entry):
+    with pytest.raises(ValueError, match="seed must be in"):
+        entry.module(seed=2**64)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.id)
+@pytest.mark.filterwarnings("ignore")
+def test_a_misspelt_key_of_a_group_names_the_right_one(entry):
+    params = [torch.zeros(2, 3, requires_grad=True)]
+    modules = tz.Modular(params, *entry.build()).unrolled_modules
+    known = {name for module in modules for name in module.defaults}
+    for module in modules:
+        for name, value in module.defaults.items():
+            for key, right in (
+                (name.upper(), name),
+                (f"{name}x", name),
+                (f"{module.path}.{name}x", f"{module.path}.{name}"),
+                (f"{module.path.lower()}.{name}", f"{module.path}.{name}"),
+            ):
+                if key in known or key == right:
+                    continue
+                with pytest.raises(ValueError, match=f"key {re.escape(repr(key))}, which no module") as caught:
+                    tz.Modular([{"params": params, key: value}], *entry.build())
+                assert f"Did you mean {right!r}?" in str(caught.value) or right.upper() != key.upper(), key
+                assert "Did you mean" in str(caught.value), key

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from .module import Module
+from .near import near
 from .settings import check_group, unknown_keys
 
 
@@ -80,10 +80,12 @@ def check_keys(keys: Iterable[Any], modules: Sequence[Module]) -> None:
     if not unknown:
         return
     names = sorted({name for m in modules for name in m.defaults} | {"lr"})
-    near = difflib.get_close_matches(str(unknown[0]).rsplit(".", 1)[-1], names, 1)
+    key = str(unknown[0])
+    paths = [f"{m.path}.{name}" for m in modules for name in m.defaults] if "." in key else []
+    found = near(key, paths, 1, 0.8) or near(key.rsplit(".", 1)[-1], names, 1)
     raise ValueError(
         f"A parameter group has the key {unknown[0]!r}, which no module of this chain knows. "
-        + (f"Did you mean {near[0]!r}? " if near else "")
+        + (f"Did you mean {found[0]!r}? " if found else "")
         + f"Known settings: {', '.join(names)}; address one module with its path, as in "
         f"'{modules[0].path}.{next(iter(modules[0].defaults), 'setting')}'."
     )
@@ -95,6 +97,12 @@ def check_new_group(group: Mapping[str, Any], modules: Sequence[Module]) -> None
     Raises:
         ValueError: naming the key.
     """
+    if "params" not in group:
+        found = near("params", map(str, group), 1)
+        way = (
+            f"Did you mean it by {found[0]!r}?" if found else "A group is a dict such as {'params': [...], 'lr': 0.01}."
+        )
+        raise ValueError(f"A parameter group has no key 'params'. {way}")
     check_keys(group, modules)
     check_group(group, modules)
 
@@ -107,14 +115,19 @@ def checked_params(params: Any, known: Iterable[Tensor]) -> list[Any]:
         known: those that the optimizer has already.
 
     Raises:
-        TypeError: a set.
+        TypeError: a set, or something that has no tensors in it.
         ValueError: a parameter that is there already, or that cannot be optimized.
     """
     if isinstance(params, Tensor):
         params = [params]
     elif isinstance(params, (set, frozenset)):
         raise TypeError("The parameters of a group must be in a list, not a set: their order is part of the state.")
+    if not isinstance(params, Iterable) or isinstance(params, (str, bytes)):
+        raise TypeError(f"The parameters of a group must be a tensor or a list of tensors, not {params!r}.")
     params = list(params)
+    bad = next((item for item in params if isinstance(item, tuple) and len(item) < 2), None)
+    if bad is not None:
+        raise TypeError(f"A parameter with its name is a pair, ('weight', tensor), not {bad!r}.")
     seen = set(map(id, known))
     for i, item in enumerate(params):
         p = item[1] if isinstance(item, tuple) else item

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
+
+from .near import did_you_mean, near
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,8 +49,8 @@ def unknown_option(name: str, options: Mapping[str, Any], known: Iterable[str]) 
     option = unknown[0]
     if option in ELSEWHERE:
         return ELSEWHERE[option].format(name=name, value=repr(options[option]))
-    near = difflib.get_close_matches(option, known, 1)
-    return f"Did you mean {near[0]!r}?" if near else f"It takes {', '.join(known) or 'nothing'}."
+    found = near(option, known, 1)
+    return f"Did you mean {found[0]!r}?" if found else f"It takes {', '.join(known) or 'nothing'}."
 
 
 def check_first(name: str, first: str | None, value: Any) -> None:
@@ -136,12 +138,48 @@ def check_params(params: Any) -> None:
     if isinstance(params, Tensor):
         raise TypeError("params must be an iterable of tensors or groups, not one tensor; put it in a list.")
     if isinstance(params, Mapping):
-        raise TypeError("params must be an iterable of tensors or groups, not one dict; put a group in a list.")
+        way = "put a group in a list" if "params" in params else "give params.items() where it has parameters by name"
+        raise TypeError(f"params must be an iterable of tensors or groups, not one dict; {way}.")
     if isinstance(params, (set, frozenset)):
         raise TypeError("params must be in a list, not a set: their order is part of the state.")
     iterable = hasattr(params, "__iter__") and not isinstance(params, (str, bytes, Optimizer))
     if not iterable and not isinstance(params, nn.Module):
         raise TypeError(f"params must be a model or an iterable of tensors or groups, not {shown(params)}: {way}.")
+
+
+def switch(name: str, value: Any, words: str = "True or False") -> bool:
+    """An option of the optimizer that is on or off.
+
+    Args:
+        name: the option.
+        value: what was given for it; numpy's truth values, 0 and 1 are taken.
+        words: what it may be.
+
+    Raises:
+        ValueError: it is neither.
+
+    Example:
+        >>> switch("compile", 1)
+        True
+    """
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, (int, np.integer)) and value in (0, 1)):
+        return bool(value)
+    raise ValueError(f"Modular({name}={shown(value)}) must be {words}.")
+
+
+def check_seed(name: str, value: Any) -> int:
+    """An option of the optimizer that may also be where random numbers start.
+
+    Args:
+        name: the option.
+        value: what was given for it.
+
+    Raises:
+        ValueError: it is no whole number that torch takes.
+    """
+    if isinstance(value, (int, np.integer)) and -(2**63) <= value < 2**64:
+        return int(value)
+    raise ValueError(f"Modular({name}={shown(value)}) must be True, False or a whole number, the seed.")
 
 
 def check_closure(closure: Any) -> None:
@@ -172,7 +210,10 @@ def explained(init: Callable[P, R]) -> Callable[P, R]:
         unknown = [name for name in kwargs if name not in known]
         if unknown:
             option, name = unknown[0], type(args[0]).__name__
-            way = f" {OPTIONS[option].format(value=repr(kwargs[option]))}" if option in OPTIONS else ""
+            own = [k for k in known if k not in ("params", "modules")]
+            way = did_you_mean(option, own, 1) or f" {name} itself takes {', '.join(own)}."
+            if option in OPTIONS:
+                way = f" {OPTIONS[option].format(value=repr(kwargs[option]))}"
             raise TypeError(f"{name} takes no {option!r}; settings belong to the modules of the chain.{way}")
         return init(*args, **kwargs)
 
@@ -186,6 +227,9 @@ OPTIONS = {
     "weight_decay": "It is the module tz.m.WeightDecay({value}).",
     "momentum": "It is the module tz.m.HeavyBall({value}).",
     "eps": "It is a setting of tz.m.Adam(eps={value}).",
+    "amsgrad": "It is a setting of tz.m.Adam(amsgrad={value}).",
     "maximize": "Put tz.m.Mul(-1) first.",
+    "foreach": "It is not needed: rules run by foreach calls.",
+    "fused": "It is compile=True here.",
     "modules": "They are given by position: tz.Modular(params, tz.m.Adam(), tz.m.LR(1e-3)).",
 }

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import profiler
@@ -23,7 +24,7 @@ from .blank import asks_for_state, blank_closure
 from .closure import Closure, CountedClosure, Evaluations, Habits
 from .groups import check_new_group, checked_params, default_values
 from .home import StepInfo
-from .mistakes import check_closure, check_params, explained
+from .mistakes import check_closure, check_params, check_seed, explained, switch
 from .module import Chain, Module, Modules, as_module
 from .module_home import ModuleHome
 from .naming import adopt, check_free, release
@@ -100,7 +101,10 @@ class Modular(ModuleHome, Optimizer):
                 "Modular needs at least one module, for example tz.Modular(params, tz.m.Adam(), tz.m.LR(1e-3))."
             )
         self.model: nn.Module | None = params if isinstance(params, nn.Module) else None
-        self.compile, self.deterministic, self.advice = compile, deterministic, advice
+        self.compile, self.advice = switch("compile", compile), switch("advice", advice)
+        self.deterministic = None
+        if deterministic is not None:
+            self.deterministic = switch("deterministic", deterministic, "True, False or None")
         self.last_step = StepInfo()
         self.distributed = Reductions()
         self.modules: tuple[Module, ...] = tuple(as_module(m, "Modular") for m in modules)
@@ -131,8 +135,11 @@ class Modular(ModuleHome, Optimizer):
 
     def _begin_rounding(self, given: bool | int) -> None:
         """Make what rounds parameters, if that is asked for."""
-        if given is not False:
-            self.rounding = StochasticRounding(None if given is True else int(given))
+        if isinstance(given, (bool, np.bool_)):
+            self.rounding = StochasticRounding() if given else None
+        else:
+            self.rounding = StochasticRounding(check_seed("stochastic_rounding", given))
+        if self.rounding is not None:
             self.rounding.home = self
 
     # -- structure ---------------------------------------------------------------------------------------------------

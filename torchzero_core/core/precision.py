@@ -58,7 +58,7 @@ class Precision:
             known.update({f"{module.path}.{name}": slot.free for name, slot in slots.items()})
         for path in self._some:
             if path not in known:
-                raise ValueError(f"state_dtype: no module or state of the chain is {path!r}{near(path, known)}")
+                raise ValueError(f"state_dtype: no module or state of the chain is {path!r}{near(str(path), known)}")
             if not known[path]:
                 raise ValueError(
                     f"state_dtype: {path!r} declares no state like its parameters, which alone can have another dtype."

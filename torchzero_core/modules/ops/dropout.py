@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...core import Beta, Context, Finite, Module, Target, Transform, Var
+from ...core import Beta, Context, Finite, Module, Seed, Target, Transform, Var
 from ...core.evaluate import uniform_settings
 from ...lang import Operand, Value
 
@@ -37,7 +37,7 @@ class Dropout(Transform):
 
     p: Beta = 0.5
     graft: bool = False
-    seed: int | None = None
+    seed: Seed | None = None
     target: Target = "update"
 
     def rule(self, u: Value, ctx: Context) -> Operand:
@@ -68,7 +68,7 @@ class NoiseSign(Transform):
 
     distribution: Literal["normal", "gaussian", "uniform", "rademacher"] = "normal"
     alpha: Finite = 1
-    seed: int | None = None
+    seed: Seed | None = None
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings
@@ -112,7 +112,7 @@ class WeightDropout(Module):
 
     p: Beta = 0.5
     graft: bool = True
-    seed: int | None = None
+    seed: Seed | None = None
     requires_closure = True
     one_piece = True
     needs_gradient = False

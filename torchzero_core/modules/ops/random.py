@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY
 
-from ...core import Context, Finite, Transform
+from ...core import Context, Finite, Seed, Transform
 from ...lang import Distribution, Operand, Value
 
 
@@ -24,7 +24,7 @@ class Randn(Transform):
     """
 
     _: KW_ONLY
-    seed: int | None = None
+    seed: Seed | None = None
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         return ctx.noise("normal")
@@ -51,7 +51,7 @@ class RandomSample(Transform):
     eps: Finite = 1
     distribution: Distribution = "normal"
     _: KW_ONLY
-    seed: int | None = None
+    seed: Seed | None = None
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         return ctx.settings.eps * ctx.noise(ctx.settings.distribution)
@@ -77,7 +77,7 @@ class Uniform(Transform):
     low: Finite
     high: Finite
     _: KW_ONLY
-    seed: int | None = None
+    seed: Seed | None = None
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...core import Beta, Child, Count, NonNegative, Positive
+from ...core import Beta, Child, Count, NonNegative, Positive, Seed
 from ...core.vector_method import Unit
 from ...linalg import cg, nystrom
 from .products import HessianProducts
@@ -67,7 +67,7 @@ class NystromSketchAndSolve(HessianProducts):
     hvp_method: Literal["forward", "central", "autograd"] = "autograd"
     h: Positive = 1e-3
     inner: Child | None = None
-    seed: int | None = None
+    seed: Seed | None = None
 
     def learn(self, unit: Unit, u: Tensor) -> bool:
         """Sketch the Hessian."""
@@ -138,7 +138,7 @@ class NystromPCG(HessianProducts):
     hvp_method: Literal["forward", "central", "autograd"] = "autograd"
     h: Positive = 1e-3
     inner: Child | None = None
-    seed: int | None = None
+    seed: Seed | None = None
 
     def learn(self, unit: Unit, u: Tensor) -> bool:
         """Sketch the Hessian."""
