@@ -404,3 +404,19 @@ def test_it_prints(capsys):
     result = tz.minimize(rosenbrock, start(rosenbrock))
     assert capsys.readouterr().err == ""
     assert "nfev: 44" in repr(result) and "success: True" in repr(result)
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "bfgs", "cg"])
+@pytest.mark.parametrize("fun", [lambda x: -x.square().sum(), lambda x: x.sum(), lambda x: -x.exp().sum()])
+def test_a_loss_without_a_lower_bound(fun, method):
+    begun = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    result = tz.minimize(fun, begun, method)
+    assert result.status == 2 and not result.success and result.fun < -1e20
+    assert result.message == (
+        "The loss seems to be unbounded below along the search direction: it fell as far as the line search looked."
+    )
+
+
+def test_a_search_that_fails_above_a_lower_bound_says_nothing_of_it():
+    result = tz.minimize(lambda x: x.abs().sqrt().sum(), torch.tensor([1.0, 2.0], dtype=torch.float64), gtol=0)
+    assert not result.success and "unbounded" not in result.message

@@ -31,6 +31,7 @@ class Progress:
         params: the parameters.
         move: what the step has changed the parameters by, up to its sign; None before the first step.
         status: "ok", or what went wrong in the step.
+        falling: a line search has failed because the loss fell as far as it looked.
         reductions: what other ranks know.
     """
 
@@ -41,6 +42,7 @@ class Progress:
     params: Sequence[Tensor] = ()
     move: Sequence[Tensor] | None = None
     status: str = "ok"
+    falling: bool = False
     reductions: Reductions = field(default_factory=Reductions)
 
     def loss_value(self) -> float | None:
@@ -164,6 +166,7 @@ class StoppingRule:
             params=params,
             move=self._move(params),
             status="ok" if info is None else info.status,
+            falling=info is not None and info.falling,
             reductions=getattr(optimizer, "distributed", Reductions()),
         )
         self.memory.update(steps=progress.steps, evaluations=progress.evaluations)
@@ -420,12 +423,18 @@ class SearchFailed(StoppingRule):
 
     def met(self, progress: Progress) -> bool:
         """Whether searches have failed often enough."""
-        self.memory["failed"] = 0 if progress.status == "ok" else self.memory.get("failed", 0) + 1
-        return self.memory["failed"] >= self.patience
+        failed = self.memory["failed"] = 0 if progress.status == "ok" else self.memory.get("failed", 0) + 1
+        self.memory["falling"] = int(failed > 0 and (progress.falling or bool(self.memory.get("falling", 0))))
+        return failed >= self.patience
 
     @property
     def message(self) -> str:
         """Why it stops, as a sentence."""
+        if self.memory.get("falling", 0):
+            return (
+                "The loss seems to be unbounded below along the search direction: it fell as far as the line search "
+                "looked."
+            )
         return "No acceptable step was found: desired error not necessarily achieved due to precision loss."
 
 

@@ -226,6 +226,7 @@ class _Run:
             params=self.unknowns.leaves,
             move=move,
             status=self.optimizer.last_step.status,
+            falling=self.optimizer.last_step.falling,
         )
 
     def _open(self, point: Point) -> Sequence[Tensor | None] | None:

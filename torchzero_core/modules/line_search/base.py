@@ -40,6 +40,7 @@ class LineFunction:
         self.params = var.params
         self.points: dict[float, Point] = {}
         self.evaluations = 0
+        self._bottomless = False
         self._start: list[Tensor] | None = None
         self._data: list[Tensor] = []
         self._workspace = workspace
@@ -101,6 +102,15 @@ class LineFunction:
         """
         return any(not torch.equal(p, p + u * -alpha) for p, u in zip(self.params, self.update, strict=True))
 
+    def falls_on(self, alpha: float) -> bool:
+        """Whether the loss was minus infinity somewhere, or is still falling at a step size, the largest one evaluated.
+
+        Args:
+            alpha: the step size.
+        """
+        point = self.points.get(alpha)
+        return self._bottomless or (point is not None and 0 < alpha == max(self.points) and point.slope < 0)
+
     @property
     def best(self) -> Point:
         """The point with the lowest loss so far, the start among them."""
@@ -154,6 +164,7 @@ class LineFunction:
         if self.var.modular is not None:
             loss = self.var.modular.distributed.mean_loss(loss)
         value: float = loss.item()
+        self._bottomless |= value == -math.inf
         return value if math.isfinite(value) else math.inf
 
 
@@ -303,6 +314,7 @@ class LineSearch(Module):
         if not math.isfinite(alpha) or (seen is not None and not math.isfinite(seen.loss)):
             alpha = self.fail(NOT_FINITE)
         var.info.step_size, var.info.status = alpha, self._status
+        var.info.falling = self._status != "ok" and phi.falls_on(alpha)
         seen = phi.points.get(alpha)
         var.info.accepted_loss = None if seen is None else seen.loss
         if alpha == 0:

@@ -258,6 +258,7 @@ class SwitchWhen(Module):
             params=var.params,
             move=None if var.skip_update else var.update,
             status=var.info.status,
+            falling=var.info.falling,
         )
         if var.modular is not None:
             progress.reductions = var.modular.distributed

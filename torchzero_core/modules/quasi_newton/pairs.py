@@ -82,7 +82,7 @@ class PairMethod(VectorMethod):
         """
         state, slots = unit.state, int(unit.settings["history_size"]) + 1
         names = ("valid", "spare", *self.rows, *self.numbers, *self.squares)
-        new = not all([name in state for name in names])
+        new = not all(name in state for name in names)
         if not new:
             for name in (*self.squares, *self.numbers):
                 value = state.peek(name)
