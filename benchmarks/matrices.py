@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from torchzero_core.linalg import add_gram_
+from torchzero_core.linalg.orthogonalize import newton_schulz_dtype
 
 from .report import machine
 from .stats import paired
@@ -163,6 +164,13 @@ def races() -> list[Race]:
     ]
 
 
+def units() -> str:
+    """In what Newton–Schulz is computed here, which decides how far torch's Muon is away."""
+    if newton_schulz_dtype("cpu") is torch.bfloat16:
+        return "Muon: this processor has units for bfloat16, which torch's Muon uses as ours does."
+    return "Muon: this processor has no units for bfloat16; torch's Muon emulates it, ours takes float32."
+
+
 def run(race: Race, log: Callable[[str], None] = print) -> None:
     """Let all make their steps in turns, in shuffled order.
 
@@ -202,7 +210,8 @@ def main(given: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     for race in chosen:
         run(race, lambda line: print(line, flush=True))
-    print("\n".join([*(f"- {fact}" for fact in [*machine(torch.device("cpu")), *absent()]), "", table(chosen)]))
+    facts = [*machine(torch.device("cpu")), units(), *absent()]
+    print("\n".join([*(f"- {fact}" for fact in facts), "", table(chosen)]))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 import torchzero_core as tz
 from tests.fuzz.check import refusal
 from tests.problems import bits, closure_of, make_params, run, same
-from tests.registry import ENTRIES
+from tests.registry import ENTRIES, variants_slow
 from torchzero_core.core import Transform
 from torchzero_core.core.kept import kept_of
 
@@ -28,7 +28,7 @@ def owner(optimizer, key):
     return module, here.removeprefix(module.prefix).removeprefix("global.")
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.id)
+@pytest.mark.parametrize("entry", variants_slow(ENTRIES))
 @pytest.mark.filterwarnings("ignore")
 def test_every_state_is_declared(entry):
     torch.manual_seed(0)

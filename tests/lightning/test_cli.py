@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule
 
 import torchzero_core as tz
 from tests.lightning.problems import loader, m, mse, network, plain, same
-from tests.registry import ENTRIES
+from tests.registry import ENTRIES, variants_slow
 from tz_lightning import ModularChain, ModularCLI
 
 QUIET = [
@@ -173,7 +173,7 @@ def plain_values(entry):
     return entry.make is None and all(isinstance(v, (int, float, str, bool, type(None))) for v in kwargs.values())
 
 
-@pytest.mark.parametrize("entry", [e for e in ENTRIES if hasattr(tz.m, e.name) and plain_values(e)], ids=lambda e: e.id)
+@pytest.mark.parametrize("entry", variants_slow(e for e in ENTRIES if hasattr(tz.m, e.name) and plain_values(e)))
 def test_every_module_parses(entry):
     config = {"class_path": entry.name, "init_args": dict(entry.kwargs)}
     chain = {"optimizer": {"class_path": "ModularChain", "init_args": {"modules": [config]}}}

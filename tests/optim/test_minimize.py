@@ -66,8 +66,16 @@ def by_scipy(problem, method, **options):
     return optimize.minimize(with_gradient, np.array(START[problem]), jac=True, method=method, options=options)
 
 
-@pytest.mark.parametrize("method", [*PEERS, *OTHERS], ids=str)
-@pytest.mark.parametrize("problem", START, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    ("problem", "method"),
+    [
+        pytest.param(
+            problem, method, id=f"{problem.__name__}-{method}", marks=() if (i + k) % 2 == 0 else pytest.mark.slow
+        )
+        for i, problem in enumerate(START)
+        for k, method in enumerate([*PEERS, *OTHERS])
+    ],
+)
 def test_the_same_minimum_as_scipy(problem, method):
     peer = by_scipy(problem, PEERS.get(method, "BFGS"), gtol=1e-5) if PEERS.get(method) != "Newton-CG" else None
     peer = by_scipy(problem, "Newton-CG") if peer is None else peer
