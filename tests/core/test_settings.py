@@ -263,6 +263,15 @@ def test_keys_of_schedulers_are_no_settings():
     assert optimizer.param_groups[0]["name"] == "head"
 
 
+def test_a_setting_whose_name_begins_like_those_of_schedules_may_differ_per_group():
+    a, b = params = make_params([(2,), (2,)])
+    groups = [{"params": [a]}, {"params": [b], "initial_accumulator_value": 8.0, "initial_lr_decay": 0.0}]
+    optimizer = tz.Modular(groups, tz.m.Adagrad(eps=0), tz.m.LR(1.0))
+    assert scale_of(optimizer, params) == [1, round(1 / 3, 12)]
+    with pytest.raises(ValueError, match="the key 'initial_beta', which no module of this chain knows"):
+        tz.Modular([{"params": make_params(), "initial_beta": 0.9}], tz.m.Adagrad(), tz.m.LR(1.0))
+
+
 def test_a_subclass_is_held_to_the_words_of_its_base():
     class Mine(tz.m.Cautious):
         def __init__(self, mode):

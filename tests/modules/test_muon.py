@@ -53,6 +53,16 @@ def test_where_the_gram_form_is_used(dtype, calls, monkeypatch):
     assert bool(used) is calls
 
 
+def test_what_is_orthogonalised_is_the_sixth_argument():
+    p = torch.zeros(2, 2, dtype=F64, requires_grad=True)
+    p.grad = torch.tensor([[0.0, -2.0], [5.0, 0.0]], dtype=F64)
+    chain = [m.Fill(7), m.Orthogonalize(5, False, False, "svd", None, "grad"), m.Grad()]
+    tz.Modular([p], *chain).step()
+    torch.testing.assert_close(p.detach(), torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=F64))
+    with pytest.raises(TypeError):
+        m.Orthogonalize(5, False, False, "svd", None, "grad", "quintic")
+
+
 def test_polar_express_is_the_best_there_is():
     """Each polynomial is the best odd quintic on what the one before it leaves: its error is as large at both ends."""
     low, high = 1e-3, 1.0

@@ -168,12 +168,13 @@ def unknown_keys(keys: Iterable[Any], modules: Iterable[Configured]) -> list[Any
     modules = list(modules)
     names = {name for m in modules for name in m.defaults} | FOREIGN_KEYS
     paths = [f".{m.path}.{name}" for m in modules for name in m.defaults]
-    return [key for key in keys if not _is_known(str(key).removeprefix(INITIAL), names, paths)]
+    return [key for key in keys if not _is_known(str(key), names, paths)]
 
 
-#: Before the name of a setting: where a schedule keeps what it was at first.
+#: Before the name of a setting: where a schedule keeps what it was at first. A setting's own name may begin so too.
 INITIAL = "initial_"
 
 
 def _is_known(key: str, names: set[str], paths: list[str]) -> bool:
-    return key in names or ("." in key and any(path.endswith(f".{key}") for path in paths))
+    spellings = (key, key.removeprefix(INITIAL))
+    return any(k in names or ("." in k and any(path.endswith(f".{k}") for path in paths)) for k in spellings)

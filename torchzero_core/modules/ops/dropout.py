@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import KW_ONLY
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core import Beta, Context, Finite, Module, Seed, Target, Transform, Var
 from ...core.evaluate import uniform_settings
-from ...lang import Operand, Value
+from ...lang import Distribution, Operand, Value
 
 
 class Dropout(Transform):
@@ -20,8 +21,8 @@ class Dropout(Transform):
     Args:
         p: with which probability an element becomes 0, in [0, 1).
         graft: give what is left the norm of the whole, tensor by tensor, instead of dividing by 1 − p.
-        seed: for the random numbers; None draws one from torch's generator.
         target: what elements are dropped of.
+        seed: for the random numbers; None draws one from torch's generator.
 
     Reference:
         Lin et al., "Learning Rate Dropout", 2019, arXiv:1912.00144.
@@ -37,8 +38,9 @@ class Dropout(Transform):
 
     p: Beta = 0.5
     graft: bool = False
-    seed: Seed | None = None
     target: Target = "update"
+    _: KW_ONLY
+    seed: Seed | None = None
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings
@@ -53,7 +55,8 @@ class NoiseSign(Transform):
     """Random sizes with the signs of the update: u ← ``alpha·|noise|·sign(u)``.
 
     Args:
-        distribution: of the noise, whose variance is 1: "normal" (or "gaussian"), "uniform", "rademacher" (±1).
+        distribution: of the noise, whose variance is 1: "normal" (or "gaussian"), "uniform", "rademacher" (±1) or
+            "sphere" (uniformly on the sphere of radius √n of a tensor's n elements).
         alpha: a factor.
         seed: for the random numbers; None draws one from torch's generator.
 
@@ -66,7 +69,7 @@ class NoiseSign(Transform):
         tensor([-0.1000,  0.1000,  0.0000])
     """
 
-    distribution: Literal["normal", "gaussian", "uniform", "rademacher"] = "normal"
+    distribution: Distribution = "normal"
     alpha: Finite = 1
     seed: Seed | None = None
 
@@ -76,7 +79,7 @@ class NoiseSign(Transform):
             return h.alpha * u.sign()
         if h.distribution == "uniform":
             return h.alpha * ctx.random("uniform", 0.0, 3**0.5) * u.sign()
-        return h.alpha * ctx.random("normal", 0.0, 1.0).abs() * u.sign()
+        return h.alpha * ctx.noise(h.distribution).abs() * u.sign()
 
 
 class WeightDropout(Module):

@@ -35,9 +35,9 @@ class Muon(OrthogonalFactor, LookAhead):
         dual_norm_correction: multiply by the dual norm ⟨g, U V'⟩.
         method: "newton-schulz" or the exact "svd".
         ns_dtype: in what the Newton–Schulz products are computed; None: bfloat16 where the device has units for it.
+        target: what it is applied to.
         coefficients: of the Newton–Schulz iterations, "quintic", "polar-express" or triples of numbers; see
             :class:`Orthogonalize`.
-        target: what it is applied to.
 
     Reference:
         K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; scale: Liu et al., "Muon is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
@@ -91,8 +92,9 @@ class OrthogonalFactor(Transform):
     dual_norm_correction: bool = False
     method: Literal["newton-schulz", "svd"] = "newton-schulz"
     ns_dtype: Dtype = None
-    coefficients: Coefficients = "quintic"
     target: Target = "update"
+    _: KW_ONLY
+    coefficients: Coefficients = "quintic"
     orthogonalize: bool = per_group(default=True)
 
     def factor(self, u: Value, ctx: Context) -> Value:
@@ -133,10 +135,10 @@ class Orthogonalize(OrthogonalFactor):
             exact and slower.
         ns_dtype: in what the Newton–Schulz products are computed, as "bfloat16" or "float32"; None: bfloat16 where
             the device has units for it.
+        target: what is orthogonalised.
         coefficients: of the Newton–Schulz iterations: "quintic", the same for all, or "polar-express", which bring
             singular values nearer to one in as many steps, or a list with three numbers for each step, of which the
             last are those of all further ones.
-        target: what is orthogonalised.
 
     Reference:
         K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; scale: Liu et al., "Muon is
