@@ -29,9 +29,9 @@ def orthonormal_columns(matrices: Tensor) -> Tensor:
     representation", 1992.
 
     Example:
-        >>> orthonormal_columns(torch.tensor([[0.0, 1.0], [-2.0, 5.0]]))
+        >>> orthonormal_columns(torch.tensor([[0.0, 1.0], [-2.0, 5.0]])) + 0.0
         tensor([[ 0.,  1.],
-                [-1., -0.]])
+                [-1.,  0.]])
     """
     if matrices.device.type != "cpu" or matrices.shape[-1] < LARGE:
         reflections, factors = torch.geqrf(matrices)
