@@ -69,7 +69,7 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
         if value is not None and backward:
             compat.zero_grad(trainer, raw)
             if known is None:
-                compat.backward(trainer, value, raw, hooks=True)
+                _backward(trainer, value, raw)
             else:
                 params = [p for group in raw.param_groups for p in group["params"]]
                 compat.take_gradients(trainer, value, params, known.grads)
@@ -85,6 +85,19 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
     except NoLoss:
         return None
     return outputs[0] if outputs else None
+
+
+def _backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer) -> None:
+    """The first backward pass of a step."""
+    try:
+        compat.backward(trainer, loss, optimizer, hooks=True)
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise MisconfigurationException(
+            "closure_step: the graph of the loss has been used already when fn() returns it. fn only returns the loss; "
+            "loss.backward() and self.manual_backward(loss) do not belong into it."
+        ) from error
 
 
 def _evaluated(

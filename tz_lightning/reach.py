@@ -94,6 +94,7 @@ class Reach:
     def __init__(self, functions: Iterable[Any], module: nn.Module) -> None:
         self.places: list[Place] = []
         self._seen: dict[int, Any] = {}
+        self._noted: set[tuple[str, int]] = set()
         self._types: dict[type, None] = {}
         self._attributes: set[str] = set()
         self._roots = {package_of(type(module))}
@@ -150,7 +151,8 @@ class Reach:
             return
         self._queue += _plain(value)
         self._add_type(value if isinstance(value, type) else type(value))
-        if not silent:
+        if not silent and (place.name, id(value)) not in self._noted:
+            self._noted.add((place.name, id(value)))
             self.places.append(place)
 
     def _add_type(self, cls: type, called: bool = False) -> None:

@@ -97,3 +97,19 @@ def test_closure_step_refuses_several_processes(monkeypatch):
     monkeypatch.setattr(type(run), "world_size", property(lambda self: 2))
     with pytest.raises(MisconfigurationException, match="closure_step: there are 2 processes"):
         run.fit(Stepped(search))
+
+
+def test_a_backward_pass_of_its_own_is_named():
+    class Twice(Stepped):
+        def training_step(self, batch, batch_idx):
+            def fn():
+                loss = mse(self.net, batch)
+                self.manual_backward(loss)
+                return loss
+
+            closure_step(self, self.optimizers(), fn)
+
+    model, net = Twice(search), network()
+    with pytest.raises(MisconfigurationException, match="fn only returns the loss"):
+        trainer().fit(model)
+    assert same(model.net, net)
