@@ -50,6 +50,7 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
                 return closure_step(self, optimizer, lambda: self.loss(batch))
     """
     raw = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+    _check_arguments(module, raw, fn)
     trainer = module.trainer
     if raw not in _MEMORIES:
         refuse_everywhere(trainer, raw, "closure_step")
@@ -87,6 +88,25 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
     return outputs[0] if outputs else None
 
 
+def _check_arguments(module: LightningModule, optimizer: Any, fn: Any) -> None:
+    """Refuse what closure_step cannot be called with."""
+    _refuse_if(
+        not isinstance(optimizer, Optimizer),
+        f"closure_step steps one optimizer, such as self.optimizers() where there is one, and not a "
+        f"{type(optimizer).__name__}; with several call it for each.",
+    )
+    _refuse_if(
+        not callable(fn),
+        f"closure_step evaluates the loss several times, so fn must be a function that returns it, as in "
+        f"closure_step(self, optimizer, lambda: self.loss(batch)), and not a {type(fn).__name__}.",
+    )
+    _refuse_if(
+        module.automatic_optimization,
+        "closure_step belongs into manual optimization, self.automatic_optimization = False. With automatic "
+        "optimization training_step just returns the loss, and the Trainer has the callback ClosureOptimization().",
+    )
+
+
 def _backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer) -> None:
     """The first backward pass of a step."""
     try:
@@ -110,8 +130,9 @@ def _evaluated(
         return known.loss.clone()
     with compat.forward_context(trainer):
         output = batch.watched(fn)
+    loss = _loss(output)
     outputs.append(_detached(output))
-    return _loss(output)
+    return loss
 
 
 class ClosureOptimization(Callback):

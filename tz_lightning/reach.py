@@ -20,6 +20,8 @@ from .side_effects import FOREIGN, package_of
 #: A function whose code names it says itself what happens in later evaluations.
 _ASKS = "is_reevaluation"
 _LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+#: What is called around a forward pass.
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 #: So many functions are looked at.
 _MOST = 200
 
@@ -102,6 +104,9 @@ class Reach:
         self._roots |= {(function.__module__ or "").partition(".")[0] for function in self._queue}
         for part in module.modules():
             self._add_type(type(part), called=True)
+            self._queue += [
+                function for name in _HOOKS for hook in vars(part)[name].values() for function in _plain(hook)
+            ]
         while self._queue and len(self._seen) < _MOST:
             self._look_at(self._queue.pop())
         self._seen.clear()
