@@ -13,7 +13,7 @@ from .callbacks import ClosureMonitor, RankAgreement, Report, SkipNonFinite, Upd
 from .chain import ModularChain
 from .cli import ModularCLI
 from .closure import ClosureModule, ClosureOptimization, closure_step
-from .compat import leave_out_missing_weight_decay
+from .compat import leave_out_missing_rates
 from .parts import SplitOptimizer
 from .reevaluation import is_reevaluation
 from .rng import RNGCheckpoint
@@ -41,5 +41,5 @@ __all__ = [
     "closure_step",
     "is_reevaluation",
 ]
-leave_out_missing_weight_decay()
-del leave_out_missing_weight_decay, lightning
+leave_out_missing_rates()
+del leave_out_missing_rates, lightning

@@ -50,6 +50,7 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
                 return closure_step(self, optimizer, lambda: self.loss(batch))
     """
     raw = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+    _check_arguments(module, raw, fn)
     trainer = module.trainer
     if raw not in _MEMORIES:
         refuse_everywhere(trainer, raw, "closure_step")
@@ -69,7 +70,7 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
         if value is not None and backward:
             compat.zero_grad(trainer, raw)
             if known is None:
-                compat.backward(trainer, value, raw, hooks=True)
+                _backward(trainer, value, raw)
             else:
                 params = [p for group in raw.param_groups for p in group["params"]]
                 compat.take_gradients(trainer, value, params, known.grads)
@@ -87,6 +88,38 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
     return outputs[0] if outputs else None
 
 
+def _check_arguments(module: LightningModule, optimizer: Any, fn: Any) -> None:
+    """Refuse what closure_step cannot be called with."""
+    _refuse_if(
+        not isinstance(optimizer, Optimizer),
+        f"closure_step steps one optimizer, such as self.optimizers() where there is one, and not a "
+        f"{type(optimizer).__name__}; with several call it for each.",
+    )
+    _refuse_if(
+        not callable(fn),
+        f"closure_step evaluates the loss several times, so fn must be a function that returns it, as in "
+        f"closure_step(self, optimizer, lambda: self.loss(batch)), and not a {type(fn).__name__}.",
+    )
+    _refuse_if(
+        module.automatic_optimization,
+        "closure_step belongs into manual optimization, self.automatic_optimization = False. With automatic "
+        "optimization training_step just returns the loss, and the Trainer has the callback ClosureOptimization().",
+    )
+
+
+def _backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer) -> None:
+    """The first backward pass of a step."""
+    try:
+        compat.backward(trainer, loss, optimizer, hooks=True)
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise MisconfigurationException(
+            "closure_step: the graph of the loss has been used already when fn() returns it. fn only returns the loss; "
+            "loss.backward() and self.manual_backward(loss) do not belong into it."
+        ) from error
+
+
 def _evaluated(
     trainer: Trainer, batch: Batch, fn: Callable[[], Any], known: Point | None, outputs: list[Any]
 ) -> Tensor | None:
@@ -97,8 +130,9 @@ def _evaluated(
         return known.loss.clone()
     with compat.forward_context(trainer):
         output = batch.watched(fn)
+    loss = _loss(output)
     outputs.append(_detached(output))
-    return _loss(output)
+    return loss
 
 
 class ClosureOptimization(Callback):

@@ -224,18 +224,20 @@ def yielded(iterator: Any) -> int | None:
     return getattr(iterator, "_num_yielded", None)
 
 
-_weight_decay_of_lightning = LearningRateMonitor._extract_weight_decay
+def _where_there_is_one(extract: Any, key: str) -> Any:
+    """A method of LearningRateMonitor that logs a value of a group: nothing where there is none."""
+
+    @functools.wraps(extract)
+    def extracted(monitor: LearningRateMonitor, param_group: dict[str, Any], name: str) -> dict[str, Any]:
+        return extract(monitor, param_group, name) if key in param_group else {}
+
+    return extracted
 
 
-@functools.wraps(_weight_decay_of_lightning)
-def _weight_decay(monitor: LearningRateMonitor, param_group: dict[str, Any], name: str) -> dict[str, Any]:
-    """The weight decay of a group; nothing where it has none, which Lightning takes for granted."""
-    return _weight_decay_of_lightning(monitor, param_group, name) if "weight_decay" in param_group else {}
+def leave_out_missing_rates() -> None:
+    """Let ``LearningRateMonitor`` log nothing, and not fail, where a group has no learning rate or no weight decay.
 
-
-def leave_out_missing_weight_decay() -> None:
-    """Let ``LearningRateMonitor(log_weight_decay=True)`` log nothing, and not fail, where a group has no weight decay.
-
-    A group could be given a zero instead, but then a chain would have a key that none of its modules honours.
+    A group could be given a zero instead, but then it would have a key that nothing honours.
     """
-    setattr(LearningRateMonitor, _weight_decay_of_lightning.__name__, _weight_decay)
+    for key, method in (("lr", "_extract_lr"), ("weight_decay", "_extract_weight_decay")):
+        setattr(LearningRateMonitor, method, _where_there_is_one(getattr(LearningRateMonitor, method), key))

@@ -170,6 +170,9 @@ def _said(finding: _Finding, beside: list[_Finding]) -> str:
         return f"an optimizer is one class; a list of modules is {_CHAIN}"
     if finding.only_type or text.startswith("Expected a"):
         return _wrong_type(finding, beside)
+    if found := re.search(r"Callable\[.*Expected an import path or a subclass spec, but got (.*?)\. Got value", text):
+        kind = _kind_of(key).lower()
+        return f"{_a(kind)} is a name or {{class_path: NAME, init_args: {{...}}}}, and not {found[1]}"
     if text.startswith("File does not exist"):
         return text
     return " ".join(text.split())

@@ -20,6 +20,8 @@ from .side_effects import FOREIGN, package_of
 #: A function whose code names it says itself what happens in later evaluations.
 _ASKS = "is_reevaluation"
 _LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+#: What is called around a forward pass.
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 #: So many functions are looked at.
 _MOST = 200
 
@@ -94,6 +96,7 @@ class Reach:
     def __init__(self, functions: Iterable[Any], module: nn.Module) -> None:
         self.places: list[Place] = []
         self._seen: dict[int, Any] = {}
+        self._noted: set[tuple[str, int]] = set()
         self._types: dict[type, None] = {}
         self._attributes: set[str] = set()
         self._roots = {package_of(type(module))}
@@ -101,6 +104,9 @@ class Reach:
         self._roots |= {(function.__module__ or "").partition(".")[0] for function in self._queue}
         for part in module.modules():
             self._add_type(type(part), called=True)
+            self._queue += [
+                function for name in _HOOKS for hook in vars(part)[name].values() for function in _plain(hook)
+            ]
         while self._queue and len(self._seen) < _MOST:
             self._look_at(self._queue.pop())
         self._seen.clear()
@@ -150,7 +156,8 @@ class Reach:
             return
         self._queue += _plain(value)
         self._add_type(value if isinstance(value, type) else type(value))
-        if not silent:
+        if not silent and (place.name, id(value)) not in self._noted:
+            self._noted.add((place.name, id(value)))
             self.places.append(place)
 
     def _add_type(self, cls: type, called: bool = False) -> None:

@@ -52,6 +52,10 @@ WORDS = {
         ["--optimizer=SplitOptimizer", "--optimizer.parts={rest: {class_path: adamw, init_args: {lrr: 1}}}"],
         "SplitOptimizer: parts: adamw has no setting 'lrr'. Did you mean lr?",
     ),
+    "nothing for a part": (
+        ["--optimizer=SplitOptimizer", "--optimizer.parts={biases: null, rest: adam}"],
+        "SplitOptimizer: parts: an optimizer is a name or {class_path: NAME, init_args: {...}}, and not None",
+    ),
     "name of a part": (
         ["--optimizer=SplitOptimizer", "--optimizer.parts={bias: adamw, rest: adam}"],
         "SplitOptimizer: parts: no parameter has a name like 'bias'. Did you mean",

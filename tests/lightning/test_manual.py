@@ -97,3 +97,56 @@ def test_closure_step_refuses_several_processes(monkeypatch):
     monkeypatch.setattr(type(run), "world_size", property(lambda self: 2))
     with pytest.raises(MisconfigurationException, match="closure_step: there are 2 processes"):
         run.fit(Stepped(search))
+
+
+def test_a_backward_pass_of_its_own_is_named():
+    class Twice(Stepped):
+        def training_step(self, batch, batch_idx):
+            def fn():
+                loss = mse(self.net, batch)
+                self.manual_backward(loss)
+                return loss
+
+            closure_step(self, self.optimizers(), fn)
+
+    model, net = Twice(search), network()
+    with pytest.raises(MisconfigurationException, match="fn only returns the loss"):
+        trainer().fit(model)
+    assert same(model.net, net)
+
+
+MISUSE = {
+    "the loss itself": (
+        lambda self, batch: closure_step(self, self.optimizers(), mse(self.net, batch)),
+        "not a Tensor",
+    ),
+    "a list of optimizers": (
+        lambda self, batch: closure_step(self, [self.optimizers()], lambda: mse(self.net, batch)),
+        "closure_step steps one optimizer.*not a list",
+    ),
+    "a number": (
+        lambda self, batch: closure_step(self, self.optimizers(), lambda: mse(self.net, batch).item()),
+        "fn must return the loss",
+    ),
+}
+
+
+@pytest.mark.parametrize(("step", "message"), MISUSE.values(), ids=MISUSE)
+def test_a_wrong_call_says_how_it_is_called(step, message):
+    class Wrong(Stepped):
+        def training_step(self, batch, batch_idx):
+            step(self, batch)
+
+    model, net = Wrong(search), network()
+    with pytest.raises(MisconfigurationException, match=message):
+        trainer().fit(model)
+    assert same(model.net, net)
+
+
+def test_closure_step_in_automatic_optimization_is_refused():
+    class Automatic(Model):
+        def training_step(self, batch, batch_idx):
+            return closure_step(self, self.optimizers(), lambda: mse(self.net, batch))
+
+    with pytest.raises(MisconfigurationException, match="belongs into manual optimization"):
+        trainer().fit(Automatic(adam))

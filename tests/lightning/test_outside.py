@@ -192,6 +192,11 @@ def test_variables_of_functions_around_it():
 
             super().__init__(chain, net=Net(*network()))
 
+    class Hooked(Model):
+        def __init__(self, chain):
+            super().__init__(chain)
+            self.net.register_forward_hook(lambda *_: inner.append(1))
+
     class Decorated(Model):
         training_step = decorated(Model.training_step)
 
@@ -208,6 +213,7 @@ def test_variables_of_functions_around_it():
         Default: "the default of 'memo'",
         Both: "'inner' of the function around it and the global 'COUNT'",
         Forward: "'inner' of the function around it",
+        Hooked: "'inner' of the function around it",
         Decorated: "'calls' of the function around it",
         Method: "'inner' of the function around it",
     }

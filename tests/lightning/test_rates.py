@@ -67,3 +67,11 @@ def test_optimizers_of_torch_log_what_they_did(tmp_path):
             return torch.optim.AdamW(self.net.parameters(), weight_decay=0.3)
 
     assert logged(Torch(list), tmp_path, "lr-AdamW-weight_decay")[0] == [0.3] * 8
+
+
+def test_an_optimizer_without_a_learning_rate(tmp_path):
+    class Scipy(Model):
+        def configure_optimizers(self):
+            return tz.optim.wrappers.ScipyMinimize(self.net.parameters(), "cg", options={"maxiter": 1})
+
+    assert logged(Scipy(list), tmp_path, "lr-ScipyMinimize")[0] == []
