@@ -358,3 +358,27 @@ def test_a_norm_of_many_halves_is_summed_in_float32(make, dtype):
     p.grad = torch.full_like(p, 0.5)  # a sum of squares in bfloat16 would stop at 64
     tz.Modular([p], make(), tz.m.LR(1.0)).step()
     assert torch.allclose(p.detach().double().norm(), torch.tensor(1.0, dtype=torch.float64), rtol=1e-2)
+
+
+# -- the default device ------------------------------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.id)
+def test_the_default_device_is_not_that_of_the_parameters(entry):
+    """What a step works with is on the host or where the parameters are, whatever the default device is."""
+    for compile in (False, True) if entry.compiles else (False,):
+        ends = []
+        for device in ("cpu", "meta"):
+            torch.manual_seed(0)
+            params = make_params()
+            inner = closure_of(params)
+
+            def closure(backward=True, inner=inner):
+                with torch.device("cpu"):
+                    return inner(backward)
+
+            optimizer = entry.optimizer(params, compile=compile)
+            with torch.device(device):
+                for _ in range(3):
+                    optimizer.step(closure)
+            ends.append(bits(params))
+        assert same(*ends)

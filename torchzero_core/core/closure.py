@@ -54,7 +54,7 @@ def _number(loss: Any) -> Tensor:
     try:
         value = loss if isinstance(loss, (str, bytes, complex)) else item() if callable(item) else loss
         if hasattr(value, "__float__"):
-            return torch.tensor(float(value), dtype=torch.float64)
+            return torch.tensor(float(value), dtype=torch.float64, device="cpu")
     except (TypeError, ValueError):
         pass
     what = f"a {type(loss).__name__}" + (f" of {len(loss)}" if isinstance(loss, (tuple, list, dict)) else "")

@@ -227,10 +227,10 @@ class Modular(ModuleHome, Optimizer):
                 ) from error
             raise
         finally:
+            torch._C._set_grad_enabled(grad_mode)
             if self._grads_replaced:
                 self.return_grads()
                 self._grads_replaced = False
-            torch._C._set_grad_enabled(grad_mode)
             if self.transaction.open:
                 self.transaction.end()
 

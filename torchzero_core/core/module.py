@@ -289,7 +289,7 @@ class Module:
                     ) from error
             else:
                 seed = self._seed()
-                generator.manual_seed(int(torch.randint(2**62, ()).item()) if seed is None else int(seed))
+                generator.manual_seed(int(torch.randint(2**62, (), device="cpu").item()) if seed is None else int(seed))
             self.generators[key] = generator
         return self.generators[key]
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .closure import detached
 from .evaluate import gradient, kept_grads
 from .var import NoGraph, Var
 from .vector_method import reductions_of
@@ -81,7 +82,7 @@ def number_of(loss: Any, var: Var) -> Tensor:
         loss: what the closure returned.
         var: the step.
     """
-    number = torch.as_tensor(loss).detach()
+    number = detached(loss)
     return number if var.modular is None else var.modular.distributed.mean_loss(number)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..distributed import Reductions
+from .closure import detached
 
 #: What a rule may ask for.
 Knowledge = Literal["loss", "grads", "move"]
@@ -47,7 +48,7 @@ class Progress:
 
     def loss_value(self) -> float | None:
         """The loss as a number, the mean over ranks."""
-        return None if self.loss is None else float(self.reductions.mean_loss(torch.as_tensor(self.loss).detach()))
+        return None if self.loss is None else float(self.reductions.mean_loss(detached(self.loss)))
 
     def norm(self, tensors: Sequence[Tensor | None], ord: float) -> float:
         """A norm over all elements of some tensors, of all shards.
@@ -509,7 +510,7 @@ class MaxTime(StoppingRule):
 
     def met(self, progress: Progress) -> bool:
         """Whether the time is over."""
-        spent = torch.tensor(self.spent(), dtype=torch.float64)
+        spent = torch.tensor(self.spent(), dtype=torch.float64, device="cpu")
         return float(progress.reductions.mean_loss(spent)) >= self.seconds
 
     def reset(self) -> None:

@@ -159,7 +159,7 @@ class Unit:
         n = sum(p.numel() for p in self.params)
         if type(self.reductions) is Reductions:
             return n
-        return int(self.reductions.sum_scalar(torch.tensor(float(n), dtype=torch.float64)))
+        return int(self.reductions.sum_scalar(torch.tensor(float(n), dtype=torch.float64, device="cpu")))
 
 
 def units_of(

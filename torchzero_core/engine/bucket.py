@@ -362,5 +362,5 @@ def is_dense(p: Tensor) -> bool:
 
 def state_dtypes(rules: Sequence[Rule], dtype: torch.dtype) -> Callable[[Storage], torch.dtype]:
     """Says the dtype of each state for parameters of a dtype. It knows no tensors, so programs may keep it."""
-    like = torch.empty(0, dtype=dtype)
+    like = torch.empty(0, dtype=dtype, device="cpu")
     return lambda storage: rules[storage.rule].declared(storage.name).dtype_for(like)

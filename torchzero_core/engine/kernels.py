@@ -137,7 +137,7 @@ class _Counter(threading.local):
     """A counter on the host, written without a call of torch, which would cost a tenth of a small step."""
 
     def __init__(self) -> None:
-        self.tensor = torch.zeros((), dtype=torch.float32)
+        self.tensor = torch.zeros((), dtype=torch.float32, device="cpu")  # whatever the default is
         self.number = self.tensor.numpy()
 
 

@@ -66,7 +66,7 @@ def add_up(k: int, runner: Runner) -> None:
                 numbers += runner.slices(node)
                 meshes += [shards.cutting(node.dims.of(p.shape)) for p in bucket.whole]
                 continue
-            taken.append((node, torch.as_tensor(runner.numbers(node)).clone()))
+            taken.append((node, torch.as_tensor(runner.numbers(node), device=bucket.data[0].device).clone()))
             numbers += taken[-1][1].unbind()
             dims = node.inputs[0].dims  # slices are the same on ranks that hold parts of each
             kept = [set(range(p.ndim)) - set(dims.of(p.shape) if dims is not None else ()) for p in bucket.whole]
@@ -92,7 +92,7 @@ def _combine(node: Value, parts: list[Any], reductions: Reductions) -> Any:
         value: Any = sum(parts) if node.op is TOTAL else max(parts)
         if type(reductions) is Reductions:
             return value
-        tensors = parts = [torch.tensor(value, dtype=torch.float64)]
+        tensors = parts = [torch.tensor(value, dtype=torch.float64, device="cpu")]
     like = tensors[0]
     parts = [torch.as_tensor(p, dtype=like.dtype, device=like.device) for p in parts]
     value = parts[0]

@@ -38,7 +38,9 @@ def choose(mask: Any, a: Any, b: Any, dtype: torch.dtype) -> Any:
     if isinstance(chosen, Tensor):
         return chosen.clone()
     like = b if mask else a
-    return torch.full_like(like, chosen) if isinstance(like, Tensor) else torch.full((), chosen, dtype=dtype)
+    return (
+        torch.full_like(like, chosen) if isinstance(like, Tensor) else torch.full((), chosen, dtype=dtype, device="cpu")
+    )
 
 
 #: What the spellings for torch may call.

@@ -153,7 +153,7 @@ def total_dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         tensor(32.)
     """
     if not a:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
     if len(a) == 1 == len(b):
         return _dot(a[0], b[0])
     device = a[0].device

@@ -132,10 +132,10 @@ class CPURunner(Runner):
         for d in range(len(source.shapes)):
             here = shapes[d * self.nt : (d + 1) * self.nt]
             table += [m for m, _ in here] + [inner for _, inner in here]
-        self.Z = torch.zeros(max(1, offsets[-1]), dtype=torch.float64)
+        self.Z = torch.zeros(max(1, offsets[-1]), dtype=torch.float64, device="cpu")
         self.offsets = offsets
-        parts = torch.zeros(max(1, offsets[-1] * self.threads), dtype=torch.float64)
-        arrays = [self.Z, torch.tensor(offsets), torch.tensor(table), parts]
+        parts = torch.zeros(max(1, offsets[-1] * self.threads), dtype=torch.float64, device="cpu")
+        arrays = [self.Z, torch.tensor(offsets, device="cpu"), torch.tensor(table, device="cpu"), parts]
         self.kept += arrays
         for name, array in zip("ZOGS", arrays, strict=True):
             setattr(self.job, name, array.data_ptr())

@@ -70,7 +70,7 @@ class ForeachRunner(NumbersRunner):
                 for here in plan.passes
             ]
         self.passes = program.compiled[key]
-        cells = torch.zeros(max(1, len(plan.hosts)), dtype=real(data[0].dtype))
+        cells = torch.zeros(max(1, len(plan.hosts)), dtype=real(data[0].dtype), device="cpu")
         self.cells: Sequence[Any] = cells.unbind()
         self.cell_numbers = cells.numpy()
         self._cell_lists: dict[tuple[int, int], tuple[Any, list[Tensor]]] = {}
@@ -111,7 +111,7 @@ class ForeachRunner(NumbersRunner):
         key = node, len(values)
         known = self._cell_lists.get(key)
         if known is None:
-            cells = torch.zeros(len(values), dtype=self.real)
+            cells = torch.zeros(len(values), dtype=self.real, device="cpu")
             known = self._cell_lists[key] = cells.numpy(), list(cells.unbind())
         with np.errstate(all="ignore"):  # too large a number becomes an infinity
             known[0][:] = values

@@ -60,7 +60,7 @@ class RandomDirections(GradApproximator):
     def _draw(self, params: list[Tensor], n: int) -> Directions:
         settings = [self.settings[p] for p in params]
         if self.regenerates and not any(h["beta"] for h in settings):
-            seeds = torch.randint(2**62, (n,), generator=self.generator("cpu")).tolist()
+            seeds = torch.randint(2**62, (n,), generator=self.generator("cpu"), device="cpu").tolist()
             return Seeded(seeds, [h["distribution"] for h in settings])
         kept = []
         for i in range(n):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core import Beta, Context, Finite, Module, Seed, Target, Transform, Var
+from ...core.closure import detached
 from ...core.evaluate import uniform_settings
 from ...lang import Distribution, Operand, Value
 
@@ -152,7 +153,7 @@ class WeightDropout(Module):
             finally:
                 torch._foreach_copy_(params, start)
             if backward:
-                finite = torch.as_tensor(loss).isfinite()
+                finite = detached(loss).isfinite()
                 grads = [None if p.grad is None else torch.where(finite.to(p.device), p.grad, 0.0) for p in params]
                 home.replace_grads(params, grads)
             return loss

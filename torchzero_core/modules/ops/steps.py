@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core import Child, Count, Module, Modules, Var
-from ...core.closure import Evaluations
+from ...core.closure import Evaluations, detached
 from ...core.evaluate import kept_grads, uniform_settings
 from ...core.naming import unrolled
 
@@ -153,7 +153,7 @@ class _Way:
 
 def _finite(var: Var) -> bool:
     """Whether what is known of the loss is finite, on all ranks."""
-    known = [torch.as_tensor(loss) for loss in (var.loss, var.loss_approx) if loss is not None]
+    known = [detached(loss) for loss in (var.loss, var.loss_approx) if loss is not None]
     if var.modular is not None:
         known = [var.modular.distributed.mean_loss(loss) for loss in known]
     return all(bool(loss.isfinite()) for loss in known)

@@ -48,13 +48,13 @@ def _derivatives(grads: Sequence[Tensor], params: Sequence[Tensor], order: int, 
     """
     flat = torch.cat([g.reshape(-1) for g in grads])
     n = len(flat)
-    axis = torch.arange(n)
+    axis = torch.arange(n, device="cpu")
     places = axis[:, None]  # of the entries in flat, in lexical order
     out = [flat.detach().to("cpu", torch.float64)]
     while len(out) < order:
         rows = jacobian(flat, params, vectorize=vectorize, create_graph=len(out) + 1 < order)
         every = torch.cartesian_prod(*[axis] * len(out)).reshape(-1, len(out)).sort(1).values
-        weights = n ** torch.arange(len(out) - 1, -1, -1)
+        weights = n ** torch.arange(len(out) - 1, -1, -1, device="cpu")
         where = torch.searchsorted((places * weights).sum(1), (every * weights).sum(1))
         out.append(rows.detach().to("cpu", torch.float64)[where])
         ascending = axis >= places[:, -1:]
@@ -179,9 +179,9 @@ class HigherOrderNewton(VectorMethod):
                 value, gradient = value + float(step @ step) / (2 * size), gradient + step / size
             return value, gradient.numpy()
 
-        start = torch.zeros(n, dtype=torch.float64).numpy()
+        start = torch.zeros(n, dtype=torch.float64, device="cpu").numpy()
         if h["de_iters"] is not None:
-            seed = int(torch.randint(2**31 - 1, (), generator=self.generator("cpu")))
+            seed = int(torch.randint(2**31 - 1, (), generator=self.generator("cpu"), device="cpu"))
             start = optimize.differential_evolution(
                 lambda s: model(s)[0], bounds, maxiter=h["de_iters"], seed=seed, polish=False
             ).x

@@ -103,7 +103,9 @@ class Newton(VectorMethod):
     def curvature(self, unit: Unit) -> SymmetricOperator:
         """H + reg·I."""
         matrix = unit.given.matrix.to(unit.update)
-        return DenseOperator(matrix + unit.settings["reg"] * torch.eye(len(matrix)).to(matrix))
+        return DenseOperator(
+            matrix + unit.settings["reg"] * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        )
 
     def _solver(self, given: _Curvature, h: Any, u: Tensor) -> Callable[[Tensor], Tensor] | None:
         matrix = given.matrix.to(u.dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core import Count, Fraction, Module, NonNegative, Seed, StateKind, Var
+from ...core.closure import detached
 from ...core.evaluate import uniform_settings
 from ...core.naming import unrolled
 from ...core.stand_ins import real_param
@@ -180,7 +181,7 @@ class _Level:
                 torch._foreach_mul_(self.params, list(self.sigmas))
                 torch._foreach_add_(self.params, self._here)
                 self._home.return_grads()
-                losses.append(torch.as_tensor(self._exact(backward)).detach().clone())
+                losses.append(detached(self._exact(backward)))
                 finite = losses[-1].isfinite()
                 for i, p in enumerate(self.params if backward else ()):
                     if p.grad is not None:

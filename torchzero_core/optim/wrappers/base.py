@@ -288,7 +288,7 @@ def seed_or_drawn(seed: int | None) -> int:
     Args:
         seed: or None.
     """
-    return int(torch.randint(2**31, ()).item()) if seed is None else seed
+    return int(torch.randint(2**31, (), device="cpu").item()) if seed is None else seed
 
 
 def _number(loss: Tensor) -> float:

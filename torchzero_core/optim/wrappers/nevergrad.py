@@ -111,7 +111,7 @@ class NevergradOptimizer(Wrapper):
         space = nevergrad.p.Tuple(*(self._array(nevergrad, *values) for values in zip(*pieces, strict=True)))
         make = nevergrad.optimizers.registry[self.opt_cls] if isinstance(self.opt_cls, str) else self.opt_cls
         search = make(parametrization=space, budget=self.budget)
-        search.parametrization.random_state.seed(int(torch.randint(2**31, ()).item()))
+        search.parametrization.random_state.seed(int(torch.randint(2**31, (), device="cpu").item()))
         return search
 
     def _array(self, nevergrad: Any, init: Array, lower: Array, upper: Array) -> Any:
