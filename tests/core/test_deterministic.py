@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
+from torchzero_core.core.closure import Evaluations
 from torchzero_core.distributed import Reductions
 
 F64 = torch.float64
@@ -150,3 +151,23 @@ def test_a_parameter_without_a_gradient():
     assert q.grad is None
     assert torch.equal(q, torch.ones_like(q))
     assert p.abs().max() < 1e-6
+
+
+def test_memory_of_an_evaluation_that_goes_is_used_for_the_next_one():
+    known, params = Evaluations(word=True), [torch.zeros(3, dtype=F64), torch.zeros(2, 2).t()]
+    kept = {}
+    for i, loss in enumerate((4.0, float("nan"), 2.0, 3.0, 1.0)):
+        for p in params:
+            p.fill_(i)
+            p.grad = torch.full_like(p, -i)
+        known.note(params, torch.tensor(loss, dtype=F64), None)
+        kept[i] = loss
+    found = {}
+    for i in kept:  # the latest and the best of the others
+        for p in params:
+            p.fill_(i)
+        point = known.find(params, None)
+        if point is not None:
+            found[i] = float(point.loss)
+            assert all(torch.equal(g, torch.full_like(p, -i)) for g, p in zip(point.grads, params, strict=True))
+    assert found == {2: 2.0, 4: 1.0}

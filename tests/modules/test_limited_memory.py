@@ -233,3 +233,47 @@ def test_a_history_that_is_a_whole_number_of_another_kind(make):
 def test_settings_out_of_range_are_refused_at_once(name, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         getattr(tz.m, name)(**settings)
+
+
+# -- in plain numbers and on an accelerator ----------------------------------------------------------------------------
+def stepped(chain, dtype, steps=25):
+    params = [p.to(dtype) for p in split(start())]
+    params = [p.detach().requires_grad_() for p in params]
+    optimizer = tz.Modular(params, *chain)
+    points = []
+    for _ in range(steps):
+        optimizer.step(closure_of(params, wavy))
+        points.append(torch.tensor(joined(params)))
+    return torch.stack(points), optimizer.state_dict()["state"][0]
+
+
+@pytest.mark.parametrize("history", [1, 4, 10])
+@pytest.mark.parametrize(
+    "chain", [lambda h: [tz.m.LBFGS(h), tz.m.StrongWolfe()], lambda h: [tz.m.LBFGS(h), tz.m.LR(0.3)]]
+)
+def test_plain_numbers_give_what_the_triangular_systems_give(history, chain, monkeypatch):
+    few, _ = stepped(chain(history), F64)
+    monkeypatch.setattr("torchzero_core.modules.quasi_newton.lbfgs.FEW", -1)
+    many, _ = stepped(chain(history), F64)
+    assert torch.allclose(few, many, rtol=1e-9, atol=1e-9) and (few[-1] - few[0]).norm() > 1e-3
+
+
+@pytest.mark.parametrize("method", [lambda: tz.m.LBFGS(4), lambda: tz.m.LSR1(4), lambda: tz.m.OnlineLBFGS(4)])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_where_nobody_may_wait_the_pairs_are_the_same(method, dtype, monkeypatch):
+    """The way of an accelerator, on the CPU: no truth value is asked for."""
+    asked, state = stepped([method(), tz.m.LR(0.1)], dtype)
+    for name in ("pairs", "lbfgs", "lsr1"):
+        path = f"torchzero_core.modules.quasi_newton.{name}"
+        for function, instead in (("told", lambda c: None), ("known_rows", lambda s: None)):
+            monkeypatch.setattr(f"{path}.{function}", instead, raising=False)
+    monkeypatch.setattr(
+        "torchzero_core.modules.quasi_newton.lbfgs._acceptable",
+        lambda sy, ss, yy, tol: (sy > tol * (ss * yy).sqrt()) & (sy / yy).isfinite(),
+        raising=True,
+    )
+    waiting, other = stepped([method(), tz.m.LR(0.1)], dtype)
+    exact = 1e-9 if dtype is F64 else 1e-4
+    assert torch.allclose(asked, waiting, rtol=exact, atol=exact) and asked.isfinite().all()
+    for name in (n for n in state if n.endswith((".valid", ".spare"))):
+        assert torch.equal(state[name], other[name])

@@ -132,18 +132,19 @@ class _FullMatrix(VectorMethod):
         unit.step_from(s)
         y.neg_().add_(u)
         flat = y.abs().amax() <= h["tol"]
+        differs = told(flat) is False
         if h["init_scale"] == "auto" and told(fresh) is not False:
             sy, ss, yy = torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)
             usable = fresh & ~flat & (sy > h["tol"] * (ss * yy).sqrt())
             factor = torch.where(usable, self._auto_scale(sy, ss, yy), 1.0)
             matrix.mul_(torch.where(factor.isfinite(), factor, 1.0))
             fresh = state["fresh"] = fresh & ~usable
-        old = matrix.clone() if h["beta"] is not None or not h["tol_reset"] else matrix
+        old = matrix.clone() if h["beta"] is not None or not (differs or h["tol_reset"]) else matrix
         p = unit.point(torch.empty_like(u)) if self.needs_previous else s
         new = self._formula(matrix, s, y, p, u, p_prev, g_prev, state, h)
         if h["beta"] is not None:
             new = old.lerp(new, 1 - h["beta"])
-        if told(flat) is False:
+        if differs:
             state[self.matrix] = new
             return False
         if h["tol_reset"]:

@@ -129,19 +129,20 @@ class PairMethod(VectorMethod):
         state, counts = unit.state, accept if isinstance(accept, bool) else told(accept)
         if counts is False:
             return None
+        mask = None if counts or isinstance(accept, bool) else accept
         spare, valid = state.peek("spare"), state["valid"]
         state.keep_rows(spare, *((state.peek(name), 0) for name in rows))
         for name, row in rows.items():  # what is not accepted may not be finite
-            row = row if counts else row.masked_fill_(~accept, 0.0)
+            row = row if mask is None else row.masked_fill_(~mask, 0.0)
             state.peek(name).index_copy_(0, spare, row.unsqueeze(0))
-        if counts:
+        if mask is None:
             place = spare.item()
             after = (place + 1) % valid.shape[0]
             valid[place], valid[after] = True, False
             state["spare"] = torch.tensor([after])
             return spare
-        valid.index_copy_(0, spare, accept.unsqueeze(0))
-        state["spare"] = torch.where(accept, (spare + 1) % valid.shape[0], spare)
+        valid.index_copy_(0, spare, mask.unsqueeze(0))
+        state["spare"] = torch.where(mask, (spare + 1) % valid.shape[0], spare)
         valid.index_fill_(0, state["spare"], False)
         return spare
 
