@@ -516,9 +516,14 @@ def test_a_module_that_cannot_be_compiled_is_named(make, name):
 
 CONCURRENT = """
 import sys, time, torch
-from tests.core.test_engine import train
+import torchzero_core as tz
+p = torch.linspace(-1, 1, 50).requires_grad_()
+optimizer = tz.Modular([p], tz.m.ClipValue(3), tz.m.EMA(0.5), tz.m.LR(0.1), compile=True)
 time.sleep(max(0, float(sys.argv[1]) - time.time()))
-for p in train(1.8125): print(p.flatten().tolist())
+for _ in range(2):
+    p.grad = 2 * p.detach()
+    optimizer.step()
+print(p.tolist())
 """
 
 
@@ -536,10 +541,10 @@ def test_processes_that_compile_the_same_at_once(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(3)
+        for _ in range(2)
     ]
     results = [job.communicate(timeout=100) for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0, 0], results
+    assert [job.returncode for job in jobs] == [0, 0], results
     assert len({out for out, _ in results}) == 1
     assert results[0][0]
     assert {p.suffix for p in tmp_path.iterdir()} == {".so"}

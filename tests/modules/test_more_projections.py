@@ -510,7 +510,7 @@ def test_nothing_is_left_behind_where_gradients_come_and_go(chain):
 
     train(16)
     before = live()
-    train(80)
+    train(40)
     assert live() <= before + 10_000
 
 
