@@ -341,6 +341,33 @@ def test_one_random_number_for_all_has_one_setting_and_a_generator_one_seed():
         optimizer.step()
 
 
+def test_one_norm_of_all_has_one_order():
+    class PerGroup(Transform):
+        ord: float = 2.0
+
+        def rule(self, u, ctx):
+            return u / u.global_norm(ctx.settings.ord)
+
+    with pytest.raises(TypeError, match=r"must not depend on settings of one group; use ctx\.whole"):
+        steps_of(PerGroup(), gradients(1))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_group_may_have_a_random_number_for_each_tensor_and_another_one_for_all(compile):
+    params = [torch.zeros(2, dtype=torch.float64, requires_grad=True) for _ in range(6)]
+    groups = [{"params": params[i : i + 2], "parameterwise": i == 2} for i in (0, 2, 4)]
+    optimizer = tz.Modular(groups, tz.m.RandomStepSize(seed=0), tz.m.LR(1.0), compile=compile)
+    drawn = torch.Generator().manual_seed(0)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    for _ in range(3):
+        before = [p[0].item() for p in params]
+        optimizer.step()
+        for_all, one, other = (float(torch.rand((), generator=drawn)) for _ in range(3))
+        expected = [for_all, for_all, one, other, for_all, for_all]
+        assert [b - p[1].item() for b, p in zip(before, params, strict=True)] == pytest.approx(expected, abs=1e-12)
+
+
 # -- reductions along dimensions ---------------------------------------------------------------------------------------
 REDUCTIONS = {
     "sum": (lambda u, d: u.sum(d), lambda x, along: x.sum(along, keepdim=True)),

@@ -37,6 +37,37 @@ def test_whole_tensors(ord, compile):
     torch.testing.assert_close(update_of([m.Centralize()], U, compile=compile), U - U.mean())
 
 
+@pytest.mark.parametrize("other", [1, math.inf])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: m.ClipNorm(5, dim="global"),
+        lambda: m.Normalize(dim="global"),
+        lambda: m.Graft(m.Sign(), tensorwise=False),
+        lambda: m.RGraft(m.Sign(), tensorwise=False),
+        lambda: m.GraftModules(m.Sign(), m.Identity(), tensorwise=False),
+    ],
+)
+def test_one_norm_of_all_tensors_has_one_order(make, other):
+    p, q = (torch.ones(2, requires_grad=True) for _ in range(2))
+    p.grad, q.grad = torch.ones(2), torch.ones(2)
+    optimizer = tz.Modular([{"params": [p]}, {"params": [q], "ord": other}], make(), m.LR(1.0))
+    with pytest.raises(ValueError, match=f"takes one ord for all parameters, .* set ord=2 and ord={other}"):
+        optimizer.step()
+    assert p.tolist() == q.tolist() == [1, 1]
+    optimizer.param_groups[0]["ord"] = other
+    optimizer.step()
+    assert p.tolist() == q.tolist() != [1, 1]
+
+
+def test_norms_of_each_tensor_may_have_their_own_order():
+    p, q = (torch.zeros(2, 12, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    p.grad, q.grad = U.view(2, 12), U.view(2, 12)
+    tz.Modular([{"params": [p]}, {"params": [q], "ord": 1}], m.Normalize(), m.LR(1.0)).step()
+    torch.testing.assert_close(p.detach(), -p.grad / p.grad.norm())
+    torch.testing.assert_close(q.detach(), -q.grad / q.grad.abs().sum())
+
+
 def test_small_slices_are_left_alone():
     assert torch.equal(update_of([m.ClipNorm(0.1, dim=0, min_size=3)], U), U)
     assert not torch.equal(update_of([m.ClipNorm(0.1, dim=0, min_size=2)], U), U)

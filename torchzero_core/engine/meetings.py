@@ -116,31 +116,33 @@ def _run_child(parts: Parts, step: Step) -> None:
 
 
 def _throw(parts: Parts, rule: Rule) -> None:
-    """Random values, drawn in the order of the parameters whatever their buckets are."""
-    kind = parts[0][1].kind
+    """Random values, drawn in the order of the parameters whatever their buckets are.
+
+    Settings of groups may decide whether a bucket has one for each tensor or the one that is for all.
+    """
     places = sorted((i, j, r, node) for r, node in parts for j, i in enumerate(r.bucket.indices))
     drawn: dict[int, list[Any]] = {id(r): [None] * len(r.bucket.data) for r, _ in parts}
-    for _, j, r, node in places if kind is not Kind.GLOBAL else places[:1]:
+    for_all: Tensor | None = None
+    for _, j, r, node in places:
         call: Call = node.attr
+        if node.kind is Kind.GLOBAL and for_all is not None:
+            continue
         numbers = [float(r.argument(a)) if isinstance(a, Number) else float(a) for a in node.args]
         like, shards = r.bucket.data[j], r.bucket.shards
-        if kind is not Kind.ELEMENT:
+        if node.kind is not Kind.ELEMENT:
             out = torch.empty((), dtype=torch.float32, device=like.device)  # whatever the default is
         elif shards is None:
             out = torch.empty_like(like)
         else:  # all of it on every rank: the values are those of one process, and the generators stay in step
             out = torch.empty(r.bucket.whole[j].shape, dtype=like.dtype, device=like.device)
         getattr(out, call.fn)(*numbers, generator=rule.generator(like.device))
-        if shards is not None and kind is Kind.ELEMENT:
+        if shards is not None and node.kind is Kind.ELEMENT:
             out = shards.part(out)
+        if node.kind is Kind.GLOBAL:
+            for_all = out
         drawn[id(r)][j] = out
-    if kind is Kind.GLOBAL:
-        first = next(x for x in drawn[id(places[0][2])] if x is not None)
-        for r, node in parts:
-            r.set_numbers(node, first)
-        return
     for r, node in parts:
-        if kind is Kind.ELEMENT:
+        if node.kind is Kind.ELEMENT:
             r.set_result(node, drawn[id(r)])
         else:
-            r.set_numbers(node, torch.stack(drawn[id(r)]))
+            r.set_numbers(node, for_all if node.kind is Kind.GLOBAL else torch.stack(drawn[id(r)]))

@@ -302,6 +302,10 @@ class Value(Symbol):
 
     def global_norm(self, ord: Any = 2.0) -> Value:
         """The ``ord``-norm over everything."""
+        if isinstance(ord, Number) and not ord.whole:  # what one group adds up another one would take the root of
+            raise TypeError(
+                "The order of one norm of all parameters must not depend on settings of one group; use ctx.whole."
+            )
         return _norm(self.float(), ord, lambda x: x.sum().total(), lambda x: x.amax().global_max(), total=True)
 
     def global_numel(self) -> Value:

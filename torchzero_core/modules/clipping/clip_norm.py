@@ -39,5 +39,5 @@ class ClipNorm(Transform):
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings
-        norm = u.global_norm(h.ord) if h.dim == "global" else u.norm(h.ord, dims_of(ctx))
+        norm = u.global_norm(ctx.whole.settings.ord) if h.dim == "global" else u.norm(h.ord, dims_of(ctx))
         return large_enough(ctx, u, u * (h.max_norm / norm.maximum(h.max_norm)))  # exactly 1 below max_norm

@@ -38,5 +38,5 @@ class Normalize(Transform):
 
     def rule(self, u: Value, ctx: Context) -> Operand:
         h = ctx.settings
-        norm = u.global_norm(h.ord) if h.dim == "global" else u.norm(h.ord, dims_of(ctx))
+        norm = u.global_norm(ctx.whole.settings.ord) if h.dim == "global" else u.norm(h.ord, dims_of(ctx))
         return large_enough(ctx, u, u * (norm > 0).where(h.norm_value / norm, 1.0))

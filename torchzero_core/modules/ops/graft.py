@@ -18,8 +18,8 @@ def grafted(ctx: Context, direction: Value, magnitude: Value, strength: float | 
         magnitude: gives the norm.
         strength: how much of that norm is taken.
     """
-    h = ctx.settings
-    own, wanted = ((x.norm(h.ord) if h.tensorwise else x.global_norm(h.ord)) for x in (direction, magnitude))
+    h, ord = ctx.settings, ctx.settings.ord if ctx.settings.tensorwise else ctx.whole.settings.ord
+    own, wanted = ((x.norm(ord) if h.tensorwise else x.global_norm(ord)) for x in (direction, magnitude))
     if strength != 1:
         wanted = own.lerp(wanted, strength)
     return direction * (wanted / own.maximum(h.eps))
