@@ -64,7 +64,7 @@ class TwoLoop(PairMethod):
             tau = _damping(sy / ss, h["init_damping"], *h["eigval_bounds"])
             y.lerp_(s, (1 - tau).to(y.dtype))
             sy, yy = unit.total(torch.stack([torch.dot(s, y), torch.dot(y, y)])).to(small)
-        accept = (sy > h["tol"] * (ss * yy).sqrt()) & (sy / yy).isfinite()
+        accept = (sy > h["tol"] * ss.sqrt() * yy.sqrt()) & (sy / yy).isfinite()
         if flat is not None:
             accept = accept & ~flat
             state["valid"].logical_and_(~flat)
