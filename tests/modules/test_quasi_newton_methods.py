@@ -259,6 +259,51 @@ def psb(B, s, y):
     return B + (np.outer(r, s) + np.outer(s, r)) / ss - (r @ s) * np.outer(s, s) / ss**2
 
 
+@pytest.mark.parametrize("tol_reset", [True, False])
+@pytest.mark.parametrize("name", ["ThomasOptimalMethod", "ProjectedNewtonRaphson"])
+def test_nothing_is_learnt_where_the_update_rests(name, tol_reset):
+    """Neither by H nor by R; a reset makes R the identity again where it forgets, which Pearson's method does not."""
+    p = torch.tensor([1.0, -2.0, 0.5], dtype=F64, requires_grad=True)
+    module = getattr(tz.m, name)(tol=0.1, tol_reset=tol_reset)
+    optimizer = tz.Modular([p], module, tz.m.LR(0.1))
+    gradients = [[1.0, 2.0, -3.0], [0.5, 2.5, -1.0], [0.2, 1.5, -0.5], [0.15, 1.45, -0.55]]
+    matrices = []
+    for g in gradients:
+        p.grad = torch.tensor(g, dtype=F64)
+        optimizer.step()
+        state = module.global_state
+        matrices.append([state[key].clone() if key in state else torch.eye(3, dtype=F64) for key in ("H", "R")])
+    (H, R), (H_flat, R_flat) = matrices[-2:]
+    one = torch.eye(3, dtype=F64)
+    assert not torch.equal(H, one)
+    assert not torch.equal(R, one)
+    assert torch.equal(H_flat, one if tol_reset else H)
+    assert torch.equal(R_flat, one if tol_reset and name == "ThomasOptimalMethod" else R)
+
+
+@pytest.mark.parametrize(("make", "scale"), [(tz.m.BFGS, 1e100), (tz.m.LBFGS, 1e100), (tz.m.LBFGS, 1e-100)])
+def test_a_cosine_does_not_depend_on_the_size_of_the_problem(make, scale):
+    """A pair of cosine 0.6 is taken with tol=0.5 and not with 0.7, however long its vectors are."""
+
+    def second(tol):
+        p = torch.tensor([0.0, 0.0], dtype=F64, requires_grad=True)
+        optimizer = tz.Modular([p], make(tol=tol), tz.m.LR(1.0))
+        for k in range(2):
+            with torch.no_grad():
+                p.copy_(torch.tensor([k * scale, 0.0], dtype=F64))
+            p.grad = torch.tensor([1.0 + 0.6 * k, 0.8 * k], dtype=F64) * scale
+            optimizer.step()
+        return (torch.tensor([scale, 0.0], dtype=F64) - p.detach()) / scale
+
+    plain = torch.tensor([1.6, 0.8], dtype=F64)
+    unknown = plain if make is tz.m.BFGS else plain / max(1.0, 2.4 * scale)
+    taken, refused = second(0.5), second(0.7)
+    assert torch.allclose(refused, unknown, rtol=1e-12)
+    s, y, one = torch.tensor([1.0, 0.0], dtype=F64), torch.tensor([0.6, 0.8], dtype=F64), torch.eye(2, dtype=F64)
+    V = one - torch.outer(s, y) / 0.6
+    assert torch.allclose(taken, (0.6 * V @ V.T + torch.outer(s, s) / 0.6) @ plain, rtol=1e-12)
+
+
 @pytest.mark.parametrize("init_scale", ["auto", 0.5])
 @pytest.mark.parametrize("loss", [smooth, wavy])
 def test_psb(init_scale, loss):

@@ -532,6 +532,18 @@ def test_nevergrad_starts_where_the_parameters_are():
         assert seen[0] == pytest.approx([2.0, -1.0] if use_init else [1.0, 1.0], abs=1e-6)
 
 
+def test_nevergrad_without_bounds_starts_at_zero():
+    p, seen = torch.tensor([2.0, -1.0], requires_grad=True), []
+    optimizer = w.NevergradOptimizer([p], "OnePlusOne", 10, use_init=False)
+
+    def closure(backward=True):
+        seen.append(p.detach().clone().tolist())
+        return (p**2).sum()
+
+    optimizer.step(closure)
+    assert seen[0] == [0.0, 0.0]
+
+
 @needs["nevergrad"]
 @QUIET
 def test_nevergrad_state_has_the_best_point():

@@ -12,6 +12,8 @@ from .scalar import NO_DECREASE
 class GridLineSearch(LineSearch):
     """Tries ``num`` step sizes, evenly spaced from ``start`` to ``end``, and takes the best.
 
+    Where all of them are worse than staying the step is zero.
+
     Args:
         start: the first step size.
         end: the last step size.

@@ -29,8 +29,9 @@ class TrustRegion(LineSearch):
         nminus: what it is multiplied by after a step that made the loss no smaller.
         c: the share of the predicted decrease that is asked for.
         init: the first step size.
-        backtrack: do not make a step that makes the loss no smaller.
-        adaptive: compound: each result of the same kind in a row multiplies by ``nplus`` or ``nminus`` once more.
+        backtrack: do not make a step that makes the loss no smaller. One to a loss that is not finite is never made.
+        adaptive: compound: each result of the same kind in a row multiplies by ``nplus`` or ``nminus`` once more. A
+            result in between, after which the step size stays, does not break a row.
 
     Raises:
         ValueError: a step with settings that differ between parameter groups.

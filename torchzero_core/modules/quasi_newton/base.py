@@ -133,9 +133,12 @@ class _FullMatrix(VectorMethod):
         y.neg_().add_(u)
         flat = y.abs().amax() <= h["tol"]
         differs = told(flat) is False
+        if not differs:
+            s.masked_fill_(flat, 0.0)  # so that no formula learns from them, whatever else it keeps
+            y.masked_fill_(flat, 0.0)
         if h["init_scale"] == "auto" and told(fresh) is not False:
             sy, ss, yy = torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)
-            usable = fresh & ~flat & (sy > h["tol"] * (ss * yy).sqrt())
+            usable = fresh & ~flat & (sy > h["tol"] * ss.sqrt() * yy.sqrt())
             factor = torch.where(usable, self._auto_scale(sy, ss, yy), 1.0)
             matrix.mul_(torch.where(factor.isfinite(), factor, 1.0))
             fresh = state["fresh"] = fresh & ~usable
@@ -148,8 +151,9 @@ class _FullMatrix(VectorMethod):
             state[self.matrix] = new
             return False
         if h["tol_reset"]:
-            new.masked_fill_(flat, 0.0)
-            new.diagonal().add_(flat * (1.0 if isinstance(h["init_scale"], str) else self._multiple(h["init_scale"])))
+            _identity_where(flat, new, 1.0 if isinstance(h["init_scale"], str) else self._multiple(h["init_scale"]))
+            if self.forgets and "R" in state:
+                _identity_where(flat, state["R"], 1.0)
             state["fresh"] = fresh | flat
             state[self.matrix] = new
             return flat
@@ -295,6 +299,12 @@ class QuasiNewtonB(_FullMatrix):
         """B; what is not symmetric in it is left out."""
         B = unit.state["B"]
         return DenseOperator((B + B.mT) / 2)
+
+
+def _identity_where(flag: Tensor, matrix: Tensor, multiple: float) -> None:
+    """Make a matrix a multiple of I where a truth value on the device says so."""
+    matrix.masked_fill_(flag, 0.0)
+    matrix.diagonal().add_(flag * multiple)
 
 
 def _true(like: Tensor) -> Tensor:

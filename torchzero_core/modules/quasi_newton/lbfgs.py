@@ -213,9 +213,9 @@ class LBFGS(TwoLoop):
 def _acceptable(sy: Tensor, ss: Tensor, yy: Tensor, tol: float) -> Tensor | bool:
     """Whether the cosine between s and y is large enough, as a truth value on the device only if it is no CPU."""
     if sy.device.type != "cpu":
-        return (sy > tol * (ss * yy).sqrt()) & (sy / yy).isfinite()
+        return (sy > tol * ss.sqrt() * yy.sqrt()) & (sy / yy).isfinite()
     a, b, c = sy.item(), ss.item(), yy.item()
-    return a > tol * math.sqrt(b * c) and math.isfinite(a / c)
+    return a > tol * math.sqrt(b) * math.sqrt(c) and c > 0 and math.isfinite(a / c)
 
 
 def _damping(curvature: Tensor, largest: float, low: float, high: float) -> Tensor:

@@ -17,7 +17,8 @@ class ProjectedNewtonRaphson(QuasiNewtonH):
     """Pearson's projected Newton-Raphson method: H ← H − Hyy'H/y'Hy, and R ← R + (s − Ry)(Hy)'/y'Hy from R = I on.
 
     H takes the differences of gradients out of the space of directions, one after the other, while R learns the inverse
-    Hessian; at each reset H ← R. In between H has no inverse, and nothing of it is left after n steps.
+    Hessian; at each reset H ← R, and R goes on learning. In between H has no inverse, and nothing of it is left after n
+    steps. Skipped when y'Hy ≤ tol·‖s‖‖y‖ or y'Hy ≤ tol·‖Hy‖‖y‖.
 
     Args:
         reset_interval: H ← R every so many steps; "auto": after one step more than there are parameters. None: never.
@@ -80,7 +81,8 @@ class ProjectedGradientMethod(QuasiNewtonH, _Order):
     """Pearson's projected gradient method: H ← H − Hyy'H/y'Hy from H = I on, and the direction H·u.
 
     H takes the differences of gradients out of the space of directions, so that on a quadratic with an exact search
-    each direction is conjugate to those before. Nothing of H is left after n steps; it starts anew at the next.
+    each direction is conjugate to those before. Nothing of H is left after n steps; it starts anew at the next. Skipped
+    when y'Hy ≤ tol·‖s‖‖y‖ or y'Hy ≤ tol·‖Hy‖‖y‖.
 
     Args:
         reset_interval: start anew every so many steps. None or "auto": after one step more than there are parameters.

@@ -65,6 +65,7 @@ class BroydenGood(RankOne):
     """Broyden's good method: H ← H + (s − Hy)c'/c'y with c = H's.
 
     The inverse of B + (y − Bs)s'/s's. It is made for equations; H is not symmetric, so a direction may point uphill.
+    Skipped when abs(c'y) ≤ tol·‖c‖‖y‖.
 
     Reference: C. G. Broyden, Mathematics of Computation 19, 1965.
 
@@ -109,6 +110,7 @@ class Greenstadt1(RankOne):
     """Greenstadt's first method: H ← H + (s − Hy)c'/c'y with the previous gradient c = g₀.
 
     H is not symmetric, so a direction may point uphill.
+    Skipped when abs(c'y) ≤ tol·‖c‖‖y‖.
 
     Reference: J. Greenstadt, Mathematics of Computation 24, 1970.
 
@@ -133,6 +135,7 @@ class Greenstadt2(RankOne):
     """Greenstadt's second method: H ← H + (s − Hy)c'/c'y with c = HHy.
 
     H is not symmetric, so a direction may point uphill.
+    Skipped when abs(c'y) ≤ tol·‖c‖‖y‖.
 
     Reference: J. Greenstadt, Mathematics of Computation 24, 1970.
 
@@ -155,6 +158,7 @@ class ColumnUpdatingMethod(RankOne):
     """Changes one column of H: H[:, j] ← H[:, j] + (s − Hy)/yⱼ with j = argmax abs(y).
 
     H is not symmetric, so a direction may point uphill.
+    Skipped when abs(yⱼ) ≤ tol·‖y‖.
 
     Reference: V. L. R. Lopes and J. M. Martínez, Optimization Methods and Software 6, 1995.
 
@@ -177,6 +181,7 @@ class McCormick(RankOne):
     """McCormick's method: H ← H + (s − Hy)s'/s'y.
 
     H is not symmetric, so a direction may point uphill.
+    Skipped when abs(s'y) ≤ tol·‖s‖‖y‖.
 
     Reference: J. D. Pearson, Computer Journal 12, 1969, algorithm 2.
 
@@ -199,6 +204,7 @@ class Pearson(RankOne):
     """Pearson's method: H ← H + (s − Hy)(Hy)'/y'Hy.
 
     H is not symmetric, so a direction may point uphill.
+    Skipped when abs(y'Hy) ≤ tol·‖Hy‖‖y‖.
 
     Reference: J. D. Pearson, Computer Journal 12, 1969, algorithm 3.
 

@@ -16,7 +16,7 @@ class ThomasOptimalMethod(QuasiNewtonH):
     """Thomas' optimal method: H ← H + (s − Hy)c'/c'y with c = H'd, where d = (R + ½‖s‖·I)s.
 
     R, a bound of the error of H that starts as I, becomes (1 + ‖s‖)·(‖s‖·I + R − dd'/d's). H is not symmetric, so a
-    direction may point uphill.
+    direction may point uphill. H keeps its value when abs(c'y) ≤ tol·‖c‖‖y‖.
 
     Reference: S. W. Thomas, Sequential estimation techniques for quasi-Newton algorithms, thesis, Cornell, 1975.
 

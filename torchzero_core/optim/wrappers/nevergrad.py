@@ -120,5 +120,6 @@ class NevergradOptimizer(Wrapper):
             name: values for name, values in (("lower", lower), ("upper", upper)) if bool(np.isfinite(values).all())
         }
         if not self.use_init:
-            init = np.where(np.isfinite(lower + upper), (lower + upper) / 2, np.clip(0.0, lower, upper))
+            init, between = np.clip(0.0, lower, upper), np.isfinite(lower) & np.isfinite(upper)
+            init[between] = (lower[between] + upper[between]) / 2
         return nevergrad.p.Array(init=init, mutable_sigma=self.mutable_sigma, **bounds)
