@@ -24,6 +24,7 @@ class Infos(Callback):
         self.bar.append(dict(trainer.progress_bar_metrics))
 
 
+@pytest.mark.filterwarnings("ignore:.* changes 'evaluated'")  # which counts evaluations
 @pytest.mark.parametrize(
     "chain",
     [
