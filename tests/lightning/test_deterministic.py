@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 
 import torchzero_core as tz
 from tests.lightning.problems import SAFE, Model, loader, m, mse, network, same, trainer
-from tz_lightning import ClosureModule, ClosureOptimization, ModularCLI, closure_step
+from tz_lightning import ClosureModule, ClosureOptimization, ModularCLI, closure_step, known
 
 CALLS = []
 pytestmark = pytest.mark.filterwarnings("ignore:.* changes the global 'CALLS'")  # where nothing puts it back
@@ -250,28 +250,33 @@ def test_from_yaml(tmp_path, monkeypatch):
     assert counts[1] == counts[0] - 8
 
 
-def hints(model, caplog, **options):
+@pytest.fixture
+def hints(monkeypatch):
     """What the log says of a loss that seems to be the same function."""
-    caplog.clear()
-    with caplog.at_level("INFO"):
-        trainer(ClosureOptimization(), epochs=12, **options).fit(model)
-    return [r.getMessage() for r in caplog.records if "what the step before had ended with" in r.getMessage()]
+
+    def fit(model):
+        said = []
+        monkeypatch.setattr(known, "rank_zero_info", said.append)
+        trainer(ClosureOptimization(), epochs=12).fit(model)
+        return said
+
+    return fit
 
 
-def test_without_the_word_a_line_in_the_log_says_what_it_would_save(caplog):
-    (said,) = hints(Full(None), caplog)
+def test_without_the_word_a_line_in_the_log_says_what_it_would_save(hints):
+    (said,) = hints(Full(None))
     assert said.startswith("The loss at the start of 5 steps in a row") and "deterministic=True" in said
     without = len(CALLS)
     CALLS.clear()
-    assert hints(Full(True), caplog) == []
+    assert hints(Full(True)) == []
     assert len(CALLS) == without - 10  # nothing was left out without the word
-    assert hints(Full(False), caplog) == []
+    assert hints(Full(False)) == []
 
 
-def test_the_line_is_not_said_of_batches_or_dropout(caplog):
+def test_the_line_is_not_said_of_batches_or_dropout(hints):
     class Batches(Full):
         def train_dataloader(self):
             return loader()
 
-    assert hints(Batches(None), caplog) == []
-    assert hints(Full(None, net=network(nn.Dropout(0.5))), caplog) == []
+    assert hints(Batches(None)) == []
+    assert hints(Full(None, net=network(nn.Dropout(0.5)))) == []
