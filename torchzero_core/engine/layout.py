@@ -109,6 +109,10 @@ def has_memory(tensor: Tensor) -> bool:
     Args:
         tensor: of any kind.
     """
+    if type(tensor) is Tensor and tensor.is_contiguous():  # as nearly always
+        n = tensor.numel()
+        held = tensor.untyped_storage().nbytes()
+        return not n or held >= (tensor.storage_offset() + n) * tensor.element_size()
     if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.device.type == "meta":
         return True
     t = local(tensor.detach())

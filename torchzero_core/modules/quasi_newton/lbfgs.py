@@ -124,11 +124,11 @@ class TwoLoop(PairMethod):
         for n in range(len(rows) - 1, -1, -1):
             i = rows[n]
             alpha[i] = (products[i] - sum([sy[i][j] * alpha[j] for j in rows[n + 1 :]])) / own[i]
-        x.addmv_(Y.t(), torch.tensor(alpha, dtype=x.dtype), alpha=-1)
+        x.addmv_(Y.t(), torch.tensor(alpha, dtype=x.dtype, device=x.device), alpha=-1)
         products = unit.total(Y @ x).tolist()
         for n, i in enumerate(rows):
             c[i] = alpha[i] - (scale * products[i] + sum([sy[j][i] * c[j] for j in rows[:n]])) / own[i]
-        return x.mul_(scale).addmv_(S.t(), torch.tensor(c, dtype=x.dtype))
+        return x.mul_(scale).addmv_(S.t(), torch.tensor(c, dtype=x.dtype, device=x.device))
 
     def curvature(self, unit: Unit) -> SymmetricOperator:
         """The inverse of H, in compact form: B = δI − W M⁻¹ W' with W = [δS', Y'], δ = 1/γ (Byrd et al. 1994)."""

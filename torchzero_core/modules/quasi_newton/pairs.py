@@ -139,7 +139,7 @@ class PairMethod(VectorMethod):
             place = spare.item()
             after = (place + 1) % valid.shape[0]
             valid[place], valid[after] = True, False
-            state["spare"] = torch.tensor([after])
+            state["spare"] = torch.tensor([after], device=spare.device)
             return spare
         valid.index_copy_(0, spare, mask.unsqueeze(0))
         state["spare"] = torch.where(mask, (spare + 1) % valid.shape[0], spare)
@@ -176,7 +176,7 @@ def by_age(state: ScopedState) -> tuple[Tensor, Tensor | None]:
         All rows, the spare one last, with their truth values; on the CPU those that hold a pair, and None.
     """
     if (rows := known_rows(state)) is not None:
-        return torch.tensor(rows, dtype=torch.long), None
+        return torch.tensor(rows, dtype=torch.long, device="cpu"), None
     spare, valid = state.peek("spare"), state.peek("valid")
     age = (spare + torch.arange(1, valid.shape[0] + 1, device=spare.device)) % valid.shape[0]
     return age, valid[age]
