@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="session")
 def no_seeds_for_absent_devices():
-    """Spare a tenth of a small test: torch keeps each seed, with the stack of the call, for devices to come."""
+    """Spare a tenth of a small test: torch keeps each seed, and the stack of calls, for devices that may still come."""
     with pytest.MonkeyPatch.context() as patch:
         for device in (torch.cuda, torch.xpu, torch.mtia):
             if not device.is_available():
