@@ -18,8 +18,8 @@ class GaLore(Projection):
     .. math:: R = P^\top U, \quad ΔW = scale · P · modules(R)
 
     P has the first ``rank`` left singular vectors of the update U, taken anew every ``update_freq`` steps of the
-    parameter; the state of the modules is carried over. Where the columns are fewer than the rows it is
-    R = U·P, with right singular vectors. Parameters that are no matrices pass to the modules as they are.
+    parameter; the state of the modules is carried over. Where the columns are no more than the rows it is R = U·P, with
+    right singular vectors. Parameters that are no matrices pass to the modules as they are.
 
     An update that is not finite leaves the singular vectors as they were.
 
