@@ -80,17 +80,6 @@ class Reach:
 
     Attributes:
         places: what was found.
-
-    Example:
-        >>> from tz_lightning.reach import Reach
-        >>> def outer():
-        ...     count = 0
-        ...     def step():
-        ...         nonlocal count
-        ...         count += 1
-        ...     return step
-        >>> [place.name for place in Reach([outer()], torch.nn.Identity()).places]
-        ["'count' of the function around it"]
     """
 
     def __init__(self, functions: Iterable[Any], module: nn.Module) -> None:
