@@ -37,7 +37,7 @@ class ScopedState(MutableMapping[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value, or another one where there is none."""
-        value = self._store.get(self._prefix + key, default)
+        value = self._looked_at(key, self._store.get(self._prefix + key, default))
         if self._transaction is not None and value is not default:
             self._transaction.keep_value(value)
         return value
@@ -48,7 +48,10 @@ class ScopedState(MutableMapping[str, Any]):
         Raises:
             RuntimeError: the memory of a tensor has been given back.
         """
-        value = self._store[self._prefix + key]
+        return self._looked_at(key, self._store[self._prefix + key])
+
+    def _looked_at(self, key: str, value: Any) -> Any:
+        """A value whose memory is there."""
         for t in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(t, Tensor) and not has_memory(t):
                 raise RuntimeError(
