@@ -17,7 +17,7 @@ EXACT = 0.1
 #: How much longer than the direction of a quasi-Newton method the first step to try may be.
 LONGEST = 4.0
 #: How much faster than usual the step size grows behind a method that learns the length of its direction.
-REACH = 5.0
+REACH = 10.0
 #: The shortest first step of all.
 SHORTEST = 1e-3
 
@@ -36,12 +36,12 @@ class StrongWolfe(LineSearch):
       bring a parabola down to zero, but no farther than a length of 1.
     - A direction of conjugate gradients has no length of its own. Behind one the step is as long as the last one, of
       the size α: √(α*/α)·‖p − p₀‖/‖u‖ whatever ``init`` is, with α* the minimiser of the parabola with the slopes at
-      both ends of it. Such directions also need a better minimum along the line than others: not more than a fifth of
+      both ends of it. Such directions also need a better minimum along the line than others: not more than a tenth of
       the slope may be left, whatever c2 allows.
     - A quasi-Newton method that begins with too large a curvature makes short steps until it has learnt of every
       direction. Where the last two steps ended before the minima α* of their parabolas it is the smaller α*, at most 4.
 
-    Behind these methods the step size also grows to the minimiser of a cubic, by up to five times ``expand``.
+    Behind these methods the step size also grows to the minimiser of a cubic, by up to ten times ``expand``.
 
     Near a minimum, where the decrease is lost in the rounding of the loss, the slope decides alone; but a step never
     ends at a loss above that of its start.
