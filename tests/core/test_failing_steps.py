@@ -420,3 +420,23 @@ def test_the_handler_of_ctrl_c_is_the_users_again():
         assert signal.getsignal(signal.SIGINT) is mine
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_handler_that_somebody_puts_back_is_what_it_was():
+    """What stands there between two steps is ours: who replaces it for a while puts it back, and not his own."""
+    calls, user = [], signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda *_: calls.append("user"))
+    try:
+        params = make_params()
+        optimizer = tz.Modular(params, tz.m.Adam(), tz.m.LR(0.1))
+        step(optimizer, params, None)
+        found = signal.signal(signal.SIGINT, lambda *_: calls.append("for a while"))
+        step(optimizer, params, None)
+        signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGINT, found)
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+            step(optimizer, params, None)
+        assert calls == ["for a while", "user", "user"]
+    finally:
+        signal.signal(signal.SIGINT, user)
