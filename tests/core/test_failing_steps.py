@@ -132,7 +132,7 @@ def check_errors(entry, errors):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.id)
+@pytest.mark.parametrize("entry", variants_slow(ENTRIES))
 def test_whatever_a_closure_raises_comes_through(entry):
     first = sum(map(ord, entry.id)) % len(ERRORS)  # others for each
     check_errors(entry, [ERRORS[(first + 3 * i) % len(ERRORS)] for i in range(4)])
