@@ -132,7 +132,7 @@ def check_errors(entry, errors):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.id)
+@pytest.mark.parametrize("entry", variants_slow(ENTRIES))
 def test_whatever_a_closure_raises_comes_through(entry):
     first = sum(map(ord, entry.id)) % len(ERRORS)  # others for each
     check_errors(entry, [ERRORS[(first + 3 * i) % len(ERRORS)] for i in range(4)])
@@ -420,3 +420,23 @@ def test_the_handler_of_ctrl_c_is_the_users_again():
         assert signal.getsignal(signal.SIGINT) is mine
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_handler_that_somebody_puts_back_is_what_it_was():
+    """What stands there between two steps is ours: who replaces it for a while puts it back, and not his own."""
+    calls, user = [], signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda *_: calls.append("user"))
+    try:
+        params = make_params()
+        optimizer = tz.Modular(params, tz.m.Adam(), tz.m.LR(0.1))
+        step(optimizer, params, None)
+        found = signal.signal(signal.SIGINT, lambda *_: calls.append("for a while"))
+        step(optimizer, params, None)
+        signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGINT, found)
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+            step(optimizer, params, None)
+        assert calls == ["for a while", "user", "user"]
+    finally:
+        signal.signal(signal.SIGINT, user)

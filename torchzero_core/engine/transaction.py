@@ -34,25 +34,18 @@ class _Interrupts:
         held: whether a signal has to wait.
         pending: whether one waits.
         main: the thread that runs handlers.
+        handler: the one that took its place last.
     """
 
     def __init__(self) -> None:
         self.held = self.pending = False
-        self.before: Any = None
+        self.handler: _Handler | None = None
         self.find_thread()
-        self.handler = self.handle  # always the same object
 
     def find_thread(self) -> None:
         """Note the thread that runs handlers: after a fork it is another one."""
         self.main = threading.main_thread().ident
         self.held = self.pending = False
-
-    def handle(self, number: int, frame: Any) -> None:
-        """Wait, or do what the handler before would do."""
-        if self.held:
-            self.pending = True
-        else:
-            self.before(number, frame)
 
     def install(self) -> bool:
         """Take the place of the handler that there is, if it is Python's.
@@ -62,16 +55,37 @@ class _Interrupts:
         """
         before = getsignal(_INTERRUPT)
         if callable(before) and before not in (signal.SIG_DFL, signal.SIG_IGN):
+            # somebody may put back one that he has found, which knows what it stands for
+            self.handler = before if isinstance(before, _Handler) else _Handler(self, before)
             if before is not self.handler:
-                self.before = before
                 signal.signal(signal.SIGINT, self.handler)
             return True
         return False
 
     def remove(self) -> None:
         """Put back the handler that was there, if nobody else has taken its place."""
-        if getsignal(_INTERRUPT) is self.handler and threading.get_ident() == self.main:
-            signal.signal(signal.SIGINT, self.before)
+        if self.handler is None or threading.get_ident() != self.main:
+            return
+        if getsignal(_INTERRUPT) is self.handler:
+            signal.signal(signal.SIGINT, self.handler.before)
+
+
+class _Handler:
+    """Waits, or does what the handler before would do.
+
+    Args:
+        interrupts: says whether to wait.
+        before: the handler whose place it takes.
+    """
+
+    def __init__(self, interrupts: _Interrupts, before: Any) -> None:
+        self.interrupts, self.before = interrupts, before
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.interrupts.held:
+            self.interrupts.pending = True
+        else:
+            self.before(number, frame)
 
 
 _interrupts = _Interrupts()
