@@ -30,28 +30,29 @@ class ScopedState(MutableMapping[str, Any]):
         self._store, self._prefix, self._transaction = store, prefix, transaction
 
     def __getitem__(self, key: str) -> Any:
-        value = self.peek(key)
+        value = self.examined(key)
         if self._transaction is not None:
             self._transaction.keep_value(value)
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value, or another one where there is none."""
-        value = self._looked_at(key, self._store.get(self._prefix + key, default))
-        if self._transaction is not None and value is not default:
-            self._transaction.keep_value(value)
-        return value
+        return self[key] if self._prefix + key in self._store else default
 
     def peek(self, key: str) -> Any:
         """A value for reading, or for whoever tells :meth:`keep_rows` what is written to it.
 
+        Only for what :meth:`examined` has looked at in this step.
+        """
+        return self._store[self._prefix + key]
+
+    def examined(self, key: str) -> Any:
+        """A value for reading whose memory is there.
+
         Raises:
             RuntimeError: the memory of a tensor has been given back.
         """
-        return self._looked_at(key, self._store[self._prefix + key])
-
-    def _looked_at(self, key: str, value: Any) -> Any:
-        """A value whose memory is there."""
+        value = self._store[self._prefix + key]
         for t in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(t, Tensor) and not has_memory(t):
                 raise RuntimeError(

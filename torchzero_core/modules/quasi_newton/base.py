@@ -126,7 +126,7 @@ class _FullMatrix(VectorMethod):
         Returns whether the matrix was reset, as a truth value on the device where asking would make somebody wait.
         """
         state, h = unit.state, unit.settings
-        matrix, fresh = state[self.matrix], state.peek("fresh")
+        matrix, fresh = state[self.matrix], state.examined("fresh")
         s, y = state["prev_params"], state["prev_update"]  # differences are taken in the memory of the old values
         p_prev, g_prev = (s.clone(), y.clone()) if self.needs_previous else (s, y)
         unit.step_from(s)

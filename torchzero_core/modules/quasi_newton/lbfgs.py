@@ -52,7 +52,7 @@ class TwoLoop(PairMethod):
         state, small = unit.state, unit.state.peek("sy").dtype
         if new or "gamma" not in state:
             state["gamma"] = torch.ones((), dtype=small, device=u.device)
-        elif state.peek("gamma").dtype is not small:
+        elif state.examined("gamma").dtype is not small:
             state["gamma"] = state.peek("gamma").to(small)
         return new
 

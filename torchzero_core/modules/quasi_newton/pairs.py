@@ -84,9 +84,9 @@ class PairMethod(VectorMethod):
         names = ("valid", "spare", *self.rows, *self.numbers, *self.squares)
         new = not all(name in state for name in names)
         if not new:
-            for name in (*self.squares, *self.numbers):
-                value = state.peek(name)
-                if value.dtype.itemsize < 4:  # anybody may cast state
+            for name in names:
+                value = state.examined(name)
+                if name in (*self.squares, *self.numbers) and value.dtype.itemsize < 4:  # anybody may cast state
                     state[name] = at_least_float32(value)
         if not new and state.peek("valid").shape[0] == slots:
             return False
