@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core import Beta, Child, Count, Length, NonNegative, Range, StateKind
 from ...core.vector_method import Unit
 from ...linalg import SymmetricOperator
-from .pairs import FEW, PairMethod, by_age, known_rows
+from .pairs import FEW, PairMethod, by_age, known_rows, rows_in_use
 
 
 class TwoLoop(PairMethod):
@@ -73,7 +73,9 @@ class TwoLoop(PairMethod):
         row = self.write(unit, accept, {"s": s, "y": y})
         if row is None:
             return
-        state["sy"].index_copy_(1, row, unit.total(state.peek("s") @ y).to(small).unsqueeze(1))
+        used = rows_in_use(state)
+        products = unit.total(state.peek("s")[:used] @ y)
+        state["sy"][:used].index_copy_(1, row, products.to(small).unsqueeze(1))
         gamma = sy / yy
         state["gamma"] = gamma if isinstance(accept, bool) else torch.where(accept, gamma, state.peek("gamma"))
 
@@ -117,7 +119,9 @@ class TwoLoop(PairMethod):
         state = unit.state
         if not rows:
             return x
-        S, Y, gamma, sy = state.peek("s"), state.peek("y"), state.peek("gamma"), state.peek("sy").tolist()
+        gamma, used = state.peek("gamma"), max(rows) + 1
+        S, Y, sy = (state.peek(name)[:used] for name in ("s", "y", "sy"))
+        sy = sy.tolist()
         scale, own = gamma.item(), [line[i] or math.nan for i, line in enumerate(sy)]
         products = unit.total(S @ x).tolist()
         alpha, c = [0.0] * len(sy), [0.0] * len(sy)

@@ -166,6 +166,16 @@ def known_rows(state: ScopedState) -> list[int] | None:
     return [i % slots for i in range(first, first + slots) if holds[i % slots]]
 
 
+def rows_in_use(state: ScopedState) -> int:
+    """How many rows, from the first on, may hold a pair.
+
+    Args:
+        state: with the number of the spare row and the truth values of all.
+    """
+    rows = known_rows(state)
+    return state.peek("valid").shape[0] if rows is None else max(rows, default=-1) + 1
+
+
 def by_age(state: ScopedState) -> tuple[Tensor, Tensor | None]:
     """The rows from the oldest pair on, and which of them hold one.
 
