@@ -171,3 +171,28 @@ def test_memory_of_an_evaluation_that_goes_is_used_for_the_next_one():
             found[i] = float(point.loss)
             assert all(torch.equal(g, torch.full_like(p, -i)) for g, p in zip(point.grads, params, strict=True))
     assert found == {2: 2.0, 4: 1.0}
+
+
+@pytest.mark.parametrize("word", [True, None])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_parameters_that_are_added_between_steps_make_another_point(word, steps):
+    def run(deterministic):
+        a, b = (torch.nn.Parameter(torch.full((2,), x, dtype=torch.float64)) for x in (1.0, 2.0))
+        optimizer = tz.Modular([a], tz.m.LBFGS(), tz.m.StrongWolfe(), deterministic=deterministic)
+
+        def closure(backward=True):
+            loss = (a**2 + (a - b) ** 2 + b**4).sum()
+            if backward:
+                a.grad = b.grad = None
+                loss.backward()
+            return loss
+
+        for _ in range(steps):
+            optimizer.step(closure)
+        optimizer.add_param_group({"params": [b]})
+        for _ in range(3):
+            optimizer.step(closure)
+        return a.detach(), b.detach()
+
+    for found, expected in zip(run(word), run(False), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -147,7 +147,7 @@ class Evaluations:
     def find(self, params: Sequence[Tensor], closure: Closure) -> _Kept | None:
         """What was evaluated at the present point, if anything was, and as far as is seen by the same function."""
         for kept in self._kept:
-            if all(map(_same_values, kept.values, params)):
+            if len(kept.values) == len(params) and all(map(_same_values, kept.values, params)):
                 break
         else:
             return None
@@ -196,7 +196,7 @@ def _same_values(a: Tensor, b: Tensor) -> bool:
 
 def _copies(tensors: Sequence[Tensor | None], memory: Sequence[Tensor | None] | None) -> list[Tensor | None]:
     """Copies of tensors, in memory that is there where it fits."""
-    if memory is None:
+    if memory is None or len(memory) != len(tensors):  # parameters may be added between two steps
         return [None if t is None else t.detach().clone() for t in tensors]
     return [
         m.copy_(t) if m is not None and t is not None and _like(m, t) else None if t is None else t.detach().clone()
