@@ -81,10 +81,12 @@ def _take_settings(optimizer: Any, differing: list[tuple[Module, dict[str, Any]]
 
 def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     """Check a state dict against an optimizer and take it over; see :meth:`Modular.load_state_dict`."""
-    state_dict = dict(state_dict)
-    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
-        replaced = hook(optimizer, state_dict)
-        state_dict = state_dict if replaced is None else replaced
+    if isinstance(state_dict, Mapping):
+        state_dict = dict(state_dict)
+        for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+            replaced = hook(optimizer, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+    _check_form(state_dict)
     groups = [dict(g) for g in state_dict["param_groups"]]
     own = optimizer.param_groups
     if len(groups) != len(own):
@@ -136,6 +138,37 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     optimizer.drop_params()
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():
         post(optimizer)
+
+
+def _check_form(state_dict: Any) -> None:
+    """Refuse what is no state dict of a chain.
+
+    Raises:
+        TypeError: no dict.
+        ValueError: a dict of something else, and where the right one may be.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"load_state_dict takes what optimizer.state_dict() has returned, not a {type(state_dict).__name__}; a "
+            "file is read by torch.load(path, weights_only=True) first."
+        )
+    if not _is_state(state_dict):
+        inside = next((key for key, value in state_dict.items() if _is_state(value)), None)
+        way = (
+            f"It is the dict under {inside!r}: load_state_dict(saved[{inside!r}])."
+            if inside is not None
+            else f"Its keys: {', '.join(map(repr, list(state_dict)[:4])) or 'none'}."
+        )
+        raise ValueError(f"A state dict of an optimizer has 'state' and 'param_groups', and this one has not. {way}")
+    if any("maximize" in group and "chain" not in group for group in state_dict["param_groups"]):
+        raise ValueError(
+            "The state dict belongs to another chain, one of torch's optimizers. A chain that does the same goes on "
+            "with it by tz.optim.load_torch_state(optimizer, state_dict)."
+        )
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and "state" in value and "param_groups" in value
 
 
 def _take_groups(own: Sequence[dict[str, Any]], groups: Sequence[Mapping[str, Any]]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from .module import Module
 from .near import near
@@ -122,6 +123,11 @@ def checked_params(params: Any, known: Iterable[Tensor]) -> list[Any]:
         params = [params]
     elif isinstance(params, (set, frozenset)):
         raise TypeError("The parameters of a group must be in a list, not a set: their order is part of the state.")
+    if isinstance(params, nn.Module) and not isinstance(params, nn.ParameterList):
+        raise TypeError(
+            f"The parameters of a group must be a tensor or a list of tensors, not a {type(params).__name__}; "
+            "give its parameters, {'params': model.parameters()}."
+        )
     if not isinstance(params, Iterable) or isinstance(params, (str, bytes)):
         raise TypeError(f"The parameters of a group must be a tensor or a list of tensors, not {params!r}.")
     params = list(params)
@@ -131,6 +137,14 @@ def checked_params(params: Any, known: Iterable[Tensor]) -> list[Any]:
     seen = set(map(id, known))
     for i, item in enumerate(params):
         p = item[1] if isinstance(item, tuple) else item
+        if isinstance(p, nn.Module) or inspect.isgenerator(p):
+            what = "a generator" if inspect.isgenerator(p) else f"a {type(p).__name__}"
+            raise TypeError(
+                f"Parameter {i} of the group is no tensor but {what}. A model is given as it is, "
+                "tz.Modular(model, ...); of several the parameters are put into one list, "
+                "[*a.parameters(), *b.parameters()], or each into a group, [{'params': a.parameters()}, "
+                "{'params': b.parameters()}]."
+            )
         if id(p) in seen:
             raise ValueError(f"Parameter {i} of the group (shape {tuple(p.shape)}) appears in the optimizer twice.")
         seen.add(id(p))
@@ -142,6 +156,36 @@ def checked_params(params: Any, known: Iterable[Tensor]) -> list[Any]:
         if isinstance(p, Tensor) and not p.is_floating_point():
             raise ValueError(f"Parameter {i} of the group has dtype {p.dtype}; only floating point can be optimized.")
     return params
+
+
+def named_alike(params: list[Any], groups: Sequence[Mapping[str, Any]], model: nn.Module | None) -> list[Any]:
+    """The parameters of a new group with their names, where those of the groups before have names.
+
+    torch wants names in all groups or in none, and an optimizer that was given a model has them without being asked.
+
+    Args:
+        params: tensors or (name, tensor) pairs.
+        groups: those that the optimizer has already.
+        model: knows the names, where one was given.
+
+    Raises:
+        ValueError: names here and none before, or the other way round.
+    """
+    named = any(isinstance(item, tuple) for item in params)
+    if not groups or not params or named == ("param_names" in groups[0]):
+        return params
+    if named:
+        raise ValueError(
+            "The parameters of the new group have names, and those of the groups before have none: give it "
+            "layer.parameters() in the place of layer.named_parameters()."
+        )
+    names = {id(p): name for name, p in model.named_parameters()} if model is not None else {}
+    if not all(id(p) in names for p in params):
+        raise ValueError(
+            "The parameters of the groups before have names, and those of the new group have none: give it "
+            "{'params': layer.named_parameters()}, or add the layer to the model first, which then knows the names."
+        )
+    return [(names[id(p)], p) for p in params]
 
 
 def default_values(modules: Sequence[Module]) -> tuple[dict[str, Any], bool]:

@@ -22,7 +22,7 @@ from .accidents import is_accident
 from .advice import advise, order
 from .blank import asks_for_state, blank_closure
 from .closure import Closure, CountedClosure, Evaluations, Habits
-from .groups import check_new_group, checked_params, default_values
+from .groups import check_new_group, checked_params, default_values, named_alike
 from .home import StepInfo
 from .mistakes import check_closure, check_params, check_seed, explained, switch
 from .module import Chain, Module, Modules, as_module
@@ -153,13 +153,15 @@ class Modular(ModuleHome, Optimizer):
         """Add a group; its keys override settings for its parameters.
 
         Raises:
-            ValueError: a key that no module knows, a value out of range, a parameter that is there already.
+            ValueError: a key that no module knows, a value out of range, a parameter that is there already, one
+                without a name where the others have names.
         """
         check_new_group(param_group, self.unrolled_modules)
         known = [p for group in getattr(self, "param_groups", []) for p in group["params"]]
         params = checked_params(param_group["params"], known)
         if self.rounding is not None and any(p.dtype is torch.float16 for p in params if isinstance(p, Tensor)):
             raise ValueError("stochastic_rounding=True is for bfloat16 parameters, and there are some of float16.")
+        params = named_alike(params, getattr(self, "param_groups", []), self.model)
         super().add_param_group({**param_group, "params": params})
         self.drop_params()
 

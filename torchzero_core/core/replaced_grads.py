@@ -32,4 +32,7 @@ def return_grads(params: Iterable[Tensor]) -> None:
     """
     for p in params:
         if hasattr(p.grad, "in_place_of"):
-            p.grad = p.grad.in_place_of  # type: ignore[union-attr]
+            own = p.grad.in_place_of  # type: ignore[union-attr]
+            # A parameter that has another dtype, device or shape since then cannot have it back, and gets a new one.
+            fits = own is not None and (own.dtype, own.device, own.shape) == (p.dtype, p.device, p.shape)
+            p.grad = own if fits else None

@@ -1,0 +1,112 @@
+"""What a model goes through in the first days with an optimizer: layers that come later, another dtype, wrong files."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import torchzero_core as tz
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+
+
+def train(model, optimizer, steps):
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(x) - 1).square().mean().backward()
+        optimizer.step()
+
+
+def test_layers_that_a_model_gets_later_are_found_by_their_names():
+    """The model was given, so that its parameters have names without anybody having asked for them."""
+    ours, theirs = network(), network()
+    chain = tz.Modular(ours, tz.m.Adam(), tz.m.LR(1e-2))
+    reference = torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    for model, optimizer in ((ours, chain), (theirs, reference)):
+        train(model, optimizer, 3)
+        model.append(nn.Linear(2, 2).double())
+        with torch.no_grad():
+            model[3].weight.copy_(torch.eye(2))
+            model[3].bias.fill_(0.5)
+        optimizer.add_param_group({"params": model[3].parameters(), "lr": 0.1})
+        train(model, optimizer, 5)
+    assert chain.param_groups[1]["param_names"] == ["3.weight", "3.bias"]
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-13)
+
+
+def test_a_group_without_names_among_named_ones_says_how_to_name_it():
+    model, layer = network(), nn.Linear(2, 2)
+    for params in (model, model.named_parameters()):
+        optimizer = tz.Modular(params, tz.m.Adam(), tz.m.LR(1e-2))
+        with pytest.raises(ValueError, match=r"those of the new group have none.*layer\.named_parameters\(\)"):
+            optimizer.add_param_group({"params": layer.parameters()})
+        assert len(optimizer.param_groups) == 1
+        optimizer.add_param_group({"params": layer.named_parameters()})
+    optimizer = tz.Modular(model.parameters(), tz.m.Adam(), tz.m.LR(1e-2))
+    with pytest.raises(ValueError, match=r"have none: give it layer\.parameters\(\)"):
+        optimizer.add_param_group({"params": layer.named_parameters()})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        (lambda a, b: [a, b], "Parameter 0 of the group is no tensor but a Linear"),
+        (lambda a, b: [a], r"tz\.Modular\(model, \.\.\.\)"),
+        (lambda a, b: [a.parameters(), b.parameters()], r"a generator.*\[\*a\.parameters\(\), \*b\.parameters\(\)\]"),
+        (lambda a, b: [{"params": a}], r"not a Linear; give its parameters, \{'params': model\.parameters\(\)\}"),
+        (lambda a, b: [{"params": nn.Sequential(a, b)}], "not a Sequential; give its parameters"),
+        (lambda a, b: [{"params": [a, b]}], r"\[\{'params': a\.parameters\(\)\}, \{'params': b\.parameters\(\)\}\]"),
+    ],
+)
+def test_models_in_a_list_say_how_their_parameters_are_given(params, text):
+    with pytest.raises(TypeError, match=text):
+        tz.Modular(params(nn.Linear(2, 2), nn.Linear(2, 2)), tz.m.Adam(), tz.m.LR(1e-2))
+
+
+def test_a_model_that_gets_another_dtype_between_two_searches_goes_on():
+    """Gradients that were remembered have the dtype of before, and are not given back to its parameters."""
+    model, x = network(), torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
+    optimizer = tz.Modular(model, tz.m.LBFGS(), tz.m.StrongWolfe())
+
+    def closure(backward=True):
+        loss = (model(x.to(model[0].weight.dtype)) - 1).square().mean()
+        if backward:
+            optimizer.zero_grad()
+            loss.backward()
+        return loss
+
+    losses = [float(optimizer.step(closure)) for _ in range(4)]
+    for dtype in (torch.float32, torch.float64):
+        model.to(dtype)
+        losses += [float(optimizer.step(closure)) for _ in range(4)]
+        assert all(p.grad.dtype is dtype for p in model.parameters())
+    assert losses[-1] < 0.1 * losses[3] and losses[3] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        (lambda own, model: None, TypeError, r"not a NoneType.*torch\.load"),
+        (lambda own, model: {}, ValueError, "Its keys: none"),
+        (lambda own, model: {"model": model.state_dict(), "optimizer": own}, ValueError, r"saved\['optimizer'\]"),
+        (lambda own, model: model.state_dict(), ValueError, "Its keys: '0.weight', '0.bias'"),
+        (lambda own, model: torch.optim.Adam(model.parameters()).state_dict(), ValueError, "load_torch_state"),
+        (lambda own, model: torch.optim.SGD(model.parameters()).state_dict(), ValueError, "load_torch_state"),
+    ],
+)
+def test_what_is_no_state_of_a_chain_is_refused_in_a_sentence(given, error, text):
+    model = network()
+    optimizer = tz.Modular(model, tz.m.Adam(), tz.m.LR(1e-2))
+    train(model, optimizer, 2)
+    before = {k: {n: torch.as_tensor(v).clone() for n, v in s.items()} for k, s in optimizer.state.items()}
+    with pytest.raises(error, match=re.compile(text, re.S)):
+        optimizer.load_state_dict(given(optimizer.state_dict(), model))
+    for key, state in optimizer.state.items():
+        assert all(torch.equal(torch.as_tensor(v), before[key][n]) for n, v in state.items())
