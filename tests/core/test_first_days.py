@@ -110,3 +110,53 @@ def test_what_is_no_state_of_a_chain_is_refused_in_a_sentence(given, error, text
         optimizer.load_state_dict(given(optimizer.state_dict(), model))
     for key, state in optimizer.state.items():
         assert all(torch.equal(torch.as_tensor(v), before[key][n]) for n, v in state.items())
+
+
+TWICE = [
+    [tz.m.Newton, tz.m.Backtracking],
+    [lambda: tz.m.NystromPCG(sketch_size=2), tz.m.StrongWolfe],
+    [tz.m.TrustCG],
+    [tz.m.SophiaH, lambda: tz.m.LR(0.1)],
+    [tz.m.LevenbergMarquardt],
+]
+
+
+@pytest.mark.parametrize("chain", TWICE, ids=["Newton", "NystromPCG", "TrustCG", "SophiaH", "LevenbergMarquardt"])
+def test_a_closure_that_always_goes_backward_is_told_to_ask_first(chain):
+    """torch's own advice, retain_graph=True, would hide the mistake."""
+    p = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    optimizer = tz.Modular([p], *(make() for make in chain))
+
+    def residuals(backward=True):
+        r = p**2 - 1
+        optimizer.zero_grad()
+        r.square().sum().backward()
+        return r
+
+    def closure(backward=True):
+        loss = (p**4).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        return loss
+
+    wrong = residuals if chain[0] is tz.m.LevenbergMarquardt else closure
+    with pytest.raises(RuntimeError, match=r"freed the graph.*Call it only if backward is true"):
+        optimizer.step(wrong)
+    assert p.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.filterwarnings("ignore:The closure takes no `backward`")
+def test_a_newton_method_says_what_its_closure_has_to_be():
+    p = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    optimizer = tz.Modular([p], tz.m.Newton())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (p**4).sum()
+        loss.backward()
+        return loss
+
+    for wrong in (closure, lambda backward=True: (p**4).sum().detach(), lambda backward=True: (p**4).sum().item()):
+        with pytest.raises(RuntimeError, match=r"takes the argument backward, calls loss\.backward\(\) only if it is"):
+            optimizer.step(wrong)
+        assert p.tolist() == [1.0, 2.0]

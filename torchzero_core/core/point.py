@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .closure import detached
 from .evaluate import gradient, kept_grads
+from .graph_grads import graph_grads
 from .var import NoGraph, Var
 from .vector_method import reductions_of
 
@@ -30,7 +31,8 @@ class StepPoint:
         self.var, self.closure = var, var.closure
         self.no_graph = (
             f"{path} needs a loss that can be differentiated, but closure(backward=False) returned one without a graph "
-            f"(the closure of a gradient approximation has none either); use {instead}."
+            f"(the closure of a gradient approximation has none either); use {instead}. A closure of your own takes "
+            "the argument backward, calls loss.backward() only if it is true, and returns the loss undetached."
         )
         if var.modular is not None:
             var.modular.transaction.keep(var.params)  # products move them
@@ -71,7 +73,7 @@ class StepPoint:
             loss = self.closure(False)
             if not (isinstance(loss, Tensor) and loss.requires_grad):
                 raise RuntimeError(self.no_graph)
-            taken = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
+            taken = graph_grads(loss, self.params, create_graph=True)
         return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, taken, strict=True)]
 
 

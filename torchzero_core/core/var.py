@@ -12,6 +12,7 @@ from ..distributed import copy_all
 from ..engine.layout import MemoryCheck
 from ..engine.params import Params
 from .closure import Closure, CountedClosure, WrappedClosure, detached
+from .graph_grads import graph_grads
 from .home import Home, StepInfo
 
 
@@ -167,9 +168,7 @@ class Var:
                         "loss without one: compute it from the parameters and return it undetached, and call "
                         "loss.backward() only if backward is true."
                     )
-                grads = torch.autograd.grad(
-                    loss, self.params, create_graph=True, retain_graph=retain_graph, allow_unused=True
-                )
+                grads = graph_grads(loss, self.params, create_graph=True, retain_graph=retain_graph)
             self.narrow(list(grads))
             if self.loss is None:
                 self.loss = detached(loss)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core import Child, NonNegative, OpenFraction, Positive, Reductions, StateKind, Var
 from ...core.evaluate import uniform_settings
+from ...core.graph_grads import graph_grads
 from ...core.same_params import same_params
 from ...core.vector_method import Curvature, Unit, VectorMethod, reductions_of
 from ...linalg import DenseOperator, GramOperator, at_least_float32, jacobian
@@ -70,7 +71,7 @@ class GaussNewton(VectorMethod):
         residuals = _Residuals(var.closure, self.path)
         r, vectorize = residuals(), uniform_settings(self, var.params)["vectorize"]
         with torch.enable_grad():
-            grads = torch.autograd.grad(_square(r), var.params, retain_graph=True, allow_unused=True)
+            grads = graph_grads(_square(r), var.params, retain_graph=True)
             var.closure = residuals.loss(var)
             var.narrow(list(grads))
             J = jacobian(r, var.params, vectorize=vectorize)
@@ -130,7 +131,7 @@ class _Residuals:
             r = self()
             if backward:
                 with torch.enable_grad():
-                    grads = torch.autograd.grad(_square(r), params, allow_unused=True)
+                    grads = graph_grads(_square(r), params)
                 for p, g in zip(params, grads, strict=True):
                     p.grad = g
             return _square(r.detach())

@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer
 
 from ...core.closure import accepts_backward, detached
 from ...core.evaluate import kept_grads
+from ...core.graph_grads import graph_grads
 from ...linalg import hessian
 from ...linalg.vector import flatten, unflatten
 
@@ -86,7 +87,7 @@ class VectorFunction:
                     "hess='autograd' needs the graph of the loss: closure(backward=False) has to return the loss "
                     "undetached, and call loss.backward() only if backward is true."
                 )
-            taken = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
+            taken = graph_grads(loss, self.params, create_graph=True)
         grads = [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, taken, strict=True)]
         if any(g.requires_grad for g in grads):
             matrix = hessian(grads, self.params).detach().cpu().double().numpy()
