@@ -334,6 +334,8 @@ def advice(*modules, **options):
         (lambda: [m.Adam(), m.LR(1e-3), m.ClipValue(1)], "^ClipValue stands behind Adam"),
         (lambda: [m.LBFGS(), m.StrongWolfe(), m.LR(0.1)], "^StrongWolfe has found.*LR.*before StrongWolfe"),
         (lambda: [m.Backtracking(), m.Adam(), m.LR(0.1)], "^Backtracking has found"),
+        (lambda: [m.StrongWolfe(), m.LBFGS()], "^StrongWolfe has found.*Put LBFGS before StrongWolfe"),
+        (lambda: [m.Backtracking(), m.Newton()], "^Backtracking has found.*Put Newton before Backtracking"),
     ],
 )
 def test_an_order_that_makes_a_module_useless_gets_one_piece_of_advice(make, text):

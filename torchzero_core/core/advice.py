@@ -21,9 +21,7 @@ def order(modules: Sequence[Any]) -> str:
     for i, module in enumerate(flat):
         before, behind = flat[:i], flat[i + 1 :]
         if module.size_effect == "search":
-            after = next(
-                (m for m in behind if m.is_rule and m.size_effect != "same" and m.defaults.get("lr") != 1), None
-            )
+            after = next((m for m in behind if _changes_step(m)), None)
             if after is not None:
                 return (
                     f"{_name(module)} has found how far to go, and {_name(after)} stands behind it and changes the "
@@ -76,6 +74,12 @@ def advise(text: str) -> None:
     """Give an advice, if there is one."""
     if text:
         warnings.warn(f"{text} (Modular(..., advice=False) says nothing.)", Advice, stacklevel=4)
+
+
+def _changes_step(module: Any) -> bool:
+    """Whether a step that a search has found is another one behind a module."""
+    rule = module.is_rule and module.size_effect != "same" and module.defaults.get("lr") != 1
+    return bool(rule or module.size_effect == "direction")
 
 
 def _name(module: Any) -> str:

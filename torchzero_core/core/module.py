@@ -83,7 +83,8 @@ class Module:
     #: What it does to the size of the update, which advice about the order of modules goes by: "factor" multiplies it
     #: by a number, "adds" adds to it, "unit" makes it about 1 in every element, "own" makes it another one that does
     #: not depend on the size before, "limit" only limits it, "keeps" leaves it about as it is, "same" leaves the update
-    #: as it is, "search" finds the size of the step. "": something else.
+    #: as it is, "direction" turns it to where a step of length 1 is about right, "search" finds the size of the step.
+    #: "": something else.
     size_effect: ClassVar[str] = ""
     #: What it keeps in ``state`` and ``global_state``, by name, so that what is loaded can be checked.
     kept: ClassVar[Mapping[str, StateKind]] = {}

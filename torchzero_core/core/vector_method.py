@@ -265,6 +265,7 @@ class VectorMethod(Module):
     #: Whether it has to forget everything when another set of parameters has gradients.
     starts_anew: ClassVar[bool] = True
     one_piece = True
+    size_effect = "direction"
     #: The names of the state that runs over the vector in its last dimension. Anybody may cast it, or the parameters.
     vectors: ClassVar[tuple[str, ...]] = ()
 
