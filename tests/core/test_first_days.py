@@ -160,3 +160,64 @@ def test_a_newton_method_says_what_its_closure_has_to_be():
         with pytest.raises(RuntimeError, match=r"takes the argument backward, calls loss\.backward\(\) only if it is"):
             optimizer.step(wrong)
         assert p.tolist() == [1.0, 2.0]
+
+
+def loss_of(p, optimizer):
+    def closure(backward=True):
+        loss = (p**2).sum()
+        if backward:
+            optimizer.zero_grad()
+            loss.backward()
+        return loss
+
+    return closure
+
+
+@pytest.mark.parametrize("name", ["step", "rule", "reset"])
+def test_a_state_does_not_take_the_name_of_a_method(name):
+    body = {"rule": lambda self, u, ctx: u} | {name: tz.Slot()}
+    with pytest.raises(TypeError, match=rf"Mine\.{name} cannot be a state.*such as {name}_ = Slot\(\)"):
+        type("Mine", (tz.Transform,), body)
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (None, "returned None; it must return the step size, one number"),
+        ("far", "returned 'far'"),
+        (torch.ones(2), r"returned a tensor of shape \(2,\)"),
+    ],
+)
+def test_a_search_that_returns_no_step_size_is_told_so(found, text):
+    class Mine(tz.m.LineSearch):
+        def search(self, update, var):
+            return found
+
+    p = torch.tensor([1.0, 2.0], requires_grad=True)
+    optimizer = tz.Modular([p], Mine())
+    with pytest.raises(TypeError, match=f"The search of Mine {text}"):
+        optimizer.step(loss_of(p, optimizer))
+    assert p.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("target", ["closure", "grad", "update"])
+@pytest.mark.parametrize(
+    ("found", "error", "text"),
+    [
+        (lambda params: [torch.zeros_like(p) for p in params], TypeError, "returned a list of 1.*return grads, loss"),
+        (lambda params: None, TypeError, "returned a NoneType"),
+        (lambda params: ([], None, None), TypeError, "gave a list of 0 as gradients"),
+        (lambda params: ([torch.zeros(3)], None, None), ValueError, r"shape \(3,\).*shape \(2,\)"),
+        (lambda params: ([torch.zeros(2).double()], None, None), ValueError, r"float64 for .* torch\.float32"),
+    ],
+)
+def test_a_gradient_approximation_that_returns_something_else_is_told_so(found, error, text, target):
+    class Mine(tz.m.GradApproximator):
+        def approximate(self, closure, params, loss, var):
+            return found(params)
+
+    p = torch.tensor([1.0, 2.0], requires_grad=True)
+    optimizer = tz.Modular([p], Mine(target=target), tz.m.LR(0.1))
+    with pytest.raises(error, match=f"The approximate of Mine .*{text}"):
+        optimizer.step(loss_of(p, optimizer))
+    assert p.tolist() == [1.0, 2.0]

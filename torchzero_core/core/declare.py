@@ -174,6 +174,8 @@ def declare(cls: Any, root: type) -> None:
             f"{cls.__name__}.{next(iter(slots))} is a Slot, which only a rule can use: derive from Transform, or keep "
             f"the state of a step in self.state[p][{next(iter(slots))!r}]."
         )
+    for name in slots:
+        _check_slot(cls, name)
     if slots:
         cls.slots = {**getattr(cls, "slots", {}), **slots}
     if "__init__" in vars(cls):
@@ -322,6 +324,17 @@ def _check_field(cls: type, field: Field) -> None:
             f"`{name}: Child | None = None` and make the module where it is None."
         )
     _check_name(cls, name)
+
+
+def _check_slot(cls: type, name: str) -> None:
+    """Refuse a state whose name is that of a method, which would be gone."""
+    for base in cls.__mro__[1:]:
+        method = vars(base).get(name)
+        if callable(method) or isinstance(method, (property, classmethod)):
+            raise TypeError(
+                f"{cls.__name__}.{name} cannot be a state: {base.__name__}.{name} is a method that modules need. Give "
+                f"the state another name, such as {name}_ = Slot()."
+            )
 
 
 def _check_name(cls: type, name: str) -> None:

@@ -85,6 +85,28 @@ class GradApproximator(Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no approximate(closure, params, loss, var).")
 
+    def _approximated(self, closure: Any, params: list[Tensor], loss: Any, var: Var) -> tuple[list[Tensor], Any, Any]:
+        """What ``approximate`` returns, where that fits the parameters."""
+        found: Any = self.approximate(closure, params, loss, var)
+        name = f"The approximate of {type(self).__name__}"
+        if not isinstance(found, tuple) or len(found) != 3:
+            what = f"a {type(found).__name__}" + (f" of {len(found)}" if isinstance(found, (list, tuple)) else "")
+            raise TypeError(
+                f"{name} returned {what}; it must return the gradients, the loss here or None, and an estimate of the "
+                "loss or None: return grads, loss, None."
+            )
+        grads = found[0]
+        if not isinstance(grads, (list, tuple)) or len(grads) != len(params):
+            what = f"a {type(grads).__name__}" + (f" of {len(grads)}" if isinstance(grads, (list, tuple)) else "")
+            raise TypeError(f"{name} gave {what} as gradients; it must be a list with one for each of params.")
+        for p, g in zip(params, grads, strict=True):
+            if g is not None and (g.shape != p.shape or g.dtype != p.dtype):
+                raise ValueError(
+                    f"{name} gave a gradient of shape {tuple(g.shape)} and {g.dtype} for a parameter of shape "
+                    f"{tuple(p.shape)} and {p.dtype}; torch.zeros_like(p) has what fits."
+                )
+        return found
+
     def step(self, var: Var) -> Var:
         """Replace closure, gradient or update."""
         exact = var.closure
@@ -107,13 +129,13 @@ class GradApproximator(Module):
                 if isinstance(loss, Tensor):
                     loss = loss.detach()  # its graph leads to the exact gradient
                 if backward:
-                    grads, _, _ = self.approximate(exact, params, loss, var)
+                    grads, _, _ = self._approximated(exact, params, loss, var)
                     home.replace_grads(params, grads)
                 return loss
 
             var.wrap_closure(closure)
             return var
-        grads, loss, estimate = self.approximate(exact, params, var.loss, var)
+        grads, loss, estimate = self._approximated(exact, params, var.loss, var)
         if var.loss is None:
             if loss is not None:
                 var.loss = loss

@@ -224,6 +224,17 @@ class LineSearch(Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no search(update, var); a line search must define one.")
 
+    def _searched(self, update: list[Tensor], var: Var) -> float:
+        """The step size that was found, where it is one number."""
+        found: Any = self.search(update, var)
+        try:
+            return float(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"{found!r}"
+            raise TypeError(
+                f"The search of {type(self).__name__} returned {what}; it must return the step size, one number."
+            ) from error
+
     # -- for searches ------------------------------------------------------------------------------------------------
     def make_objective(self, var: Var) -> LineFunction:
         """φ as a function of the step size: ``phi(alpha)``, ``phi.with_slope(alpha)``, ``phi.start``.
@@ -304,7 +315,7 @@ class LineSearch(Module):
                 alpha = self.fail(NOT_FINITE)
             else:
                 try:
-                    alpha = float(self.search(update, var))
+                    alpha = self._searched(update, var)
                 except MaxLineSearchItersReached:
                     alpha = phi.best.alpha
                     self._status = "ok" if alpha != 0 else "no decrease within maxiter"
