@@ -221,3 +221,35 @@ def test_a_gradient_approximation_that_returns_something_else_is_told_so(found, 
     with pytest.raises(error, match=f"The approximate of Mine .*{text}"):
         optimizer.step(loss_of(p, optimizer))
     assert p.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("returned", [list, tuple])
+def test_residuals_in_a_list_are_told_to_be_put_together(returned):
+    p = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    optimizer = tz.Modular([p], tz.m.LevenbergMarquardt())
+    with pytest.raises(ValueError, match=rf"returned a {returned.__name__} of 2. Put them together: torch\.cat"):
+        optimizer.step(lambda backward=True: returned([p - 1, p**2 - 1]))
+    assert p.tolist() == [2.0, 3.0]
+    for _ in range(10):
+        optimizer.step(lambda backward=True: torch.cat([p - 1, p**2 - 1]))
+    assert (p - 1).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("method", ["project", "unproject"])
+@pytest.mark.parametrize(("found", "text"), [(lambda ts: None, "returned None"), (lambda ts: ts[0], "one tensor")])
+def test_a_projection_that_returns_no_list_is_told_so(method, found, text):
+    """Without an update from it the gradient would have gone on as it was."""
+
+    class Mine(tz.m.Projection):
+        def project(self, tensors, var, current):
+            return found(tensors) if method == "project" else tensors
+
+        def unproject(self, tensors, var, current):
+            return found(tensors) if method == "unproject" else tensors
+
+    p = torch.tensor([1.0, 2.0], requires_grad=True)
+    optimizer = tz.Modular([p], Mine(tz.m.Adam()), tz.m.LR(0.1))
+    p.grad = torch.ones(2)
+    with pytest.raises(TypeError, match=rf"The {method} of Mine .*{text}.*a list of tensors"):
+        optimizer.step()
+    assert p.tolist() == [1.0, 2.0]

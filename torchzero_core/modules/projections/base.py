@@ -211,7 +211,7 @@ class Projection(Module):
         left = set(map(id, untouched))
         places = [i for i, p in enumerate(var.params) if id(p) not in left]
         if done.skip_update:  # the modules have moved the stand-ins themselves
-            values = self.unproject([f.detach() for f in fakes], var, "params")
+            values = self._listed("unproject", self.unproject([f.detach() for f in fakes], var, "params"))
             if places:
                 with torch.no_grad():
                     torch._foreach_copy_([var.params[i] for i in places], [values[i] for i in places])
@@ -224,7 +224,7 @@ class Projection(Module):
                 "one of them has moved the others itself, or has found no gradient for them. Put it outside of the "
                 "projection."
             )
-        update = self.unproject(projected, var, "update")
+        update = self._listed("unproject", self.unproject(projected, var, "update"))
         if left:
             grads, var.params = var.get_grad(), var.part(places)
             update, var.grad = [update[i] for i in places], [grads[i] for i in places]
@@ -236,7 +236,7 @@ class Projection(Module):
         """Tensors that hold the projected parameters and under which the modules keep their state."""
         assert self.home is not None
         source = var.part(range(len(var.params)))
-        values = self.project([p.detach() for p in var.params], var, "params")
+        values = self._listed("project", self.project([p.detach() for p in var.params], var, "params"))
         known: Params | None = source.derived.get(self)
         if known is not None and len(known) == len(values) and all(map(_alike, known, values)):
             torch._foreach_copy_(known, values)
@@ -255,8 +255,17 @@ class Projection(Module):
     def _project(self, tensors: Sequence[Tensor], var: Var, current: Current) -> list[Tensor]:
         """Projected tensors in memory of their own."""
         foreign = {t.untyped_storage().data_ptr() for t in tensors}
-        projected = self.project(list(tensors), var, current)
+        projected = self._listed("project", self.project(list(tensors), var, current))
         return [t.clone() if t.untyped_storage().data_ptr() in foreign else t for t in projected]
+
+    def _listed(self, method: str, found: Any) -> Any:
+        """What a method of a subclass has returned, where it is a list."""
+        if found is None or isinstance(found, Tensor):
+            raise TypeError(
+                f"The {method} of {type(self).__name__} returned {'None' if found is None else 'one tensor'}; it must "
+                "return a list of tensors."
+            )
+        return found
 
     def inner_params(self, params: Params) -> Params:
         """The stand-ins of the parameters that there is state of."""
@@ -315,7 +324,9 @@ class Projection(Module):
                 if var.modular is not None:
                     var.modular.transaction.lend(params, start)
             try:
-                torch._foreach_copy_(params, self.unproject([f.detach() for f in fakes], var, "params"))
+                torch._foreach_copy_(
+                    params, self._listed("unproject", self.unproject([f.detach() for f in fakes], var, "params"))
+                )
                 loss = exact(backward)
                 if backward:
                     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]

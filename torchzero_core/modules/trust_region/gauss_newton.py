@@ -110,6 +110,11 @@ class _Residuals:
         with torch.enable_grad():
             out = self.closure.residuals()
             flat = out.reshape(-1) if isinstance(out, Tensor) else None
+        if isinstance(out, (list, tuple)):
+            raise ValueError(
+                f"{self.path} needs a closure that returns the residuals in one tensor; this one returned a "
+                f"{type(out).__name__} of {len(out)}. Put them together: torch.cat([r.flatten() for r in residuals])."
+            )
         if flat is None or out.dim() == 0:
             raise ValueError(
                 f"{self.path} needs a closure that returns the residuals, whose squares are summed up to the loss; "
