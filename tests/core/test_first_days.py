@@ -253,3 +253,19 @@ def test_a_projection_that_returns_no_list_is_told_so(method, found, text):
     with pytest.raises(TypeError, match=rf"The {method} of Mine .*{text}.*a list of tensors"):
         optimizer.step()
     assert p.tolist() == [1.0, 2.0]
+
+
+def test_a_wrapped_optimizer_with_settings_of_torch_in_its_groups_loads_its_own_state():
+    """Its keys are those by which a state of torch's is told."""
+    states = []
+    for _ in range(2):
+        model = network()
+        groups = [{"params": layer.parameters(), "maximize": False} for layer in (model[0], model[2])]
+        optimizer = tz.Modular(groups, tz.m.Wrap(torch.optim.NAdam, lr=1e-2))
+        if states:
+            optimizer.load_state_dict(states[0])
+            assert all(group["maximize"] is False for group in optimizer.param_groups)
+            assert optimizer.current_step == 2
+        else:
+            train(model, optimizer, 2)
+            states.append(optimizer.state_dict())

@@ -160,7 +160,9 @@ def _check_form(state_dict: Any) -> None:
             else f"Its keys: {', '.join(map(repr, list(state_dict)[:4])) or 'none'}."
         )
         raise ValueError(f"A state dict of an optimizer has 'state' and 'param_groups', and this one has not. {way}")
-    if any("maximize" in group and "chain" not in group for group in state_dict["param_groups"]):
+    first: Mapping[str, Any] = next(iter(state_dict["param_groups"]), {})
+    ours = "chain" in first or any("." in str(name) for values in state_dict["state"].values() for name in values)
+    if "maximize" in first and not ours:
         raise ValueError(
             "The state dict belongs to another chain, one of torch's optimizers. A chain that does the same goes on "
             "with it by tz.optim.load_torch_state(optimizer, state_dict)."
