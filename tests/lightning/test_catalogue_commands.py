@@ -52,11 +52,26 @@ def test_one_family(capsys):
         (["describe", "adma"], "tz.m has no module 'adma'. Did you mean tz.m.Adamax or tz.m.Adam?"),
         (["describe", "LineSearch"], "it is there to be derived from"),
         (["recipe", "admw"], "no recipe is called 'admw'. Did you mean adamw"),
+        (["recipe", "adamw", "weigt_decay=1"], "adamw has no setting 'weigt_decay'. Did you mean weight_decay?"),
+        (["recipe", "adamw", "lr"], "'lr' sets nothing; settings are written lr=VALUE."),
+        (["recipe", "adamw", "lr=-1"], "LR(lr=-1) is out of range"),
     ],
 )
 def test_a_wrong_name_is_one_line(words, message, capsys):
     status, lines, err = said(capsys, *words)
     assert status == 2 and not lines and message in err and "\n" not in err
+
+
+def test_a_recipe_with_settings(capsys):
+    _, lines, _ = said(capsys, "recipe", "soap", "lr=5e-4", "weight_decay=0.25")
+    modules = yaml.safe_load("\n".join(lines))["optimizer"]["init_args"]["modules"]
+    assert [module.get("init_args") for module in modules] == [None, {"weight_decay": 0.25}, {"lr": 5e-4}]
+
+
+def test_a_wrong_option_of_a_command(capsys):
+    with pytest.raises(SystemExit):
+        commands.main(["compare", "a.yaml", "--retyr"])
+    assert "compare: error: there is no option '--retyr'. Did you mean --retry?" in capsys.readouterr().err
 
 
 def test_a_wrong_command(capsys):
