@@ -20,6 +20,17 @@ def loss_of(outputs: Any) -> torch.Tensor | None:
     return loss if isinstance(loss, torch.Tensor) else None
 
 
+def check_rule(rule: Any, who: str) -> None:
+    """Refuse what is no stopping rule.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(rule, StoppingRule):
+        shown = f"the class {rule.__name__}" if isinstance(rule, type) else repr(rule)
+        raise TypeError(f"{who}(rule=...) is a stopping rule, such as tz.stopping.LossChange(1e-4), and not {shown}.")
+
+
 class StopWhen(Callback):
     """Ends the training where a stopping rule says so, which is asked after each step of the optimizer.
 
@@ -30,6 +41,7 @@ class StopWhen(Callback):
 
     Raises:
         ValueError: there are several optimizers.
+        TypeError: ``rule`` is no stopping rule.
 
     Example:
         >>> import torchzero_core as tz
@@ -39,6 +51,7 @@ class StopWhen(Callback):
     """
 
     def __init__(self, rule: StoppingRule) -> None:
+        check_rule(rule, "StopWhen")
         self.rule = rule
         self._resumed = False
 
