@@ -51,8 +51,8 @@ class SplitOptimizer(Split):
         for key, make in parts.items():
             if not callable(make):
                 raise TypeError(
-                    f"SplitOptimizer(parts=...): {key!r} takes a function that makes an optimizer of parameters, such as "
-                    f"tz_lightning.recipes.adamw, and not {make!r}."
+                    f"SplitOptimizer(parts=...): {key!r} takes a function that makes an optimizer of parameters, such "
+                    f"as tz_lightning.recipes.adamw, and not {make!r}."
                 )
         members = _members(params, parts)
         with parameters_of(params) if isinstance(params, nn.Module) else nullcontext():

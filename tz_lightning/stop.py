@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from torchzero_core.core.stopping import StoppingRule
+from torchzero_core.core.stopping import StoppingRule, as_rule
 
 from . import compat
 
@@ -18,17 +18,6 @@ def loss_of(outputs: Any) -> torch.Tensor | None:
     """The loss in what a callback gets of a training step; None where there was none."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     return loss if isinstance(loss, torch.Tensor) else None
-
-
-def check_rule(rule: Any, who: str) -> None:
-    """Refuse what is no stopping rule.
-
-    Raises:
-        TypeError: it is none.
-    """
-    if not isinstance(rule, StoppingRule):
-        shown = f"the class {rule.__name__}" if isinstance(rule, type) else repr(rule)
-        raise TypeError(f"{who}(rule=...) is a stopping rule, such as tz.stopping.LossChange(1e-4), and not {shown}.")
 
 
 class StopWhen(Callback):
@@ -51,8 +40,7 @@ class StopWhen(Callback):
     """
 
     def __init__(self, rule: StoppingRule) -> None:
-        check_rule(rule, "StopWhen")
-        self.rule = rule
+        self.rule = as_rule(rule)
         self._resumed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,11 +11,10 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
-from torchzero_core.core.stopping import StoppingRule
+from torchzero_core.core.stopping import StoppingRule, as_rule
 
 from . import compat, loop
-from .stop import check_rule, loss_of
-
+from .stop import loss_of
 
 _MAKES = (
     "SwitchOptimizer takes a function that makes an optimizer of parameters, as in "
@@ -70,9 +69,8 @@ class SwitchOptimizer(Callback):
             raise TypeError(f"{_MAKES}, and not {_shown(optimizer)}.")
         if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
             raise ValueError(f"SwitchOptimizer(epochs={epochs!r}) must be a whole number from 0 on.")
-        if rule is not None:
-            check_rule(rule, "SwitchOptimizer")
-        self.optimizer, self.epochs, self.rule = optimizer, epochs, rule
+        self.optimizer, self.epochs = optimizer, epochs
+        self.rule = None if rule is None else as_rule(rule)
         self.switched = False
         self._resumed = False
 

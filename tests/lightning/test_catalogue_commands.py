@@ -188,3 +188,8 @@ def test_a_recipe_is_a_class_to_be_used_in_code_too():
     optimizer = recipes.adamw(model, lr=0.5, groups={"norms": {"lr": 0.25}})
     assert isinstance(optimizer, ModularChain) and [g["lr"] for g in optimizer.param_groups] == [0.5, 0.25]
     assert torch.equal(next(iter(optimizer.all_params)), model.net[0].weight)
+
+
+def test_a_misspelt_recipe_is_told_the_nearest():
+    with pytest.raises(AttributeError, match=r"has no 'adam_w'\. Did you mean tz_lightning\.recipes\.adamw"):
+        recipes.adam_w  # noqa: B018

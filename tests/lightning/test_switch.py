@@ -155,7 +155,10 @@ MISTAKES = {
     "a name": (lambda: SwitchOptimizer("lbfgs", epochs=1), "and not 'lbfgs'"),
     "a negative number of epochs": (lambda: SwitchOptimizer(lbfgs, epochs=-1), r"epochs=-1\) must be a whole number"),
     "half an epoch": (lambda: SwitchOptimizer(lbfgs, epochs=0.5), r"epochs=0.5\) must be a whole number"),
-    "a class of rules": (lambda: SwitchOptimizer(lbfgs, rule=s.MaxSteps), "and not the class MaxSteps"),
+    "a class of rules": (
+        lambda: SwitchOptimizer(lbfgs, rule=s.MaxSteps),
+        "A stopping rule is wanted, .* not <class '.*MaxSteps'>",
+    ),
 }
 
 
