@@ -51,6 +51,15 @@ def test_one_family(capsys):
         (["list", "adam"], "It is a module of the family 'optimizers'."),
         (["describe", "adma"], "tz.m has no module 'adma'. Did you mean tz.m.Adamax or tz.m.Adam?"),
         (["describe", "LineSearch"], "it is there to be derived from"),
+        (
+            ["describe", "UpdateNormMonitor"],
+            "is no module; a program with ModularCLI tells: --trainer.callbacks.help=UpdateNormMonitor",
+        ),
+        (
+            ["describe", "WarmupCosine"],
+            "is no module; a program with ModularCLI tells: --lr_scheduler.help=WarmupCosine",
+        ),
+        (["describe", "SGDW"], "tz.m has no 'SGDW'; it is a chain here: "),
         (["recipe", "admw"], "no recipe is called 'admw'. Did you mean adamw"),
         (["recipe", "adamw", "weigt_decay=1"], "adamw has no setting 'weigt_decay'. Did you mean weight_decay?"),
         (["recipe", "adamw", "lr"], "'lr' sets nothing; settings are written lr=VALUE."),
