@@ -22,7 +22,7 @@ from torchzero_core.core import Modular
 from . import catalogue, parts, recipes  # what --optimizer adamw finds
 from .chain import ModularChain, parameters_of
 from .closure import ClosureOptimization
-from .mistakes import names_of, parameters, refusal, short_error, structure_fault, trainer_fault
+from .mistakes import names_of, no_class, parameters, refusal, short_error, structure_fault, trainer_fault
 from .schedule import ChainedScheduler, SequentialLR, WarmupCosine
 
 
@@ -145,6 +145,8 @@ class ModularParser(LightningArgumentParser):
         if (text := help_text(words)) is not None:
             print(text)
             sys.exit(0)
+        if fault := _help_fault(words):
+            self.error(fault)
         for file in _files(words):
             if fault := _fault_of(file):
                 self.error(f"{file}{fault}")
@@ -187,6 +189,17 @@ def help_text(words: Sequence[str]) -> str | None:
         if key in ("lr_scheduler", "callbacks") and not name:
             return "\n".join(f"{name}" for name in names_of(key))
     return None
+
+
+def _help_fault(words: Sequence[str]) -> str:
+    """What is wrong with a name whose help is asked for, as in ``--optimizer.help=NAME``; "" where nothing is."""
+    for word in words:
+        option, _, name = word.partition("=")
+        key = option.removeprefix("--").removesuffix(".help")
+        known = key.rsplit(".", 1)[-1] in ("optimizer", "modules", "lr_scheduler", "callbacks")
+        if option.endswith(".help") and known and name and "." not in name and name not in names_of(key):
+            return f"{option}: {no_class(name, key)}"
+    return ""
 
 
 def _help_of_optimizer(option: str, name: str) -> str:

@@ -82,7 +82,7 @@ class ClosureLoop(_AutomaticOptimization):
     def __init__(self, trainer: Trainer, plain: _AutomaticOptimization, check: Callable[[Optimizer], None]) -> None:
         super().__init__(trainer)
         self.take_over(plain)
-        self._check = check
+        self.check = check
         self._memory: tuple[Optimizer, Memory] | None = None
         self._batches: list[Batch] = []
 
@@ -112,7 +112,7 @@ class ClosureLoop(_AutomaticOptimization):
 
     def _memory_of(self, optimizer: Optimizer) -> Memory:
         if self._memory is None or self._memory[0] is not optimizer:
-            self._check(optimizer)
+            self.check(optimizer)
             self._memory = optimizer, Memory(module_of(self.trainer), optimizer, "training_step")
         return self._memory[1]
 

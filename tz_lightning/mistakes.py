@@ -147,6 +147,8 @@ def _said(finding: _Finding, beside: list[_Finding]) -> str:
         name, place = finding.owner.rsplit(".", 1)[-1], ".".join(finding.keys)
         first = found[1].split(",")[0]
         return f"{name} needs {found[1]} (under init_args in YAML, --{place}.{first}=... on the command line)"
+    if found := re.match(r"unrecognized arguments: --([^\s=]+)(?:[\s=]+(.*))?", text, re.S):
+        return _inside_a_chain(finding, found[1], found[2] or "...")
     if found := re.match(r"No module named '([\w.]*)'", text):
         path = re.search(rf"\b{re.escape(found[1])}\.[\w.]+", f"{finding.owner} {finding.given}")
         way_out = _alone(path[0], key) if path else ""
@@ -200,9 +202,23 @@ def _wrong_type(finding: _Finding, beside: list[_Finding]) -> str:
             kinds.append(f"a {found[1]}")
     value = next((v[1] for one in beside if (v := re.search(r"Got value: (.*)", one.text))), finding.given)
     kinds = [kind for kind in dict.fromkeys(kinds) if kind != "null"] or kinds
+    nested = re.match(r"NestedArg\(key='([^'.]*)\.([^']*)', val='?(.*?)'?\)$", finding.given)
+    if nested and finding.keys[-1:] == ["groups"]:
+        return f"a group is written as a whole, --{'.'.join(finding.keys)}.{nested[1]}='{{{nested[2]}: {nested[3]}}}'"
     if value.startswith("NestedArg"):
         value = value.partition("val=")[2].rstrip(")").strip("'")
     return f"expected {' or '.join(kinds)}, got {value}"
+
+
+def _inside_a_chain(finding: _Finding, option: str, value: str) -> str:
+    """What to say of an option that reaches for a module within a chain, which only groups can."""
+    head, _, setting = option.replace("init_args.", "").rpartition(".")
+    path = f"{head}.{setting}" if same(head.split(".")[0], catalogue.modules()) else setting
+    last = finding.owner.rsplit(".", 1)[-1]
+    of_last = f" of the last module, {last}" if last != "ModularChain" else ""
+    return (
+        f"{option!r} is no setting{of_last}. Any module's is set by --optimizer.groups='{{\"*\": {{{path}: {value}}}}}'"
+    )
 
 
 def _value(text: str) -> Any:
@@ -489,6 +505,8 @@ def refusal(error: BaseException) -> str:
         made = trace.tb_frame.f_locals.get("args_class", made)
         trace = trace.tb_next
     text, name = " ".join(str(error).split()), getattr(made, "__name__", "")
+    if "`cycle_momentum` option" in text:
+        text = "the chain has no momentum that could be cycled; set cycle_momentum: false"
     option = "lr_scheduler" if isinstance(made, type) and issubclass(made, LRScheduler) else "optimizer"
     if name == "Modular":
         text = "a configuration spells it ModularChain, with modules: [{class_path: Adam}, ...] under init_args"

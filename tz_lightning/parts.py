@@ -26,6 +26,7 @@ class SplitOptimizer(Split):
             these parameters; ``rest`` means all others. Of several keys that fit a parameter the last one has it.
 
     Raises:
+        TypeError: a part that is no function.
         ValueError: a key that fits no parameter, or for which none is left; a parameter that no key means.
 
     Example:
@@ -47,6 +48,12 @@ class SplitOptimizer(Split):
     ) -> None:
         if not parts:
             raise ValueError("SplitOptimizer(parts=...) needs an optimizer for some parameters, or for 'rest'.")
+        for key, make in parts.items():
+            if not callable(make):
+                raise TypeError(
+                    f"SplitOptimizer(parts=...): {key!r} takes a function that makes an optimizer of parameters, such "
+                    f"as tz_lightning.recipes.adamw, and not {make!r}."
+                )
         members = _members(params, parts)
         with parameters_of(params) if isinstance(params, nn.Module) else nullcontext():
             super().__init__(*(make(members[key]) for key, make in parts.items()))

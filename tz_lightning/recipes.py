@@ -13,6 +13,7 @@ from typing import Any
 
 import torchzero_core as tz
 from torchzero_core.core.docstrings import explained
+from torchzero_core.core.near import did_you_mean
 
 from .chain import ModularChain
 
@@ -60,3 +61,10 @@ def _class(name: str, recipe: Callable[..., Any]) -> type[ModularChain]:
 CLASSES = {name: _class(name, recipe) for name, recipe in tz.recipes.RECIPES.items()}
 globals().update(CLASSES)
 __all__ = ["CLASSES", *CLASSES]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    hint = did_you_mean(name, CLASSES, prefix="tz_lightning.recipes.")
+    raise AttributeError(f"tz_lightning.recipes has no {name!r}.{hint}")

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from torchzero_core.core.stopping import StoppingRule
+from torchzero_core.core.stopping import StoppingRule, as_rule
 
 from . import compat
 
@@ -30,6 +30,7 @@ class StopWhen(Callback):
 
     Raises:
         ValueError: there are several optimizers.
+        TypeError: ``rule`` is no stopping rule.
 
     Example:
         >>> import torchzero_core as tz
@@ -39,7 +40,7 @@ class StopWhen(Callback):
     """
 
     def __init__(self, rule: StoppingRule) -> None:
-        self.rule = rule
+        self.rule = as_rule(rule)
         self._resumed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

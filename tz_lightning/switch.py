@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
+from torch.optim import Optimizer
 
-from torchzero_core.core.stopping import StoppingRule
+from torchzero_core.core.stopping import StoppingRule, as_rule
 
-from . import compat
+from . import compat, loop
 from .stop import loss_of
+
+_MAKES = (
+    "SwitchOptimizer takes a function that makes an optimizer of parameters, as in "
+    "lambda params: tz.Modular(params, *tz.recipes.lbfgs())"
+)
+
+
+def _shown(value: Any) -> str:
+    """What stands in the place of an optimizer, in short."""
+    return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
 
 
 class SwitchOptimizer(Callback):
@@ -31,6 +44,9 @@ class SwitchOptimizer(Callback):
 
     Raises:
         ValueError: neither ``epochs`` nor ``rule``; several optimizers.
+        TypeError: ``optimizer`` is no function, or makes no optimizer.
+        MisconfigurationException: the second optimizer evaluates the loss, and nothing runs its closure. It is made
+            once before the first batch, and given up again, so that all of this is said then.
 
     Example:
         >>> import torchzero_core as tz
@@ -49,7 +65,12 @@ class SwitchOptimizer(Callback):
     ) -> None:
         if epochs is None and rule is None:
             raise ValueError("SwitchOptimizer needs epochs or a rule, so that it knows when to switch.")
-        self.optimizer, self.epochs, self.rule = optimizer, epochs, rule
+        if not callable(optimizer):
+            raise TypeError(f"{_MAKES}, and not {_shown(optimizer)}.")
+        if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
+            raise ValueError(f"SwitchOptimizer(epochs={epochs!r}) must be a whole number from 0 on.")
+        self.optimizer, self.epochs = optimizer, epochs
+        self.rule = None if rule is None else as_rule(rule)
         self.switched = False
         self._resumed = False
 
@@ -61,8 +82,10 @@ class SwitchOptimizer(Callback):
             self.switched = False
             if self.rule is not None:
                 self.rule.reset()
-        elif self.switched:
+        if self.switched:
             self._switch(trainer)
+        else:
+            self._try(trainer, pl_module)
         self._resumed = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -82,9 +105,28 @@ class SwitchOptimizer(Callback):
             self._switch(trainer)
             rank_zero_info(f"SwitchOptimizer: {type(trainer.optimizers[0]).__name__}, {self.rule.message}")
 
+    def _try(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse now what could not be right when it switches, and would end the training only then."""
+        with torch.random.fork_rng(devices=[]):  # seeds are drawn anew where it switches
+            made = self._made(trainer)
+        if pl_module.automatic_optimization and loop.evaluates_the_loss(made):
+            runs = trainer.fit_loop.epoch_loop.automatic_optimization
+            if not isinstance(runs, loop.ClosureLoop):
+                raise MisconfigurationException(
+                    "SwitchOptimizer: the second optimizer evaluates the loss several times a step. Give the Trainer "
+                    "the callback tz_lightning.ClosureOptimization(), or derive the model from "
+                    "tz_lightning.ClosureModule."
+                )
+            runs.check(made)
+
+    def _made(self, trainer: Trainer) -> Optimizer:
+        made = self.optimizer([p for group in trainer.optimizers[0].param_groups for p in group["params"]])
+        if not isinstance(made, Optimizer):
+            raise TypeError(f"{_MAKES}, and this one has made {_shown(made)}.")
+        return made
+
     def _switch(self, trainer: Trainer) -> None:
-        params = [p for group in trainer.optimizers[0].param_groups for p in group["params"]]
-        trainer.optimizers = [self.optimizer(params)]
+        trainer.optimizers = [self._made(trainer)]
         trainer.strategy.lr_scheduler_configs = []
         self.switched = True
 

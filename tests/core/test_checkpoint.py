@@ -262,7 +262,7 @@ def test_torchs_own_state_is_refused():
     backward(plain.param_groups[0]["params"])
     plain.step()
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(ValueError, match="another chain"):
+    with pytest.raises(ValueError, match=r"keeps step, exp_avg, exp_avg_sq, .* tz\.optim\.load_torch_state\(optimizer"):
         optimizer.load_state_dict(plain.state_dict())
     assert same(before, optimizer.state_dict())
 

@@ -189,3 +189,9 @@ def test_refusals(make, text):
 def test_no_rule():
     with pytest.raises(TypeError, match="A stopping rule is wanted, such as"):
         as_rule(5)
+
+
+def test_a_misspelt_rule_is_told_the_nearest():
+    with pytest.raises(AttributeError, match=r"tz\.stopping has no 'MaxStep'\. Did you mean tz\.stopping\.MaxSteps"):
+        s.MaxStep  # noqa: B018
+    assert not hasattr(s, "__wrapped__")

@@ -51,12 +51,36 @@ def test_one_family(capsys):
         (["list", "adam"], "It is a module of the family 'optimizers'."),
         (["describe", "adma"], "tz.m has no module 'adma'. Did you mean tz.m.Adamax or tz.m.Adam?"),
         (["describe", "LineSearch"], "it is there to be derived from"),
+        (
+            ["describe", "UpdateNormMonitor"],
+            "is no module; a program with ModularCLI tells: --trainer.callbacks.help=UpdateNormMonitor",
+        ),
+        (
+            ["describe", "WarmupCosine"],
+            "is no module; a program with ModularCLI tells: --lr_scheduler.help=WarmupCosine",
+        ),
+        (["describe", "SGDW"], "tz.m has no 'SGDW'; it is a chain here: "),
         (["recipe", "admw"], "no recipe is called 'admw'. Did you mean adamw"),
+        (["recipe", "adamw", "weigt_decay=1"], "adamw has no setting 'weigt_decay'. Did you mean weight_decay?"),
+        (["recipe", "adamw", "lr"], "'lr' sets nothing; settings are written lr=VALUE."),
+        (["recipe", "adamw", "lr=-1"], "LR(lr=-1) is out of range"),
     ],
 )
 def test_a_wrong_name_is_one_line(words, message, capsys):
     status, lines, err = said(capsys, *words)
     assert status == 2 and not lines and message in err and "\n" not in err
+
+
+def test_a_recipe_with_settings(capsys):
+    _, lines, _ = said(capsys, "recipe", "soap", "lr=5e-4", "weight_decay=0.25")
+    modules = yaml.safe_load("\n".join(lines))["optimizer"]["init_args"]["modules"]
+    assert [module.get("init_args") for module in modules] == [None, {"weight_decay": 0.25}, {"lr": 5e-4}]
+
+
+def test_a_wrong_option_of_a_command(capsys):
+    with pytest.raises(SystemExit):
+        commands.main(["compare", "a.yaml", "--retyr"])
+    assert "compare: error: there is no option '--retyr'. Did you mean --retry?" in capsys.readouterr().err
 
 
 def test_a_wrong_command(capsys):
@@ -173,3 +197,8 @@ def test_a_recipe_is_a_class_to_be_used_in_code_too():
     optimizer = recipes.adamw(model, lr=0.5, groups={"norms": {"lr": 0.25}})
     assert isinstance(optimizer, ModularChain) and [g["lr"] for g in optimizer.param_groups] == [0.5, 0.25]
     assert torch.equal(next(iter(optimizer.all_params)), model.net[0].weight)
+
+
+def test_a_misspelt_recipe_is_told_the_nearest():
+    with pytest.raises(AttributeError, match=r"has no 'adam_w'\. Did you mean tz_lightning\.recipes\.adamw"):
+        recipes.adam_w  # noqa: B018

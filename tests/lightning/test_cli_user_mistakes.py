@@ -60,6 +60,27 @@ WORDS = {
         ["--optimizer=SplitOptimizer", "--optimizer.parts={bias: adamw, rest: adam}"],
         "SplitOptimizer: parts: no parameter has a name like 'bias'. Did you mean",
     ),
+    "within a chain": (
+        ["--optimizer=ModularChain", "--optimizer.modules=[Adam, LR]", "--optimizer.modules.Adam.beta1=0.5"],
+        "of the last module, LR. Any module's is set by --optimizer.groups='{\"*\": {Adam.beta1: 0.5}}'",
+    ),
+    "by number within a chain": (
+        ["--optimizer=ModularChain", "--optimizer.modules=[Adam, LR]", "--optimizer.modules.0.beta1=0.5"],
+        "Any module's is set by --optimizer.groups='{\"*\": {beta1: 0.5}}'",
+    ),
+    "within a group": (
+        ["--optimizer=adamw", "--optimizer.groups.norms.Adam.beta1=0.5"],
+        "a group is written as a whole, --optimizer.groups.norms='{Adam.beta1: 0.5}'",
+    ),
+    "cycled momentum": (
+        ["--optimizer=lbfgs", "--lr_scheduler=OneCycleLR", "--lr_scheduler={max_lr: 1, total_steps: 9}"],
+        "lr_scheduler: OneCycleLR: the chain has no momentum that could be cycled; set cycle_momentum: false",
+    ),
+    "help of an optimizer": (
+        ["--optimizer.help=sopa"],
+        "--optimizer.help: no optimizer is called 'sopa'. Did you mean",
+    ),
+    "help of a module": (["--optimizer.modules.help=Adma"], "no module is called 'Adma'. Did you mean 'Adamax'"),
     "no bounds": (["--optimizer=ScipyDE", "--optimizer.lb=-1"], "ScipyDE searches between bounds: every group needs"),
     "checkpoint": (["--optimizer=adamw", "--ckpt_path=no.ckpt"], "ckpt_path: Checkpoint file not found: no.ckpt"),
     "data": (["--optimizer=adamw", "--data=Foo"], "data: no data module is called 'Foo'"),

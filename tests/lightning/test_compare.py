@@ -205,6 +205,19 @@ WRONG = {
         optimizers={"mine": [{"class_path": "EMA", "init_args": {"momentum": "much"}}]}
     ),
     "optimizers: mine: .*NoSuch": data(optimizers={"mine": {"class_path": "torch.optim.NoSuch"}}),
+    "optimizers: mine: soap has no setting 'lrr'. Did you mean lr?": data(
+        optimizers={"mine": {"class_path": "soap", "init_args": {"lrr": 1}}}
+    ),
+    "optimizers: mine: no optimizer is called 'sopa'. Did you mean 'spsa' or 'soap'?": data(
+        optimizers={"mine": "sopa"}
+    ),
+    r"optimizers: mine: modules: LR needs lr \(under init_args in YAML\)$": data(optimizers={"mine": ["Adam", "LR"]}),
+    "optimizers: mine: 'init_arg' stands beside class_path. Did you mean 'init_args'?": data(
+        optimizers={"mine": {"class_path": "soap", "init_arg": {}}}
+    ),
+    "lr_scheduler: CosineAnnealingLR has no setting 'tmax'. Did you mean T_max?": data(
+        lr_scheduler={"class_path": "CosineAnnealingLR", "init_args": {"tmax": 3}}
+    ),
     "problem: model: .*NoSuch": data(problem={"model": {"class_path": "examples.digits.NoSuch"}}),
     "optimizers: names with an optimizer": data(optimizers=["Adam"]),
     "a comparison is a table": ["Adam"],

@@ -248,3 +248,9 @@ def test_a_wrapper_from_yaml(command):
     net = network()
     by_hand(tz.optim.wrappers.ScipyMinimize(net.parameters(), "cg", tol=1e-2), net)
     assert same(made.model.net, net)
+
+
+@pytest.mark.parametrize("part", ["lbfgs", m.Adam()], ids=["name", "module"])
+def test_a_part_that_makes_no_optimizer_is_named(part):
+    with pytest.raises(TypeError, match="'rest' takes a function that makes an optimizer of parameters"):
+        SplitOptimizer(network(), {"rest": part})

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import yaml
 
 from tests.lightning.test_cli import cli, optimizer_of
 from tz_lightning.cli import load_yaml
@@ -87,3 +88,15 @@ def test_from_the_command_line():
 def test_only_names_become_text():
     assert load_yaml("{true: 1, false: 2}") == {True: 1, False: 2}
     assert load_yaml("[{a: true, false: {true: x, b: off}}]") == [{"a": True, "false": {"true": "x", "b": False}}]
+
+
+@pytest.mark.parametrize("words", ["norms", "net.0.*", r"re:net\.[03]\.", "hidden_matrices"])
+def test_a_filter_of_any_kind_is_printed_as_it_was_written(words, tmp_path, capsys, recwarn):
+    path = tmp_path / "chain.yaml"
+    text = CHAIN.format(true="true", false="false", one="{class_path: Adam}", other="null")
+    path.write_text(text.replace("filter: hidden_matrices", f"filter: '{words}'"))
+    with pytest.raises(SystemExit):
+        cli(f"--config={path}", "--print_config")
+    (printed,) = yaml.safe_load(capsys.readouterr().out)["optimizer"]["init_args"]["modules"][:1]
+    assert printed["init_args"]["filter"] == words
+    assert not [w for w in recwarn if "serialize" in str(w.message)]

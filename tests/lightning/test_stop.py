@@ -111,3 +111,11 @@ def test_several_optimizers_are_refused():
 
     with pytest.raises(ValueError, match="StopWhen watches one optimizer, and there are 2"):
         trainer(StopWhen(s.MaxSteps(1))).fit(Two())
+
+
+@pytest.mark.parametrize(
+    ("rule", "shown"), [(5, "5"), ("MaxSteps", "'MaxSteps'"), (s.MaxSteps, "<class .*MaxSteps'>")], ids=str
+)
+def test_what_is_no_rule_is_refused(rule, shown):
+    with pytest.raises(TypeError, match=rf"A stopping rule is wanted, .* not {shown}\."):
+        StopWhen(rule)

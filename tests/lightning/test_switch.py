@@ -148,3 +148,61 @@ def test_from_yaml(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["fit"])
     command = cli(f"--config={path}", run=True)
     assert [type(module).__name__ for module in command.trainer.optimizers[0].modules] == ["LBFGS", "StrongWolfe"]
+
+
+MISTAKES = {
+    "a list of modules": (lambda: SwitchOptimizer(tz.recipes.lbfgs(), epochs=1), "and not a list"),
+    "a name": (lambda: SwitchOptimizer("lbfgs", epochs=1), "and not 'lbfgs'"),
+    "a negative number of epochs": (lambda: SwitchOptimizer(lbfgs, epochs=-1), r"epochs=-1\) must be a whole number"),
+    "half an epoch": (lambda: SwitchOptimizer(lbfgs, epochs=0.5), r"epochs=0.5\) must be a whole number"),
+    "a class of rules": (
+        lambda: SwitchOptimizer(lbfgs, rule=s.MaxSteps),
+        "A stopping rule is wanted, .* not <class '.*MaxSteps'>",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_refused_where_it_is_made(kind):
+    make, message = MISTAKES[kind]
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+LATE = {
+    "a function that makes modules": (lambda params: tz.recipes.lbfgs(), {}, "this one has made a list"),
+    "a function that makes nothing": (lambda params: None, {}, "this one has made None"),
+    "clipping": (lbfgs, {"gradient_clip_val": 1.0}, "gradient_clip_val would clip the gradient of the first"),
+}
+
+
+@pytest.mark.parametrize("kind", LATE)
+def test_what_would_fail_at_the_switch_is_refused_before_the_first_batch(kind):
+    make, options, message = LATE[kind]
+    run = trainer(ClosureOptimization(), SwitchOptimizer(make, epochs=1), epochs=2, **options)
+    with pytest.raises(Exception, match=message):
+        run.fit(Model(adam))
+    assert run.global_step == 0
+
+
+def test_a_second_optimizer_whose_closure_nothing_runs_is_refused_before_the_first_batch():
+    run = trainer(SwitchOptimizer(lbfgs, epochs=1), epochs=2)
+    with pytest.raises(Exception, match=r"SwitchOptimizer: the second optimizer .* tz_lightning\.ClosureOptimization"):
+        run.fit(Model(adam))
+    assert run.global_step == 0
+
+
+def test_the_trial_draws_no_random_numbers_and_gives_its_modules_back():
+    chain = [m.Dropout(0.5), m.LR(1e-2)]
+
+    def make(params):
+        torch.rand(3)
+        return tz.Modular(params, *chain)
+
+    drawn = []
+    for callbacks in ([], [SwitchOptimizer(make, epochs=2)]):
+        torch.manual_seed(0)
+        trainer(*callbacks, epochs=1).fit(Model(adam))
+        drawn.append(torch.rand(1))
+    assert torch.equal(*drawn)
+    trainer(SwitchOptimizer(make, epochs=1), epochs=2).fit(Model(adam))

@@ -195,6 +195,11 @@ def _check_chain(optimizer: Any, saved: str | None, state: Mapping[Any, Any]) ->
         foreign = [n for n in names if not any(f"/{n}".rsplit("/", 1)[-1].startswith(f"{p}.") for p in paths)]
         if not foreign:
             return
+        if not any("." in n for n in names):
+            raise ValueError(
+                f"The state dict belongs to another optimizer, which keeps {', '.join(names)}, and to no chain. If it "
+                "is one of torch's, tz.optim.load_torch_state(optimizer, state_dict) lets a chain go on from there."
+            )
         ours, theirs = paths, list(dict.fromkeys(n.rsplit(".", 1)[0] for n in names))
     if ours == theirs:
         return

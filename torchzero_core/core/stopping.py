@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ..distributed import Reductions
 from .closure import detached
+from .near import did_you_mean
 
 #: What a rule may ask for.
 Knowledge = Literal["loss", "grads", "move"]
@@ -567,6 +568,12 @@ __all__ = [
     "StoppingRule",
     "as_rule",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"tz.stopping has no {name!r}.{did_you_mean(name, __all__, prefix='tz.stopping.')}")
 
 
 def __dir__() -> list[str]:

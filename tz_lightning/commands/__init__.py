@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
+from torchzero_core.core.near import did_you_mean
+
 from . import compare, describe, list_modules, recipe, report
 
 
@@ -43,6 +45,11 @@ COMMANDS: tuple[Command, ...] = (
 class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong."""
 
+    def unknown(self, word: str) -> NoReturn:
+        """Say of a word that is no option which one is near."""
+        name = word.partition("=")[0]
+        self.error(f"there is no option {name!r}.{did_you_mean(name, self._option_string_actions, 1, 0.5)}")
+
     def error(self, message: str) -> NoReturn:
         """Print a sentence and exit with status 2."""
         sys.stderr.write(f"{self.prog}: error: {message}\n({self.prog} --help lists the options)\n")
@@ -60,20 +67,24 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     parser = Parser(prog="python -m tz_lightning", description="What can be asked of chains of modules.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    parsers = {}
     for command in COMMANDS:
         text = (command.__doc__ or "").strip()
         own = commands.add_parser(command.NAME, help=text.splitlines()[0].rstrip("."), description=text)
         command.add_arguments(own)
+        parsers[command.NAME] = own
     given = list(sys.argv[1:] if args is None else args)
     names = [command.NAME for command in COMMANDS]
     if given and not given[0].startswith("-") and given[0] not in names:
         near = difflib.get_close_matches(given[0], names, 1, 0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}."
         parser.error(f"no command is called {given[0]!r}; {hint}")
-    found = parser.parse_args(given)
+    found, strange = parser.parse_known_args(given)
     if found.command is None:
         parser.print_help()
         return 0
+    if strange:
+        parsers[found.command].unknown(strange[0])
     (chosen,) = (command for command in COMMANDS if found.command == command.NAME)
     try:
         chosen.run(found)

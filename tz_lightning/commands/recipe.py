@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+from collections.abc import Iterable
+from typing import Any
 
 import torchzero_core as tz
+from torchzero_core.core.near import did_you_mean
 
 from ..catalogue import chain_as_yaml, recipe_lines
+from ..cli import load_yaml
 
 NAME = "recipe"
 
@@ -14,8 +19,28 @@ NAME = "recipe"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("recipe", nargs="?", help="its name, such as adamw")
+    parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE", help="what it takes, such as lr=3e-4")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the chain."""
-    print(chain_as_yaml(tz.recipes.get(args.recipe)()) if args.recipe is not None else "\n".join(recipe_lines()))
+    if args.recipe is None:
+        print("\n".join(recipe_lines()))
+        return
+    recipe = tz.recipes.get(args.recipe)
+    takes = list(inspect.signature(recipe).parameters)
+    print(chain_as_yaml(recipe(**_settings(args.settings, recipe.__name__, takes))))
+
+
+def _settings(words: Iterable[str], name: str, takes: list[str]) -> dict[str, Any]:
+    """The settings that words such as ``lr=3e-4`` give a recipe."""
+    given = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} sets nothing; settings are written {takes[0]}=VALUE.")
+        if key not in takes:
+            hint = did_you_mean(key, takes) or f" It takes {', '.join(takes)}."
+            raise ValueError(f"{name} has no setting {key!r}.{hint}")
+        given[key] = load_yaml(value)
+    return given

@@ -22,7 +22,7 @@ from torchzero_core.core.near import did_you_mean
 
 from ..chain import ModularChain
 from ..cli import ModularParser, load_yaml
-from ..mistakes import short_error
+from ..mistakes import short_error, structure_fault
 from .problems import PROBLEMS
 
 #: Whatever may stand at the top of the file, and what it may be.
@@ -146,7 +146,9 @@ class Plan:
             monitor=None if monitor is None else str(monitor),
             maximise=mode == "max",
             check_every=None if every is None else _whole(every, "check_every", 1),
-            scheduler=None if scheduler is None else _parse("lr_scheduler", scheduler, LRSchedulerCallable),
+            scheduler=None
+            if scheduler is None
+            else _parse("lr_scheduler", "lr_scheduler", scheduler, LRSchedulerCallable),
             folder=data.get("folder"),
             source=data,
         )
@@ -241,7 +243,7 @@ def _rival(name: str, spec: Any, rates: Rates) -> Rival:
         spec = {"class_path": "tz_lightning.ModularChain", "init_args": {"modules": spec}}
     elif not isinstance(spec, (str, Mapping)):
         raise ValueError(f"{where}: a list of modules, or a class_path with init_args, not {spec!r}.")
-    return Rival(name, kept, _parse(where, spec, OptimizerCallable), rates)
+    return Rival(name, kept, _parse(where, "optimizer", spec, OptimizerCallable), rates)
 
 
 def _problem(data: Any) -> Callable[[], tuple[LightningModule, LightningDataModule | None]]:
@@ -255,8 +257,10 @@ def _problem(data: Any) -> Callable[[], tuple[LightningModule, LightningDataModu
         return _built_in(str(data["name"]), data.get("init_args") or {})
     if "model" not in data:
         raise ValueError(f"problem: one of {', '.join(PROBLEMS)}, or a model by its class_path.")
-    make_model = _instance("problem: model", data["model"], LightningModule)
-    make_data = _instance("problem: data", data["data"], LightningDataModule) if data.get("data") else lambda: None
+    make_model = _instance("problem: model", "model", data["model"], LightningModule)
+    make_data = (
+        _instance("problem: data", "data", data["data"], LightningDataModule) if data.get("data") else lambda: None
+    )
     return lambda: (make_model(), make_data())
 
 
@@ -274,39 +278,49 @@ def _built_in(name: str, init_args: Any) -> Callable[[], tuple[LightningModule, 
     return lambda: (kind(**init_args), None)
 
 
-def _parser(kind: Any) -> jsonargparse.ArgumentParser:
+def _parsed(
+    where: str, option: str, spec: Any, kind: Any
+) -> tuple[jsonargparse.ArgumentParser, jsonargparse.Namespace]:
+    """A specification as a command line would take it for an option, and the parser."""
+    if fault := structure_fault(spec):
+        raise ValueError(f"{where}: {fault}")
     parser = ModularParser(exit_on_error=False)
-    parser.add_argument("--x", type=kind)
-    return parser
+    parser.add_argument(f"--{option}", type=kind)
+    try:
+        return parser, parser.parse_object({option: spec})
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        raise ValueError(_sentence(where, option, error)) from error
 
 
-def _parse(where: str, spec: Any, kind: Any) -> Any:
+def _parse(where: str, option: str, spec: Any, kind: Any) -> Any:
     """A function that makes what the specification says of its first argument."""
-    parser = _parser(kind)
+    parser, parsed = _parsed(where, option, spec, kind)
     try:
-        return _instantiated(parser, parser.parse_object({"x": spec}))
+        return _instantiated(parser, parsed, option)
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise ValueError(_sentence(where, error)) from error
+        raise ValueError(_sentence(where, option, error)) from error
 
 
-def _instance(where: str, spec: Any, kind: type) -> Callable[[], Any]:
+def _instance(where: str, option: str, spec: Any, kind: type) -> Callable[[], Any]:
     """A function that makes an instance, anew each time."""
-    parser = _parser(kind)
-    try:
-        parsed = parser.parse_object({"x": spec})
-    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        raise ValueError(_sentence(where, error)) from error
-    return lambda: _instantiated(parser, parsed)
+    parser, parsed = _parsed(where, option, spec, kind)
+    return lambda: _instantiated(parser, parsed, option)
 
 
-def _instantiated(parser: jsonargparse.ArgumentParser, parsed: jsonargparse.Namespace) -> Any:
+def _instantiated(parser: jsonargparse.ArgumentParser, parsed: jsonargparse.Namespace, option: str) -> Any:
     """What was parsed as an object; jsonargparse has given the method another name."""
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    return instantiate(parsed).x
+    return instantiate(parsed)[option]
 
 
-def _sentence(where: str, error: Exception) -> str:
+#: What jsonargparse says of a class that is to be called: what is wrong, and then the class.
+_CALLED = r"Type typing\.Callable\S.*? callable class: (.*)\. Got value: Namespace\(class_path='([\w.]+)'.*"
+
+
+def _sentence(where: str, option: str, error: Exception) -> str:
     text = getattr(error, "message", None) or str(error)
-    text = re.sub(r"Type typing\.Callable\S.*? expects a function or a callable class: ", "\n", text)
-    text = short_error(re.sub(r"\. Got value: Namespace\(.*", "", text))
-    return f"{where}: {text.removeprefix('x: ')}"
+    if found := re.search(_CALLED, text, re.S):
+        inside = found[1].replace("\n", "\n    ")
+        text = f"{text[: found.start()]}Problem with given class_path '{found[2]}':\n      {inside}"
+    text = short_error(text).removeprefix(f"{option}: ").removeprefix("ModularChain: ")
+    return f"{where}: {re.sub(r', --[^ ]+ on the command line', '', text)}"

@@ -60,7 +60,7 @@ class Split(Module):
 
     def __init__(
         self,
-        filter: Literal["hidden_matrices"] | Callable[[Tensor], bool] | str,
+        filter: Literal["hidden_matrices"] | str | Callable[[Tensor], bool],
         true: Modules | None = None,
         false: Modules | None = None,
         names: Mapping[str, bool] | None = None,
