@@ -177,12 +177,15 @@ class Runner:
             nonlocal count
             count += event in ("call", "c_call")
 
-        previous = sys.getprofile()
+        previous, collects = sys.getprofile(), gc.isenabled()
+        gc.disable()  # what is collected meanwhile may call functions too
         sys.setprofile(on_event)
         try:
             self.step()
         finally:
             sys.setprofile(previous)
+            if collects:
+                gc.enable()
         self.timing.calls = count
 
 

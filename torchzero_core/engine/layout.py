@@ -51,7 +51,7 @@ class MemoryCheck:
     Example:
         >>> check, t = MemoryCheck("gradient"), torch.zeros(3)
         >>> check([t])
-        >>> t.untyped_storage().resize_(4)
+        >>> _ = t.untyped_storage().resize_(4)
         >>> check([t])
         Traceback (most recent call last):
         RuntimeError: The memory of gradient 0, of shape (3,), has been given back: its storage has 4 bytes. ...

@@ -75,7 +75,7 @@ class StrongWolfe(LineSearch):
         ...         loss.backward()
         ...     return loss
         >>> optimizer = tz.Modular([p], tz.m.LBFGS(), tz.m.StrongWolfe())
-        >>> for _ in range(40):
+        >>> for _ in range(50):
         ...     _ = optimizer.step(closure)
         >>> closure(False).item() < 1e-10
         True
