@@ -26,7 +26,7 @@ import torchzero_core as tz
 from torchzero_core.core.route import RuleStage
 from torchzero_core.lang.graph import Place
 
-from .report import machine
+from .report import REPORT, machine, put_section
 from .stats import paired, spread
 from .units import Table, human, markdown
 
@@ -179,7 +179,7 @@ def table(found: Sequence[Subject]) -> str:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure; print the table of the modules that were chosen, or write that of all into the report."""
     parser = argparse.ArgumentParser("python -m benchmarks.bandwidth", description=__doc__)
     parser.add_argument("only", nargs="?", default="", help="modules whose name contains this")
     parser.add_argument("--rounds", type=int, default=9)
@@ -193,7 +193,8 @@ def main(given: Sequence[str] | None = None) -> None:
         part = subjects(chosen[i : i + args.batch], args.numel)
         run(part, args.rounds, args.numel)
         found += part
-    print("\n".join([*(f"- {fact}" for fact in machine(torch.device("cpu"))), "", table(found)]))
+    text = "\n".join([*(f"- {fact}" for fact in machine(torch.device("cpu"))), "", table(found)])
+    print(text) if args.only else put_section("Bandwidth", f"`python -m benchmarks.bandwidth`\n\n{text}", REPORT)
 
 
 if __name__ == "__main__":

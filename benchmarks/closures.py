@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 import torchzero_core as tz
 
 from .mgh import F64, Problem, problems
-from .report import CLOSURES, closures_of
+from .report import REPORT, put_section
 from .units import markdown
 
 #: The heading of what ``--large`` measures.
@@ -318,30 +317,16 @@ def overhead() -> str:
 
 
 def text(*, quick: bool = False) -> str:
-    """The section.
+    """What stands in the section.
 
     Args:
         quick: without the larger problems.
     """
     parts = [
-        CLOSURES,
         f"`python -m benchmarks.closures`, {torch.get_num_threads()} thread. {__doc__.split(chr(10) * 2)[1]}",
     ]
     parts += ["### Evaluations", evaluations(problems()), "### Time", overhead()]
     return "\n\n".join(parts if quick else [*parts, LARGER, times(large())]) + "\n"
-
-
-def write(section: str, file: Path) -> None:
-    """Put the section in the place of the one that is there, or at the end; the others stay.
-
-    Args:
-        section: the section.
-        file: the report.
-    """
-    before = file.read_text(encoding="utf-8") if file.exists() else "# Benchmarks\n"
-    old = closures_of(file).strip()
-    after = before.replace(old, section.strip()) if old else f"{before.rstrip()}\n\n{section}"
-    file.write_text(after.rstrip() + "\n", encoding="utf-8")
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -354,11 +339,8 @@ def main(given: Sequence[str] | None = None) -> None:
     if args.large:
         print(f"{LARGER}\n\n{times(large())}")
         return
-    section = text(quick=args.quick)
-    if args.quick:
-        print(section)
-    else:
-        write(section, Path(__file__).parent / "RESULTS.md")
+    found = text(quick=args.quick)
+    print(found) if args.quick else put_section("Closures", found, REPORT)
 
 
 if __name__ == "__main__":

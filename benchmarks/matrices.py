@@ -22,7 +22,7 @@ from torch import Tensor
 from torchzero_core.linalg import add_gram_
 from torchzero_core.linalg.orthogonalize import newton_schulz_dtype
 
-from .report import machine
+from .report import REPORT, machine, put_section
 from .stats import paired
 from .subjects import absent, parameters
 from .units import Table, human, markdown
@@ -203,15 +203,17 @@ def table(found: Sequence[Race]) -> str:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Run the races of the command line and print their table."""
+    """Run the races; print the table of those that were chosen, or write that of all into the report."""
     parser = argparse.ArgumentParser("python -m benchmarks.matrices", description=__doc__)
     parser.add_argument("only", nargs="?", default="", help="races whose name contains this")
-    chosen = [race for race in races() if parser.parse_args(given).only in race.name]
+    only = parser.parse_args(given).only
+    chosen = [race for race in races() if only in race.name]
     torch.set_num_threads(1)
     for race in chosen:
         run(race, lambda line: print(line, flush=True))
     facts = [*machine(torch.device("cpu")), units(), *absent()]
-    print("\n".join([*(f"- {fact}" for fact in facts), "", table(chosen)]))
+    text = "\n".join([*(f"- {fact}" for fact in facts), "", table(chosen)])
+    print(text) if only else put_section("Matrix methods", f"`python -m benchmarks.matrices`\n\n{text}", REPORT)
 
 
 if __name__ == "__main__":

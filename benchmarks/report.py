@@ -20,19 +20,36 @@ from .stats import Line, spread
 from .subjects import REFERENCE
 from .units import Table, human, markdown
 
-#: The section of the report that benchmarks.closures writes.
-CLOSURES = "## Closures"
+#: The report of runs on the CPU.
+REPORT = Path(__file__).parent / "RESULTS.md"
+#: The sections of it that other programs write, by name.
+OTHERS = ("Matrix methods", "Bandwidth", "Closures")
 
 
-def closures_of(file: Path) -> str:
-    """The section on closures of a report, with an empty line in front; nothing where there is none.
+def section(name: str, file: Path) -> str:
+    """A section of a report, without empty lines around it; nothing where there is none.
 
     Args:
+        name: its title.
         file: the report.
     """
     text = file.read_text(encoding="utf-8") if file.exists() else ""
-    found = re.search(rf"^{CLOSURES}\n.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    return "" if found is None else f"\n{found.group().rstrip()}\n"
+    found = re.search(rf"^## {name}\n.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return "" if found is None else found.group().strip()
+
+
+def put_section(name: str, text: str, file: Path) -> None:
+    """Put a section in the place of the one that is there, or at the end; the others stay.
+
+    Args:
+        name: its title.
+        text: what stands below the title.
+        file: the report.
+    """
+    before = file.read_text(encoding="utf-8") if file.exists() else "# Benchmarks\n"
+    old, new = section(name, file), f"## {name}\n\n{text.strip()}"
+    after = before.replace(old, new) if old else f"{before.rstrip()}\n\n{new}"
+    file.write_text(after.rstrip() + "\n", encoding="utf-8")
 
 
 NOTES = """\
@@ -98,8 +115,8 @@ class Report:
         if self.lines and plots.scaling(self.lines, folder / f"scaling{end}.png"):
             pictures["scaling"] = f"scaling{end}.png"
         output = folder / f"RESULTS{end}.md"
-        others = closures_of(output)  # by benchmarks.closures, which takes longer
-        output.write_text(self.text(pictures) + others, encoding="utf-8")
+        others = [f"\n{kept}\n" for name in OTHERS if (kept := section(name, output))]
+        output.write_text(self.text(pictures) + "".join(others), encoding="utf-8")
         return output
 
     def facts(self) -> list[str]:

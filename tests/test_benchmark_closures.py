@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import closures
 from benchmarks.mgh import F64, problems
+from benchmarks.report import put_section
 
 PROBLEMS = {p.name: p for p in problems()}
 #: Half of the values: known minimisers, and what the paper says of the minimum to its digits.
@@ -100,8 +101,8 @@ def test_a_ratio():
 def test_the_section_is_replaced_and_the_others_stay(tmp_path):
     file = tmp_path / "RESULTS.md"
     file.write_text("# Benchmarks\n\n## Reach\n\na\n")
-    closures.write("## Closures\n\none\n", file)
-    closures.write("## Closures\n\ntwo\n", file)
+    put_section("Closures", "one\n", file)
+    put_section("Closures", "two\n", file)
     file.write_text(file.read_text() + "\n## Scaling\n\nb\n")
-    closures.write("## Closures\n\nthree\n", file)
+    put_section("Closures", "three\n", file)
     assert file.read_text() == "# Benchmarks\n\n## Reach\n\na\n\n## Closures\n\nthree\n\n## Scaling\n\nb\n"

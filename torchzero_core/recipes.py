@@ -437,7 +437,10 @@ def spsa(lr: float = 1e-2, h: float = 1e-2, n_samples: int = 1, seed: int | None
 
 
 def mezo(lr: float = 1e-6, h: float = 1e-3, n_samples: int = 1, seed: int | None = None) -> list[Module]:
-    """Fine-tuning in the memory of inference (Malladi et al. 2023). It needs a closure, no gradients.
+    """Fine-tuning by values of the loss alone (Malladi et al. 2023). It needs a closure, no gradients.
+
+    It takes the memory of inference where the closure makes no graph: ``with torch.set_grad_enabled(backward):`` around
+    the forward pass.
 
     Args:
         lr: the learning rate.

@@ -181,16 +181,21 @@ class Bucket:
             self._places[rule, name] = places
         return places
 
-    def states(self, rule: int, name: str) -> list[Tensor]:
+    def states(self, rule: int, name: str, *, anywhere: bool = False) -> list[Tensor]:
         """The tensors of one state on this rank, made where they are missing.
 
         A state that was loaded, or whose parameter has since changed, is brought to its declared dtype, its parameter's
         device and memory order: kernels and compiled code go by them.
+
+        Args:
+            rule: whose state it is.
+            name: of the state.
+            anywhere: the caller notices itself where they lie elsewhere than before.
         """
         known = self._ready.get((rule, name))
         if known is not None:
             found = known.again()
-            if found is not None and known.in_place():
+            if found is not None and (anywhere or known.in_place()):
                 return found if self.shards is None else list(map(local, found))
         out = [self._state(rule, name, i) for i in range(len(self.params))]
         self._ready[rule, name] = Found(self.places(rule, name), out)

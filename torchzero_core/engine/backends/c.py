@@ -167,7 +167,7 @@ class CPURunner(Runner):
         for i in self.changing:
             self._enter(i, self.lists[i])
         for storage, row in self.more:
-            self._enter(row, bucket.states(storage.rule, storage.name))
+            self._enter(row, bucket.states(storage.rule, storage.name, anywhere=True))
         for node in program.number_loads:
             if node.kind is Kind.GLOBAL:
                 value = loss if node.attr.place is Place.LOSS else bucket.global_state(node.attr.rule, node.attr.name)
