@@ -262,8 +262,12 @@ def test_torchs_own_state_is_refused():
     backward(plain.param_groups[0]["params"])
     plain.step()
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(ValueError, match=r"keeps step, exp_avg, exp_avg_sq, .* tz\.optim\.load_torch_state\(optimizer"):
+    with pytest.raises(ValueError, match=r"one of torch's optimizers\. .* tz\.optim\.load_torch_state\(optimizer"):
         optimizer.load_state_dict(plain.state_dict())
+    of_others = plain.state_dict()
+    del of_others["param_groups"][0]["maximize"]  # which all of torch's have
+    with pytest.raises(ValueError, match=r"keeps step, exp_avg, exp_avg_sq, .* tz\.optim\.load_torch_state\(optimizer"):
+        optimizer.load_state_dict(of_others)
     assert same(before, optimizer.state_dict())
 
 
