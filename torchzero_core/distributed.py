@@ -46,9 +46,14 @@ class Reductions:
         return value
 
 
+def is_spread(t: Tensor) -> bool:
+    """Whether other ranks have parts of a tensor."""
+    return hasattr(t, "device_mesh")
+
+
 def local(t: Tensor) -> Tensor:
     """This rank's part of a tensor; it shares the memory."""
-    return t.to_local() if hasattr(t, "device_mesh") else t  # type: ignore[attr-defined]
+    return t.to_local() if is_spread(t) else t  # type: ignore[attr-defined]
 
 
 class Shards:
@@ -106,7 +111,7 @@ class Shards:
     def part(self, whole: Tensor, placements: Sequence[Any] | None = None) -> Tensor:
         """This rank's part of a tensor that each rank has all of, or that is spread in another way."""
         placements = self.placements if placements is None else placements
-        if not hasattr(whole, "device_mesh"):
+        if not is_spread(whole):
             whole = self._tensor.distribute_tensor(whole, self.mesh, placements, src_data_rank=None)
         elif tuple(whole.placements) != tuple(placements):  # type: ignore[attr-defined]
             whole = whole.redistribute(self.mesh, placements)  # type: ignore[attr-defined]
@@ -164,11 +169,6 @@ def shards_of(params: Sequence[Tensor]) -> Shards | None:
     return None if mesh is None else Shards(mesh, params[0].placements)  # type: ignore[attr-defined]
 
 
-def is_spread(t: Tensor) -> bool:
-    """Whether other ranks have parts of a tensor."""
-    return hasattr(t, "device_mesh")
-
-
 def refuse_spread(path: str, params: Sequence[Tensor]) -> None:
     """Refuse parameters of which other ranks have parts.
 
@@ -205,7 +205,7 @@ def spread(tensors: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
 
 def copy_all(to: Sequence[Tensor], source: Sequence[Tensor]) -> None:
     """Copy tensors into others, each rank its parts; torch has no such operation for tensors that are spread."""
-    if any(hasattr(t, "device_mesh") for t in to):
+    if any(map(is_spread, to)):
         source = placed(source, to)
         to = [local(t) for t in to]
         source = [local(t) for t in source]
@@ -216,7 +216,7 @@ def placed(tensors: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
     """Tensors spread as others are. Those that are already, and parts of this rank, stay themselves."""
     return [
         t.redistribute(p.device_mesh, p.placements)  # type: ignore[attr-defined]
-        if hasattr(t, "device_mesh") and tuple(t.placements) != tuple(p.placements)  # type: ignore[attr-defined]
+        if is_spread(t) and tuple(t.placements) != tuple(p.placements)  # type: ignore[attr-defined]
         else t
         for t, p in zip(tensors, like, strict=True)
     ]

@@ -70,10 +70,7 @@ def detached(loss: Any) -> Tensor:
     Raises:
         TypeError: None, or no number.
     """
-    number = as_number(loss)
-    if number is None:
-        raise TypeError(_NO_LOSS)
-    return number.detach().clone()
+    return value_of(loss).clone()
 
 
 def value_of(loss: Any) -> Tensor:

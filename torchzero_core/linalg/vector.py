@@ -22,7 +22,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
         >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype
         torch.float32
     """
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor if tensor.dtype in _WIDE else tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def all_finite(matrices: Tensor) -> Tensor:
@@ -164,8 +164,7 @@ def total_dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 def _dot(x: Tensor, y: Tensor) -> Tensor:
     if x.requires_grad or y.requires_grad:
         x, y = x.detach(), y.detach()
-    if x.dtype not in _WIDE or y.dtype not in _WIDE:
-        x, y = at_least_float32(x), at_least_float32(y)
+    x, y = at_least_float32(x), at_least_float32(y)
     if x.ndim == 1 == y.ndim:
         return torch.dot(x, y)
     if x.is_contiguous() and y.is_contiguous():
