@@ -107,7 +107,7 @@ def _gather(modules: Iterable[Any], home: Home | None, *, watched: bool, inner: 
 
 def run_stages(stages: Sequence[Stage], var: Var) -> Var:
     """Run modules in turn on one step's context."""
-    watchers: Iterable[Watcher] = var.modular.watchers if var.modular is not None else ()
+    watchers: Iterable[Watcher] = var.modular.watchers if var.modular is not None and len(var.modular.watchers) else ()
     for stage in stages:
         if var.stop:
             break

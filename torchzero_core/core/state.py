@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -53,13 +53,24 @@ class ScopedState(MutableMapping[str, Any]):
             RuntimeError: the memory of a tensor has been given back.
         """
         value = self._store[self._prefix + key]
+        if type(value) is Tensor:  # as nearly always
+            if not has_memory(value):
+                raise self._gone(key, value)
+            return value
         for t in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(t, Tensor) and not has_memory(t):
-                raise RuntimeError(
-                    f"The memory of the state {self._prefix + key!r}, of shape {tuple(t.shape)}, has been given back. "
-                    "Bring it back, or call reset()."
-                )
+                raise self._gone(key, t)
         return value
+
+    def _gone(self, key: str, tensor: Tensor) -> RuntimeError:
+        return RuntimeError(
+            f"The memory of the state {self._prefix + key!r}, of shape {tuple(tensor.shape)}, has been given back. "
+            "Bring it back, or call reset()."
+        )
+
+    def examined_all(self, keys: Sequence[str]) -> list[Any] | None:
+        """Several values as :meth:`examined` gives them; None where one of them is not there."""
+        return [self.examined(key) for key in keys] if all(self._prefix + key in self._store for key in keys) else None
 
     def keep_rows(self, index: Tensor, *rows: tuple[Tensor, int]) -> None:
         """Single rows of large tensors are about to be written.
@@ -73,6 +84,15 @@ class ScopedState(MutableMapping[str, Any]):
         for tensor, dim in rows:
             old = tensor.index_select(dim, index)
             self._transaction.undo(partial(tensor.index_copy_, dim, index, old))
+
+    def keep_part(self, views: Sequence[Tensor]) -> None:
+        """Parts of tensors, got by :meth:`peek`, are about to be written.
+
+        Args:
+            views: the parts.
+        """
+        if self._transaction is not None:
+            self._transaction.keep(views)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._store[self._prefix + key] = value

@@ -23,13 +23,22 @@ SMALL = 1 << 18
 MEMBERSHIP = ("epoch", "members")
 
 
+def at_hand(tensor: Tensor) -> bool:
+    """Whether asking for the values of a tensor makes nobody wait.
+
+    Args:
+        tensor: of any kind.
+    """
+    return tensor.is_cpu
+
+
 def told(condition: Tensor) -> bool | None:
     """The value of a condition where asking for it makes nobody wait; None on an accelerator.
 
     Args:
         condition: a truth value.
     """
-    return bool(condition) if condition.device.type == "cpu" else None
+    return bool(condition) if at_hand(condition) else None
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -81,6 +90,7 @@ class Unit:
         given: what :meth:`VectorMethod.prepare` returned.
         update: the update as a vector.
         unsure: what :meth:`VectorMethod.learn` returned.
+        seen: what :meth:`VectorMethod.learn` has found on the way for :meth:`VectorMethod.apply`.
     """
 
     places: Sequence[int]
@@ -93,6 +103,7 @@ class Unit:
     given: Any = None
     update: Tensor | None = None
     unsure: Tensor | bool = False
+    seen: Any = None
     _start: int = 0
 
     # -- to a vector and back ----------------------------------------------------------------------------------------
@@ -134,12 +145,14 @@ class Unit:
         torch._foreach_copy_(self.pieces(out), list(self.params))
         return out
 
-    def step_from(self, previous: Tensor) -> Tensor:
-        """The parameters less a vector, in the memory of that vector."""
+    def step_from(self, previous: Tensor, out: Tensor | None = None) -> Tensor:
+        """The parameters less a vector, in the memory of that vector or of another one."""
+        out = previous if out is None else out
         if self.gathers or previous.numel() <= SMALL:
-            return torch.sub(self.vector(self.params), previous, out=previous)
-        torch._foreach_sub_(self.pieces(previous), list(self.params))
-        return previous.neg_()
+            return torch.sub(self.vector(self.params), previous, out=out)
+        for difference, p, before in zip(self.pieces(out), self.params, self.pieces(previous), strict=True):
+            torch.sub(p.detach().to(before.device), before, out=difference)
+        return out
 
     # -- of all ranks ------------------------------------------------------------------------------------------------
     def total(self, value: Tensor) -> Tensor:
@@ -153,6 +166,21 @@ class Unit:
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         """The inner product of two vectors."""
         return self.total(torch.dot(a, b))
+
+    def dots(self, *pairs: tuple[Tensor, Tensor], dtype: torch.dtype) -> Sequence[Tensor] | Sequence[float]:
+        """Inner products of vectors: plain numbers where nobody has to wait for them.
+
+        Args:
+            pairs: the vectors.
+            dtype: that of the tensors, where they are no plain numbers.
+        """
+        found = [torch.dot(a, b) for a, b in pairs]
+        if not at_hand(found[0]):
+            return self.total(torch.stack(found)).to(dtype).unbind()
+        if type(self.reductions) is Reductions or self.gathers:
+            return [dot.item() for dot in found]
+        numbers: list[float] = self.total(torch.stack(found)).tolist()  # in one exchange
+        return numbers
 
     def numel(self) -> int:
         """The number of elements."""

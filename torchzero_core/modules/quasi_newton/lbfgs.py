@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...core import Beta, Child, Count, Length, NonNegative, Range, StateKind
-from ...core.vector_method import Unit
+from ...core.vector_method import Unit, at_hand
 from ...linalg import SymmetricOperator
-from .pairs import FEW, PairMethod, by_age, known_rows, rows_in_use
+from .pairs import FEW, PairMethod, by_age, known_rows
+
+#: So many bytes of rows are used again while they are still in the processor's cache.
+TILE = 1 << 22
 
 
 class TwoLoop(PairMethod):
@@ -57,27 +61,51 @@ class TwoLoop(PairMethod):
         return new
 
     def take(self, unit: Unit, s: Tensor, y: Tensor) -> None:
-        """Write a pair into the spare row and let it count if it is accepted."""
+        """Let a pair count if the cosine between s and y is large enough."""
         state, h = unit.state, unit.settings
         small = state.peek("sy").dtype
         flat = unit.largest(y.abs().amax()) <= h["tol"] if h.get("tol_reset") else None
-        sy, ss, yy = unit.total(torch.stack([torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)])).to(small).unbind()
+        sy, ss, yy = unit.dots((s, y), (s, s), (y, y), dtype=small)
         if h["damping"]:
-            tau = _damping(sy / ss, h["init_damping"], *h["eigval_bounds"])
+            tau = _damping(torch.as_tensor(sy, dtype=small) / ss, h["init_damping"], *h["eigval_bounds"])
             y.lerp_(s, (1 - tau).to(y.dtype))
-            sy, yy = unit.total(torch.stack([torch.dot(s, y), torch.dot(y, y)])).to(small)
-        accept = _acceptable(sy, ss, yy, h["tol"])
+            sy, yy = unit.dots((s, y), (y, y), dtype=small)
+        # the last two of these: s'y/y'y is finite
+        accept = (sy > h["tol"] * ss**0.5 * yy**0.5) & (sy / torch.finfo(small).max < yy) & (yy < math.inf)
         if flat is not None:
             accept = ~flat & accept
             state["valid"].logical_and_(~flat)
-        row = self.write(unit, accept, {"s": s, "y": y})
+        row = self.write(unit, accept, (s, y))
         if row is None:
             return
-        used = rows_in_use(state)
-        products = unit.total(state.peek("s")[:used] @ y)
-        state["sy"][:used].index_copy_(1, row, products.to(small).unsqueeze(1))
-        gamma = sy / yy
-        state["gamma"] = gamma if isinstance(accept, bool) else torch.where(accept, gamma, state.peek("gamma"))
+        S = state.peek("s")
+        if isinstance(row, int):
+            table = state.peek("sy").numpy().copy()  # what is there stays as it is, for a step that fails
+            used = max(known_rows(state) or ()) + 1
+            table[:used, row] = unit.total(self._products_with(unit, S if used == len(table) else S[:used], y)).numpy()
+            state["sy"], state["gamma"] = torch.from_numpy(table), torch.from_numpy(np.array(sy / yy)).to(small)
+            return
+        state["sy"].index_copy_(1, row, unit.total(S @ y).to(small).unsqueeze(1))
+        state["gamma"] = torch.where(accept, sy / yy, state.peek("gamma"))
+
+    def _products_with(self, unit: Unit, S: Tensor, y: Tensor) -> Tensor:
+        """S·y, and S·u on the way where the rows come from memory, for :meth:`apply`."""
+        u = unit.update
+        if u is None or _width(S) is None:
+            return S @ y
+        products, others = S.new_zeros(2, S.shape[0])
+        for part, a, b in _pieces(S, y, u):
+            products.addmv_(part, a)
+            others.addmv_(part, b)
+        unit.seen = u, u._version, others
+        return products
+
+    def _products_of(self, unit: Unit, S: Tensor, x: Tensor) -> Tensor:
+        """S·x, which may be known."""
+        seen, unit.seen = unit.seen, None
+        if seen is not None and seen[0] is x and seen[1] == x._version:
+            return seen[2]
+        return S @ x
 
     # -- applying ----------------------------------------------------------------------------------------------------
     def apply(self, unit: Unit, x: Tensor) -> Tensor:
@@ -96,16 +124,16 @@ class TwoLoop(PairMethod):
         def solve(matrix: Tensor, right: Tensor, *, upper: bool) -> Tensor:
             return torch.linalg.solve_triangular(matrix, right.unsqueeze(1), upper=upper).squeeze(1)
 
-        def products(rows: Tensor) -> Tensor:
-            by_age = unit.total(rows @ x).to(small)[age]
+        def by_age_of(products: Tensor) -> Tensor:
+            by_age = unit.total(products).to(small)[age]
             return by_age if holds is None else torch.where(holds, by_age, 0.0)
 
         def placed(by_age: Tensor) -> Tensor:
             return by_age.new_zeros(S.shape[0]).index_copy_(0, age, by_age).to(x.dtype)
 
-        alpha = solve(R, products(S), upper=True)
-        x.addmv_(Y.t(), placed(alpha), alpha=-1)
-        c = solve(R.t(), R.diagonal() * alpha - gamma * products(Y), upper=False)
+        alpha = solve(R, by_age_of(self._products_of(unit, S, x)), upper=True)
+        products = by_age_of(_less_and_products(x, Y, placed(alpha)))
+        c = solve(R.t(), R.diagonal() * alpha - gamma * products, upper=False)
         return x.mul_(gamma.to(x.dtype)).addmv_(S.t(), placed(c))
 
     def _apply_few(self, unit: Unit, x: Tensor, rows: Sequence[int]) -> Tensor:
@@ -119,20 +147,29 @@ class TwoLoop(PairMethod):
         state = unit.state
         if not rows:
             return x
-        gamma, used = state.peek("gamma"), max(rows) + 1
-        S, Y, sy = (state.peek(name)[:used] for name in ("s", "y", "sy"))
-        sy = sy.tolist()
-        scale, own = gamma.item(), [line[i] or math.nan for i, line in enumerate(sy)]
-        products = unit.total(S @ x).tolist()
-        alpha, c = [0.0] * len(sy), [0.0] * len(sy)
-        for n in range(len(rows) - 1, -1, -1):
-            i = rows[n]
-            alpha[i] = (products[i] - sum([sy[i][j] * alpha[j] for j in rows[n + 1 :]])) / own[i]
-        x.addmv_(Y.t(), torch.tensor(alpha, dtype=x.dtype, device=x.device), alpha=-1)
-        products = unit.total(Y @ x).tolist()
-        for n, i in enumerate(rows):
-            c[i] = alpha[i] - (scale * products[i] + sum([sy[j][i] * c[j] for j in rows[:n]])) / own[i]
-        return x.mul_(scale).addmv_(S.t(), torch.tensor(c, dtype=x.dtype, device=x.device))
+        S, Y = state.peek("s"), state.peek("y")
+        sy, scale, used = state.peek("sy").tolist(), state.peek("gamma").item(), max(rows) + 1
+        if used < len(sy):
+            S, Y = S[:used], Y[:used]
+        products, alpha = unit.total(self._products_of(unit, S, x)).tolist(), np.zeros(used)
+        later: list[tuple[int, float]] = []
+        for i in reversed(rows):
+            line = sy[i]
+            found = products[i]
+            for j, a in later:
+                found -= line[j] * a
+            alpha[i] = found = found / (line[i] or math.nan)
+            later.append((i, found))
+        found = _less_and_products(x, Y, torch.from_numpy(alpha).to(x.dtype))
+        products, c = unit.total(found).tolist(), np.zeros(used)
+        earlier: list[tuple[list[float], float]] = []
+        for i, a in reversed(later):
+            found = scale * products[i]
+            for line, b in earlier:
+                found += line[i] * b
+            c[i] = found = a - found / sy[i][i]
+            earlier.append((sy[i], found))
+        return x.addmv_(S.t(), torch.from_numpy(c).to(x.dtype), beta=scale)
 
     def curvature(self, unit: Unit) -> SymmetricOperator:
         """The inverse of H, in compact form: B = δI − W M⁻¹ W' with W = [δS', Y'], δ = 1/γ (Byrd et al. 1994)."""
@@ -214,12 +251,29 @@ class LBFGS(TwoLoop):
     inner: Child | None = None
 
 
-def _acceptable(sy: Tensor, ss: Tensor, yy: Tensor, tol: float) -> Tensor | bool:
-    """Whether the cosine between s and y is large enough, as a truth value on the device only if it is no CPU."""
-    if sy.device.type != "cpu":
-        return (sy > tol * ss.sqrt() * yy.sqrt()) & (sy / yy).isfinite()
-    a, b, c = sy.item(), ss.item(), yy.item()
-    return a > tol * math.sqrt(b) * math.sqrt(c) and c > 0 and math.isfinite(a / c)
+def _less_and_products(x: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
+    """x ← x − rows'·factors, and the products rows·x with what x then is.
+
+    A long vector is cut into pieces, so that the rows have to come from memory once and not twice.
+    """
+    if _width(rows) is None:
+        return rows @ x.addmv_(rows.t(), factors, alpha=-1)
+    products = rows.new_zeros(rows.shape[0])
+    for part, piece in _pieces(rows, x):
+        products.addmv_(part, piece.addmv_(part.t(), factors, alpha=-1))
+    return products
+
+
+def _width(rows: Tensor) -> int | None:
+    """How long the pieces are in which rows stay in the processor's cache; None where it is not worth it."""
+    bytes_each = rows.shape[0] * rows.element_size()
+    return TILE // bytes_each if at_hand(rows) and rows.shape[1] * bytes_each > TILE else None
+
+
+def _pieces(rows: Tensor, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Rows and vectors as long, cut into pieces."""
+    width = _width(rows) or rows.shape[1]
+    return zip(rows.split(width, dim=1), *(v.split(width) for v in vectors), strict=True)
 
 
 def _damping(curvature: Tensor, largest: float, low: float, high: float) -> Tensor:

@@ -92,7 +92,8 @@ class OnlineLBFGS(TwoLoop):
                     torch._foreach_copy_(data, unit.tensors(state["prev_params"]))
                     before = gradient(var.closure, unit.params)[1]
                 self.begin(unit, u)
-                self.take(unit, unit.step_from(state["prev_params"]), g - unit.vector(before))
+                s, y = self.room(unit)
+                self.take(unit, unit.step_from(state["prev_params"], out=s), torch.sub(g, unit.vector(before), out=y))
         else:
             state["prev_update"] = g
             self._waiting = var.closure, unit
@@ -108,7 +109,9 @@ class OnlineLBFGS(TwoLoop):
         closure, unit = waiting
         state = unit.state
         after = gradient(closure, unit.params)[1]
-        self.take(unit, unit.step_from(state.pop("prev_params")), unit.vector(after) - state.pop("prev_update"))
+        s, y = self.room(unit)
+        unit.step_from(state.pop("prev_params"), out=s)
+        self.take(unit, s, torch.sub(unit.vector(after), state.pop("prev_update"), out=y))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_waiting": None}

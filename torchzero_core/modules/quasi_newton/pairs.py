@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...core import StateKind
 from ...core.state import ScopedState
-from ...core.vector_method import Unit, VectorMethod, told
+from ...core.vector_method import Unit, VectorMethod, at_hand
 from ...linalg import at_least_float32
 
 #: What concerns so many pairs is done in plain numbers, where those are at hand.
@@ -48,8 +49,8 @@ class PairMethod(VectorMethod):
 
         Args:
             unit: the parameters of the vector, with their state.
-            s: the difference of the parameters; it may be overwritten.
-            y: the difference of the updates; it may be overwritten.
+            s: the difference of the parameters, in the first of the vectors of :meth:`room`; it may be overwritten.
+            y: the difference of the updates, in the second of them; it may be overwritten.
         """
         raise NotImplementedError(f"{type(self).__name__} has no take(unit, s, y).")
 
@@ -60,14 +61,19 @@ class PairMethod(VectorMethod):
         if self.begin(unit, u) or "prev_params" not in state or "prev_update" not in state:  # anybody may delete state
             state["prev_params"], state["prev_update"] = unit.point(torch.empty_like(u)), u.clone()
             return knows_nothing(state)
-        # Differences are taken in the memory of these.
-        ds, dy = unit.step_from(state["prev_params"]), state["prev_update"].neg_().add_(u)
-        a, b = h["params_beta"], h["grads_beta"]
-        if (t - 1) % h["update_freq"] == 0:
-            # an average moves by (1 − β) of the difference
-            self.take(unit, ds if a is None else (1 - a) * ds, dy if b is None else (1 - b) * dy)
-        unit.point(ds) if a is None else torch._foreach_add_(unit.pieces(ds.mul_(-a)), list(unit.params))
-        dy.copy_(u) if b is None else dy.mul_(-b).add_(u)
+        a, b, takes = h["params_beta"], h["grads_beta"], (t - 1) % h["update_freq"] == 0
+        if not takes and a is None and b is None:
+            state["prev_params"], state["prev_update"] = unit.point(torch.empty_like(u)), u.clone()
+            return knows_nothing(state)
+        before, old = state.examined("prev_params"), state.examined("prev_update")
+        s, y = self.room(unit) if takes else (torch.empty_like(u), torch.empty_like(u))
+        unit.step_from(before, out=s)
+        torch.sub(u, old, out=y)
+        # An average moves by (1 − β) of the difference. What was there stays as it is, for a step that fails.
+        state["prev_params"] = unit.point(torch.empty_like(u)) if a is None else before + s.mul_(1 - a)
+        state["prev_update"] = u.clone() if b is None else old + y.mul_(1 - b)
+        if takes:
+            self.take(unit, s, y)
         return knows_nothing(state)
 
     def begin(self, unit: Unit, u: Tensor) -> bool:
@@ -81,15 +87,16 @@ class PairMethod(VectorMethod):
             Whether nothing was known before.
         """
         state, slots = unit.state, int(unit.settings["history_size"]) + 1
-        names = ("valid", "spare", *self.rows, *self.numbers, *self.squares)
-        new = not all(name in state for name in names)
-        if not new:
-            for name in names:
-                value = state.examined(name)
-                if name in (*self.squares, *self.numbers) and value.dtype.itemsize < 4:  # anybody may cast state
+        small_ones = (*self.squares, *self.numbers)
+        names = ("valid", *small_ones, "spare", *self.rows)
+        values = state.examined_all(names)
+        new = values is None
+        if values is not None:
+            for name, value in zip(small_ones, values[1:], strict=False):
+                if value.dtype.itemsize < 4:  # anybody may cast state
                     state[name] = at_least_float32(value)
-        if not new and state.peek("valid").shape[0] == slots:
-            return False
+            if values[0].shape[0] == slots:
+                return False
         old = {} if new else {name: state[name] for name in names}
         small = torch.float32 if u.device.type == "mps" else torch.float64
         for name in self.rows:
@@ -115,32 +122,52 @@ class PairMethod(VectorMethod):
             state[name][:kept, :kept] = old[name][newest][:, newest]
         state["spare"] += kept
 
-    def write(self, unit: Unit, accept: Tensor | bool, rows: Mapping[str, Tensor]) -> Tensor | None:
-        """Write a pair into the spare row; the squares and numbers are still to be written.
+    def room(self, unit: Unit) -> tuple[Tensor, Tensor]:
+        """Two vectors to write a new pair to, for :meth:`take`.
+
+        They are the spare rows themselves where their number is known without waiting.
+
+        Args:
+            unit: the parameters of the vector, with their state.
+        """
+        state = unit.state
+        first, second = (state.peek(name) for name in self.rows)
+        spare = state.peek("spare")
+        if not at_hand(spare):
+            return torch.empty_like(first[0]), torch.empty_like(second[0])
+        place = spare.item()
+        rows = first[place], second[place]
+        state.keep_part(rows)
+        return rows
+
+    def write(self, unit: Unit, accept: Tensor | bool, pair: tuple[Tensor, Tensor]) -> Tensor | int | None:
+        """Let the pair in the spare row count, or not; the squares and numbers are still to be written.
 
         Args:
             unit: the parameters of the vector, with their state.
             accept: whether it is to count, as a truth value on the device or as one that is known.
-            rows: its vectors by name; they may be overwritten.
+            pair: what :meth:`room` gave, written.
 
         Returns:
-            The row; None where it is known that the pair does not count, and nothing is to be written.
+            The row, as a number where that is known; None where it is known that the pair does not count, and nothing
+            is to be written.
         """
-        state, counts = unit.state, accept if isinstance(accept, bool) else told(accept)
-        if counts is False:
-            return None
-        mask = None if counts or isinstance(accept, bool) else accept
-        spare, valid = state.peek("spare"), state["valid"]
-        state.keep_rows(spare, *((state.peek(name), 0) for name in rows))
-        for name, row in rows.items():  # what is not accepted may not be finite
-            row = row if mask is None else row.masked_fill_(~mask, 0.0)
-            state.peek(name).index_copy_(0, spare, row.unsqueeze(0))
-        if mask is None:
-            place = spare.item()
-            after = (place + 1) % valid.shape[0]
+        state, spare = unit.state, unit.state.peek("spare")
+        if at_hand(spare):
+            if not accept:
+                for row in pair:  # it may not be finite
+                    row.zero_()
+                return None
+            place, valid = int(spare.item()), state.peek("valid").numpy().copy()
+            after = (place + 1) % len(valid)
             valid[place], valid[after] = True, False
-            state["spare"] = torch.tensor([after], device=spare.device)
-            return spare
+            # They are not written in place: a step that fails finds the old ones.
+            state["valid"], state["spare"] = torch.from_numpy(valid), torch.from_numpy(np.array([after]))
+            return place
+        mask, valid = torch.as_tensor(accept, device=spare.device), state["valid"]
+        state.keep_rows(spare, *((state.peek(name), 0) for name in self.rows))
+        for name, row in zip(self.rows, pair, strict=True):
+            state.peek(name).index_copy_(0, spare, row.masked_fill_(~mask, 0.0).unsqueeze(0))
         valid.index_copy_(0, spare, mask.unsqueeze(0))
         state["spare"] = torch.where(mask, (spare + 1) % valid.shape[0], spare)
         valid.index_fill_(0, state["spare"], False)
@@ -149,8 +176,8 @@ class PairMethod(VectorMethod):
 
 def knows_nothing(state: ScopedState) -> Tensor | bool:
     """Whether there is no pair, as a truth value on the device where asking would make somebody wait."""
-    none = ~state.peek("valid").any()
-    return none if (known := told(none)) is None else known
+    valid = state.peek("valid")
+    return not any(valid.tolist()) if at_hand(valid) else ~valid.any()
 
 
 def known_rows(state: ScopedState) -> list[int] | None:
@@ -160,20 +187,10 @@ def known_rows(state: ScopedState) -> list[int] | None:
         state: with the number of the spare row and the truth values of all.
     """
     spare, valid = state.peek("spare"), state.peek("valid")
-    if spare.device.type != "cpu":
+    if not at_hand(spare):
         return None
-    slots, first, holds = valid.shape[0], spare.item() + 1, valid.tolist()
-    return [i % slots for i in range(first, first + slots) if holds[i % slots]]
-
-
-def rows_in_use(state: ScopedState) -> int:
-    """How many rows, from the first on, may hold a pair.
-
-    Args:
-        state: with the number of the spare row and the truth values of all.
-    """
-    rows = known_rows(state)
-    return state.peek("valid").shape[0] if rows is None else max(rows, default=-1) + 1
+    first, holds = int(spare.item()) + 1, valid.tolist()
+    return [i for i in (*range(first, len(holds)), *range(first)) if holds[i]]
 
 
 def by_age(state: ScopedState) -> tuple[Tensor, Tensor | None]:
