@@ -67,7 +67,7 @@ class LSR1(PairMethod):
         row = self.write(unit, (vv + yy).isfinite() & (yy > 0), (v, y))
         if row is None:
             return
-        row = torch.as_tensor([row] if isinstance(row, int) else row)
+        row = torch.tensor([row], device=y.device) if isinstance(row, int) else row
         products = unit.total(torch.stack([V @ y, V @ v])).to(small)
         state["vy"].index_copy_(1, row, products[0].unsqueeze(1))
         state["vv"].index_copy_(1, row, products[1].unsqueeze(1)).index_copy_(0, row, products[1].unsqueeze(0))
