@@ -394,10 +394,10 @@ def accepts_backward(closure: Closure) -> str:
     Returns:
         "positional", "keyword", "any" where it takes keywords of any name, or "" where it does not.
     """
-    if type(closure) is types.FunctionType and not hasattr(closure, "__wrapped__"):
-        code = closure.__code__
-        if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) == 0 and not code.co_posonlyargcount:
-            names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    code, bound = _code(closure)
+    if code is not None and not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+        if not code.co_posonlyargcount:
+            names = code.co_varnames[bound : code.co_argcount + code.co_kwonlyargcount]
             if "backward" in names:
                 return "keyword"
             if not names:
@@ -416,6 +416,21 @@ def accepts_backward(closure: Closure) -> str:
     if len(required) == 1:  # whatever it is called, it cannot be anything else
         return "positional"
     return "any" if any(p.kind is kinds.VAR_KEYWORD for p in parameters) else ""
+
+
+def _code(closure: Any) -> tuple[types.CodeType | None, int]:
+    """The code that a closure runs, and how many of its arguments are bound; None where that takes more to find out.
+
+    Signatures take as long as the rest of a small step.
+    """
+    bound = 0
+    if type(closure) is types.MethodType:
+        closure, bound = closure.__func__, 1
+    elif type(closure) is not types.FunctionType and not hasattr(closure, "__signature__"):
+        closure, bound = getattr(type(closure), "__call__", None), 1
+    if type(closure) is not types.FunctionType or hasattr(closure, "__wrapped__"):
+        return None, 0
+    return (None, 0) if hasattr(closure, "__signature__") else (closure.__code__, bound)
 
 
 #: How often a tensor has been changed in place.
