@@ -395,13 +395,12 @@ def accepts_backward(closure: Closure) -> str:
         "positional", "keyword", "any" where it takes keywords of any name, or "" where it does not.
     """
     code, bound = _code(closure)
-    if code is not None and not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
-        if not code.co_posonlyargcount:
-            names = code.co_varnames[bound : code.co_argcount + code.co_kwonlyargcount]
-            if "backward" in names:
-                return "keyword"
-            if not names:
-                return ""
+    if code is not None:
+        names = code.co_varnames[bound : code.co_argcount + code.co_kwonlyargcount]
+        if "backward" in names:
+            return "keyword"
+        if not names:
+            return ""
     try:
         parameters = inspect.signature(closure).parameters.values()
     except (TypeError, ValueError):
@@ -423,14 +422,15 @@ def _code(closure: Any) -> tuple[types.CodeType | None, int]:
 
     Signatures take as long as the rest of a small step.
     """
-    bound = 0
+    bound, takes_any = 0, inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
     if type(closure) is types.MethodType:
         closure, bound = closure.__func__, 1
     elif type(closure) is not types.FunctionType and not hasattr(closure, "__signature__"):
-        closure, bound = getattr(type(closure), "__call__", None), 1
-    if type(closure) is not types.FunctionType or hasattr(closure, "__wrapped__"):
+        closure, bound = vars(type(closure)).get("__call__"), 1
+    if type(closure) is not types.FunctionType or hasattr(closure, "__wrapped__") or hasattr(closure, "__signature__"):
         return None, 0
-    return (None, 0) if hasattr(closure, "__signature__") else (closure.__code__, bound)
+    code = closure.__code__
+    return (None, 0) if code.co_flags & takes_any or code.co_posonlyargcount else (code, bound)
 
 
 #: How often a tensor has been changed in place.

@@ -36,8 +36,6 @@ class _FullMatrix(VectorMethod):
     #: The name of the matrix in the state.
     matrix: ClassVar[str] = "H"
     vectors = ("H", "B", "R", "prev_params", "prev_update")
-    #: Whether the formula asks for the previous parameters or update (which are otherwise overwritten).
-    needs_previous: ClassVar[bool] = False
 
     init_scale: Positive | Literal["auto"] = "auto"
     tol: NonNegative = 1e-10
@@ -108,29 +106,28 @@ class _FullMatrix(VectorMethod):
             return bool(h["scale_first"])
         interval = self.reset_every(u.numel(), h)
         reset: Tensor | bool = False
+        p = unit.point(torch.empty_like(u))
         if interval is not None and (t - 1) % interval == 0:
             state[name] = self.on_reset(state[name], state, h)
             if self.forgets:
                 state["fresh"] = reset = _true(u)
         elif (t - 1) % h["update_freq"] == 0:
-            reset = self._update(unit, u)
-        unit.point(state["prev_params"])
-        state["prev_update"].copy_(u)
+            reset = self._update(unit, u, p)
+        # What was there stays as it is, for a step that fails.
+        state["prev_params"], state["prev_update"] = p, u.clone()
         if t == 2 and h["scale_second"]:
             return True
         return reset if h["scale_first"] else False
 
-    def _update(self, unit: Unit, u: Tensor) -> Tensor | bool:
+    def _update(self, unit: Unit, u: Tensor, p: Tensor) -> Tensor | bool:
         """Apply the formula, and scale, reset or skip, all without waiting for the value of a tensor.
 
         Returns whether the matrix was reset, as a truth value on the device where asking would make somebody wait.
         """
         state, h = unit.state, unit.settings
         matrix, fresh = state[self.matrix], state.examined("fresh")
-        s, y = state["prev_params"], state["prev_update"]  # differences are taken in the memory of the old values
-        p_prev, g_prev = (s.clone(), y.clone()) if self.needs_previous else (s, y)
-        unit.step_from(s)
-        y.neg_().add_(u)
+        p_prev, g_prev = state.examined("prev_params"), state.examined("prev_update")
+        s, y = p - p_prev, u - g_prev
         flat = y.abs().amax() <= h["tol"]
         differs = told(flat) is False
         if not differs:
@@ -143,7 +140,6 @@ class _FullMatrix(VectorMethod):
             matrix.mul_(torch.where(factor.isfinite(), factor, 1.0))
             fresh = state["fresh"] = fresh & ~usable
         old = matrix.clone() if h["beta"] is not None or not (differs or h["tol_reset"]) else matrix
-        p = unit.point(torch.empty_like(u)) if self.needs_previous else s
         new = self._formula(matrix, s, y, p, u, p_prev, g_prev, state, h)
         if h["beta"] is not None:
             new = old.lerp(new, 1 - h["beta"])
@@ -212,10 +208,10 @@ class QuasiNewtonH(_FullMatrix):
             H: the approximation of the inverse Hessian.
             s: the difference of the parameters.
             y: the difference of the updates.
-            p: the parameters; only valid if the class sets ``needs_previous``.
+            p: the parameters.
             g: the update.
-            p_prev: the parameters before; only valid if the class sets ``needs_previous``.
-            g_prev: the update before; only valid if the class sets ``needs_previous``.
+            p_prev: the parameters before.
+            g_prev: the update before.
             state: for what else the method remembers.
             settings: the settings.
         """

@@ -25,7 +25,7 @@ class RankOne(QuasiNewtonH):
             s: the difference of the parameters.
             y: the difference of the updates.
             Hy: their product.
-            g_prev: the update before; only valid if the class sets ``needs_previous``.
+            g_prev: the update before.
         """
         raise NotImplementedError(f"{type(self).__name__} has no covector(H, s, y, Hy, g_prev).")
 
@@ -124,8 +124,6 @@ class Greenstadt1(RankOne):
         >>> bool(p.abs().max() < 1e-4)
         True
     """
-
-    needs_previous = True
 
     def covector(self, H: Tensor, s: Tensor, y: Tensor, Hy: Tensor, g_prev: Tensor) -> Tensor:
         return g_prev

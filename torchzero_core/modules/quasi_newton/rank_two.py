@@ -38,7 +38,7 @@ class RankTwo(QuasiNewtonH):
             H: the approximation of the inverse Hessian.
             s: the difference of the parameters.
             Hy: the product of H and the difference of the updates.
-            g_prev: the update before; only valid if the class sets ``needs_previous``.
+            g_prev: the update before.
             settings: the settings.
         """
         raise NotImplementedError(f"{type(self).__name__} has no coefficients(sy, yHy, ...).")

@@ -52,8 +52,6 @@ class SSVM(RankTwo, _Switch):
         True
     """
 
-    needs_previous = True
-
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         switch = settings["switch"]
         pair = isinstance(switch, (tuple, list)) and len(switch) == 2 and switch[0] > 0
