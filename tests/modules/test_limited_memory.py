@@ -258,6 +258,41 @@ def test_plain_numbers_give_what_the_triangular_systems_give(history, chain, mon
     assert torch.allclose(few, many, rtol=1e-9, atol=1e-9) and (few[-1] - few[0]).norm() > 1e-3
 
 
+@pytest.mark.parametrize("few", [16, -1])
+@pytest.mark.parametrize("tile", [1, 100, 1000])
+def test_rows_in_pieces_give_what_whole_rows_give(few, tile, monkeypatch):
+    def run():
+        return stepped([tz.m.LBFGS(4), tz.m.StrongWolfe()], F64)[0]
+
+    monkeypatch.setattr("torchzero_core.modules.quasi_newton.lbfgs.FEW", few)
+    whole = run()
+    monkeypatch.setattr("torchzero_core.modules.quasi_newton.lbfgs.TILE", tile)
+    pieces = run()
+    assert torch.allclose(whole, pieces, rtol=1e-9, atol=1e-9) and (whole[-1] - whole[0]).norm() > 1e-3
+
+
+def test_products_found_on_the_way_hold_for_the_update_as_it_was(monkeypatch):
+    """A method is applied as often as one likes, and may overwrite what it is applied to."""
+    monkeypatch.setattr("torchzero_core.modules.quasi_newton.lbfgs.TILE", 1)
+    p = torch.tensor([1.0, -2.0, 3.0], dtype=F64, requires_grad=True)
+    found = []
+
+    class Twice(tz.m.LBFGS):
+        def apply(self, unit, x):
+            before = x.clone()
+            found.append((super().apply(unit, 2 * x) / 2, super().apply(unit, before)))
+            return super().apply(unit, x)
+
+    optimizer = tz.Modular([p], Twice(), tz.m.LR(0.1))
+    for n in range(5):
+        p.grad = torch.tensor([1.0, 4.0, 9.0], dtype=F64) * p.detach() ** 3
+        before = p.detach().clone()
+        optimizer.step()
+        one, other = found[-1]
+        assert torch.allclose(one, other, rtol=1e-12)
+        assert n == 0 or torch.allclose(before - p.detach(), 0.1 * one, rtol=1e-9)  # the first is as long as 1
+
+
 @pytest.mark.parametrize("method", [lambda: tz.m.LBFGS(4), lambda: tz.m.LSR1(4), lambda: tz.m.OnlineLBFGS(4)])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_where_nobody_may_wait_the_pairs_are_the_same(method, dtype, monkeypatch):

@@ -432,7 +432,6 @@ class SymmetricRankOne(tz.m.QuasiNewtonH):
 class Witness(tz.m.QuasiNewtonH):
     """Checks what it is given."""
 
-
     def update_H(self, H, s, y, p, g, p_prev, g_prev, state, settings):
         assert torch.equal(p - p_prev, s) and torch.equal(g - g_prev, y)
         state["seen"] = torch.stack([p, g])

@@ -267,7 +267,7 @@ def _less_and_products(x: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
 def _width(rows: Tensor) -> int | None:
     """How long the pieces are in which rows stay in the processor's cache; None where it is not worth it."""
     bytes_each = rows.shape[0] * rows.element_size()
-    return TILE // bytes_each if at_hand(rows) and rows.shape[1] * bytes_each > TILE else None
+    return max(TILE // bytes_each, 1) if at_hand(rows) and rows.shape[1] * bytes_each > TILE else None
 
 
 def _pieces(rows: Tensor, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
