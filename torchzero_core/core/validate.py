@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import types
@@ -9,12 +10,14 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from .declare import Check, Range, fields_of
+
+T = TypeVar("T")
 
 
 class Checked(Protocol):
@@ -192,16 +195,32 @@ def _fits_tuple(value: Any, hint: Any) -> bool:
     return fits and all(isinstance(v, (int, float)) and v == v for v in numbers)
 
 
+def _remembered(function: Callable[[Any], T]) -> Callable[[Any], T]:
+    """What a function says of a type is found once: it is asked for at each setting of each module that is made."""
+    known = functools.lru_cache(1024)(function)
+
+    @functools.wraps(function)
+    def look(hint: Any) -> T:
+        try:
+            return known(hint)
+        except TypeError:  # it has no hash
+            return function(hint)
+
+    return look
+
+
 def _members(hint: Any) -> Sequence[Any]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
+@_remembered
 def _is_operand(hint: Any) -> bool:
     """Whether it may also be a module, which is then no setting."""
     return any(hasattr(member, "set_child") for member in _members(hint))
 
 
-def kinds_of(hint: Any) -> list[Any]:
+@_remembered
+def kinds_of(hint: Any) -> tuple[Any, ...]:
     """The kinds of values that a type allows, those aside that make a module of an operand.
 
     Args:
@@ -209,7 +228,7 @@ def kinds_of(hint: Any) -> list[Any]:
     """
     operand = _is_operand(hint)
     members = [m for m in _members(hint) if not (operand and not isinstance(m, type))]
-    return [typing.get_origin(m) or m for m in members if not hasattr(m, "set_child")]
+    return tuple(typing.get_origin(m) or m for m in members if not hasattr(m, "set_child"))
 
 
 def _numeric(hint: Any) -> bool:
