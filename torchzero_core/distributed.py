@@ -212,6 +212,21 @@ def copy_all(to: Sequence[Tensor], source: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(to), list(source))
 
 
+def clones(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of tensors that are laid out as these are, without their graphs; made in one call where torch has one.
+
+    Example:
+        >>> import torch
+        >>> clones([torch.ones(2, requires_grad=True)])
+        [tensor([1., 1.])]
+    """
+    if len(tensors) < 2 or not all(type(t) is Tensor or type(t) is torch.nn.Parameter for t in tensors):
+        return [t.detach().clone() for t in tensors]
+    if torch.is_grad_enabled():
+        tensors = [t.detach() for t in tensors]
+    return list(torch._foreach_clone(list(tensors)))
+
+
 def placed(tensors: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
     """Tensors spread as others are. Those that are already, and parts of this rank, stay themselves."""
     return [

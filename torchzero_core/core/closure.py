@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..distributed import Reductions
+from ..distributed import Reductions, clones
 from .home import Home, StepInfo
 from .replaced_grads import replace_grads, return_grads
 from .sight import Sight, look
@@ -165,7 +165,7 @@ class Evaluations:
 
     def recall(self, kept: _Kept, params: Sequence[Tensor]) -> Tensor:
         """The loss of an evaluation, with its gradients in ``p.grad``."""
-        replace_grads(params, [None if g is None else g.clone() for g in kept.grads])
+        replace_grads(params, _copies(kept.grads, None))
         return kept.loss.clone()
 
     def agrees(self, kept: _Kept, params: Sequence[Tensor], loss: Tensor) -> bool:
@@ -193,12 +193,17 @@ def _same_values(a: Tensor, b: Tensor) -> bool:
 
 def _copies(tensors: Sequence[Tensor | None], memory: Sequence[Tensor | None] | None) -> list[Tensor | None]:
     """Copies of tensors, in memory that is there where it fits."""
-    if memory is None or len(memory) != len(tensors):  # parameters may be added between two steps
-        return [None if t is None else t.detach().clone() for t in tensors]
-    return [
-        m.copy_(t) if m is not None and t is not None and _like(m, t) else None if t is None else t.detach().clone()
-        for t, m in zip(tensors, memory, strict=True)
-    ]
+    there = [t for t in tensors if t is not None]
+    held = [] if memory is None else [m for m in memory if m is not None]
+    if len(held) == len(there) and all(map(_like, held, there)):  # anybody may add or cast parameters
+        copies = held
+        torch._foreach_copy_(copies, there)
+    else:
+        copies = clones(there)
+    if len(there) == len(tensors):
+        return copies  # type: ignore[return-value]
+    rest = iter(copies)
+    return [None if t is None else next(rest) for t in tensors]
 
 
 def _like(a: Tensor, b: Tensor) -> bool:

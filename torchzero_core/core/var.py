@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..distributed import copy_all
+from ..distributed import clones, copy_all
 from ..engine.layout import MemoryCheck
 from ..engine.params import Params
 from .closure import Closure, CountedClosure, WrappedClosure, detached
@@ -190,7 +190,7 @@ class Var:
                 derived["gradients"] = MemoryCheck("gradient")
             derived["gradients"](self._grad)
         if self.copies_grads and self.closure is not None and self._grad is not None:
-            self._grad = [g.detach().clone() for g in self._grad]
+            self._grad = clones(self._grad)
 
     def narrow(self, grads: list[Tensor | None]) -> None:
         """Keep the parameters that have a gradient: the others stay untouched in this step.

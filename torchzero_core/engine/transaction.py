@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..distributed import clones
+
 try:  # what the functions of signal do besides takes several times as long
     from _signal import getsignal  # type: ignore[import-not-found]
 except ImportError:
@@ -143,7 +145,7 @@ class Transaction:
         if self.active:
             new = [t for t in tensors if id(t) not in self._seen]
             if new:
-                copies = [t.detach().clone() for t in new]
+                copies = clones(new)
                 self._undos.append(partial(_put_back, new, copies))
                 self._seen.update(map(id, new))
 

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
+#: So many elements are sooner put together than gone through tensor by tensor.
+SHORT = 1 << 16
 #: What sums are made in as it is.
 _WIDE = (torch.float32, torch.float64)
 
@@ -156,9 +159,21 @@ def total_dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         return torch.zeros((), device="cpu")
     if len(a) == 1 == len(b):
         return _dot(a[0], b[0])
+    if sum(map(Tensor.numel, a)) <= SHORT and (together := _as_vectors(a, b)) is not None:
+        return _dot(*together)
     device = a[0].device
     parts = [_dot(x, y) for x, y in zip(a, b, strict=True)]
     return torch.stack([part if part.device == device else part.to(device) for part in parts]).sum()
+
+
+def _as_vectors(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Two lists of tensors as two vectors, where that takes one call for each; None where it does not."""
+    if len(a) != len(b) or len({t.dtype for t in (*a, *b)}) > 1:
+        return None
+    try:
+        return _flatten_dense_tensors(a), _flatten_dense_tensors(b)
+    except RuntimeError:  # they are on several devices
+        return None
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
