@@ -195,7 +195,7 @@ def _copies(tensors: Sequence[Tensor | None], memory: Sequence[Tensor | None] | 
     """Copies of tensors, in memory that is there where it fits."""
     there = [t for t in tensors if t is not None]
     held = [] if memory is None else [m for m in memory if m is not None]
-    if len(held) == len(there) and all(map(_like, held, there)):  # anybody may add or cast parameters
+    if held and len(held) == len(there) and all(map(_like, held, there)):  # anybody may add or cast parameters
         copies = held
         torch._foreach_copy_(copies, there)
     else:

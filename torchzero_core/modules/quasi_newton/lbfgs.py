@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -17,6 +18,8 @@ from .pairs import FEW, PairMethod, by_age, known_rows
 
 #: So many bytes of rows are used again while they are still in the processor's cache.
 TILE = 1 << 22
+#: How often a tensor has been changed in place.
+_changes = operator.attrgetter("_version")
 
 
 class TwoLoop(PairMethod):
@@ -97,13 +100,13 @@ class TwoLoop(PairMethod):
         for part, a, b in _pieces(S, y, u):
             products.addmv_(part, a)
             others.addmv_(part, b)
-        unit.seen = u, u._version, others
+        unit.seen = u, _changes(u), others
         return products
 
     def _products_of(self, unit: Unit, S: Tensor, x: Tensor) -> Tensor:
         """S·x, which may be known."""
         seen, unit.seen = unit.seen, None
-        if seen is not None and seen[0] is x and seen[1] == x._version:
+        if seen is not None and seen[0] is x and seen[1] == _changes(x):
             return seen[2]
         return S @ x
 
