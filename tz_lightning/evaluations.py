@@ -29,6 +29,11 @@ class Batch:
         memory: of the optimizer.
         data: the batch, which the evaluation may change.
         function: the user's, which it calls.
+
+    Attributes:
+        start: where the first evaluation started.
+        loss: what it gave.
+        differentiated: whether the gradients of the first evaluation lie in the parameters.
     """
 
     def __init__(
@@ -43,16 +48,30 @@ class Batch:
         self._function = function
         self.start: Snapshot | None = None
         self.loss: Tensor | None = None
+        self.differentiated = False
         self._loud = False  # whether an evaluation did more than log
 
     def watched(self, evaluate: Callable[[], Any]) -> Any:
         """Run the first evaluation, and note what it changes."""
-        keeper = self._memory.keeper
-        self.start = keeper.snapshot(self.data)
-        with self.start.things.taping(), keeper.watching(self.start):
-            output = evaluate()
-        self.start.look()
+        keeper, graphless = self._memory.keeper, self._memory.graphless
+        self.start = start = keeper.snapshot(self.data)
+        with start.things.taping(), keeper.watching(start):
+            output = graphless(lambda: self._attempt(evaluate, start), start.undo)
+        start.look()
         return output
+
+    def _attempt(self, evaluate: Callable[[], Any], start: Snapshot) -> Any:
+        """Evaluate; where that may have to be broken off and begun anew, log only what has come to its end."""
+        graphless = self._memory.graphless
+        if torch.is_grad_enabled() or graphless.proven:
+            return evaluate()
+        with compat.unlogged(self.module) as unlogged:
+            output = evaluate()
+        if unlogged.complete:
+            compat.log_again(self.module, unlogged.logged)
+            return output
+        start.undo()  # something has gone to a logger itself
+        return evaluate()
 
     def left_out(self, point: Point) -> None:
         """Instead of the first evaluation: it would do nothing but log."""
@@ -68,6 +87,14 @@ class Batch:
             backward: whether to compute gradients.
             known: remembers the evaluation.
         """
+        assert self.start is not None and self.loss is not None
+        if backward:
+            return self._again(optimizer, end, backward=True, known=known)
+        return self._memory.graphless(
+            lambda: self._again(optimizer, end, backward=False, known=known), lambda: None
+        )  # nothing has to be undone
+
+    def _again(self, optimizer: Optimizer, end: Snapshot, *, backward: bool, known: KnownPoints | None) -> Tensor:
         assert self.start is not None and self.loss is not None
         outside = self._memory.outside.watching(self._function, self.start, end)
         with outside, reevaluation(self.module, self.start, end) as unlogged:
@@ -98,10 +125,13 @@ class StepClosure:
 
     Args:
         optimizer: the raw optimizer.
-        batches: all but the last have been evaluated once, and their gradients lie in the parameters.
+        batches: all but the last have been evaluated once.
         first: evaluates the last one for the first time, with all that Lightning does around it; gets ``backward``, and
             what is known of the loss where the parameters are.
         memory: of the optimizer.
+
+    Attributes:
+        asked_for_gradients: whether it was called with ``backward``.
     """
 
     def __init__(
@@ -117,14 +147,18 @@ class StepClosure:
         self._last, self._before = batches[-1], [b for b in batches[:-1] if b.loss is not None]
         self._batches = list(batches)
         self._end: Snapshot | None = None
-        self._evaluated = False
+        self._evaluated = self.asked_for_gradients = False
 
     def __call__(self, backward: bool = True) -> Tensor:
         """Evaluate the loss of all batches."""
+        self.asked_for_gradients |= backward
         if self._evaluated:
             return self._again(self._batches, backward=backward)
-        self._evaluated = True
+        if backward and not all(b.differentiated for b in self._before):  # nobody has expected it
+            self._again(self._before, backward=True)
+            self._end = None
         loss = self._at_the_start(backward)
+        self._evaluated = True
         self._batches = list(self._before)
         if loss is not None:
             self._last.loss = loss.detach()

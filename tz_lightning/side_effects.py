@@ -483,14 +483,26 @@ class Snapshot:
     def look(self) -> None:
         """After the evaluation: find the tensors that it has changed."""
         self.looked = True
+        moved = self._moved()
+        self.moved = [s.tensor for s in moved]
+        self.values = [(s.tensor, s.value) for s in moved if s.value is not None]
+        self.shadows = []
+
+    def undo(self) -> None:
+        """Instead of :meth:`look`: put everything back, so that the evaluation can be made anew."""
+        for shadow in self._moved():
+            if shadow.value is not None:
+                put(shadow.tensor, shadow.value)
+        self.things.restore()
+        self.randomness.restore()
+
+    def _moved(self) -> list[Shadow]:
         moved = [s for s in self.shadows if not s.fresh()]
         for shadow in moved:
             shadow.moving = True
             if shadow.value is None and shadow.alias is not None and _pointer(shadow.alias) != _pointer(shadow.tensor):
                 shadow.value = shadow.alias
-        self.moved = [s.tensor for s in moved]
-        self.values = [(s.tensor, s.value) for s in moved if s.value is not None]
-        self.shadows = []
+        return moved
 
     def restore(self) -> None:
         """Put everything back as it was at the start."""

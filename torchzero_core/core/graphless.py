@@ -18,9 +18,9 @@ class Graphless:
 
     A graph holds every activation, so without one an evaluation takes the memory of inference. Whether a loss can be
     evaluated so is found out by trying. One that contains derivatives, of a network by its inputs for example, or whose
-    closure goes backward whatever it is asked for, raises an error that says that gradients are missing. It is evaluated
-    anew with gradients on, from the same random numbers, and always so from then on. What else the attempt has changed
-    until it was broken off stays changed, once.
+    closure goes backward whatever it is asked for, raises an error that speaks of gradients. It is evaluated anew with
+    gradients on, from the same random numbers, and always so from then on. What else the attempt has changed until it
+    was broken off stays changed, once, where nobody undoes it.
 
     Who wants to differentiate a value enables gradients around the evaluation: in a step they are off.
 
@@ -43,16 +43,19 @@ class Graphless:
     def __init__(self) -> None:
         self.needs_graph = self.proven = False
 
-    def __call__(self, evaluate: Callable[[], T]) -> T:
+    def __call__(self, evaluate: Callable[[], T], undo: Callable[[], None] | None = None) -> T:
         """Evaluate, with a graph only where gradients are on or the function needs it.
 
         Args:
             evaluate: calls the function.
+            undo: puts back what an attempt that was broken off has changed; by default the global random numbers, as
+                long as none has succeeded.
         """
         if torch.is_grad_enabled():
             return evaluate()
         if not self.needs_graph:
-            before = None if self.proven else _Randomness()
+            if undo is None and not self.proven:
+                undo = _Randomness().restore
             try:
                 value = evaluate()
             except Exception as error:
@@ -61,8 +64,8 @@ class Graphless:
             else:
                 self.proven = True
                 return value
-            if before is not None:
-                before.restore()
+            if undo is not None:
+                undo()
         with torch.enable_grad():
             value = evaluate()
         self.needs_graph = True

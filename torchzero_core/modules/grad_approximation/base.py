@@ -60,6 +60,11 @@ class GradApproximator(Module):
         super().__init__(defaults)
         self.target: ApproximationTarget = target
 
+    @property
+    def gradient_free(self) -> bool:  # type: ignore[override]
+        """Whether the modules behind it see a closure whose gradients are approximations."""
+        return self.target == "closure"
+
     def pre_step(self, var: Var) -> None:
         """Called once at the start of each step, before anything is evaluated.
 
