@@ -87,14 +87,14 @@ class Batch:
             backward: whether to compute gradients.
             known: remembers the evaluation.
         """
-        assert self.start is not None and self.loss is not None
         if backward:
-            return self._again(optimizer, end, backward=True, known=known)
+            return self._evaluated(optimizer, end, backward=True, known=known)
+        # everything is put back after an attempt too
         return self._memory.graphless(
-            lambda: self._again(optimizer, end, backward=False, known=known), lambda: None
-        )  # nothing has to be undone
+            lambda: self._evaluated(optimizer, end, backward=False, known=known), lambda: None
+        )
 
-    def _again(self, optimizer: Optimizer, end: Snapshot, *, backward: bool, known: KnownPoints | None) -> Tensor:
+    def _evaluated(self, optimizer: Optimizer, end: Snapshot, *, backward: bool, known: KnownPoints | None) -> Tensor:
         assert self.start is not None and self.loss is not None
         outside = self._memory.outside.watching(self._function, self.start, end)
         with outside, reevaluation(self.module, self.start, end) as unlogged:

@@ -284,7 +284,8 @@ class CountedClosure:
     def residuals(self) -> Any:
         """What the closure returns where no gradients are asked for, as it is: for methods that want residuals."""
         self._info.evaluations += 1
-        values = self._graphless(lambda: self._call(False))
+        with self._graphless.grad_mode():
+            values = self._graphless(lambda: self._call(False))
         self._called()
         return values
 
@@ -320,10 +321,11 @@ class CountedClosure:
 
     def _evaluate_loss(self) -> Tensor:
         if self._takes_backward:
-            number = as_number(self._graphless(lambda: self._call(False)))
-            if number is None:
-                raise TypeError(_NO_LOSS)
-            return number.clone()  # with its graph, where there is one and gradients are on
+            with self._graphless.grad_mode():
+                number = as_number(self._graphless(lambda: self._call(False)))
+                if number is None:
+                    raise TypeError(_NO_LOSS)
+                return number.clone()  # with its graph, where gradients are on
         self._home.warn_once(
             "backward",
             "The closure takes no `backward` argument, so evaluations that need only the loss also compute "
@@ -387,7 +389,8 @@ class WrappedClosure:
 
     def residuals(self) -> Any:
         """What the closure returns where no gradients are asked for, as it is."""
-        return self._graphless(lambda: self._closure(False))
+        with self._graphless.grad_mode():
+            return self._graphless(lambda: self._closure(False))
 
 
 def accepts_backward(closure: Closure) -> str:

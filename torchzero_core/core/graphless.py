@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import traceback
 from collections.abc import Callable
 from typing import TypeVar
@@ -25,8 +26,9 @@ class Graphless:
     Who wants to differentiate a value enables gradients around the evaluation: in a step they are off.
 
     Attributes:
-        needs_graph: whether every evaluation has gradients on.
+        needs_graph: whether the function differentiates something itself.
         proven: whether an evaluation without a graph has succeeded.
+        differentiated: whether somebody may differentiate values without having enabled gradients.
 
     Example:
         >>> import torch
@@ -41,7 +43,11 @@ class Graphless:
     """
 
     def __init__(self) -> None:
-        self.needs_graph = self.proven = False
+        self.needs_graph = self.proven = self.differentiated = False
+
+    def grad_mode(self) -> torch.set_grad_enabled:
+        """Within it gradients are on if they are anyway, or if somebody may differentiate what is evaluated."""
+        return torch.set_grad_enabled(self.differentiated or torch.is_grad_enabled())
 
     def __call__(self, evaluate: Callable[[], T], undo: Callable[[], None] | None = None) -> T:
         """Evaluate, with a graph only where gradients are on or the function needs it.
@@ -72,12 +78,20 @@ class Graphless:
         return value
 
 
+#: How torch says it of a tensor without a graph; the others are how code that looks for one fails.
+_WORDS = re.compile("requires?[ _]grad|grad_fn")
+_KINDS = (RuntimeError, UserWarning, AssertionError, AttributeError)
+
+
 def _misses_gradients(error: Exception) -> bool:
-    """Whether an error may be due to gradients that are off: it speaks of them, or the line does that it comes from."""
-    if isinstance(error, torch.OutOfMemoryError):
+    """Whether an error is due to gradients that are off: it says so, or the line does that it comes from.
+
+    What else may be raised to end a step has to end it: the closure is not called again.
+    """
+    if not isinstance(error, _KINDS):
         return False
     last = traceback.extract_tb(error.__traceback__, limit=-1)
-    return "grad" in str(error) or any("grad" in (frame.line or "") for frame in last)
+    return any(map(_WORDS.search, [str(error), *(frame.line or "" for frame in last)]))
 
 
 class _Randomness:

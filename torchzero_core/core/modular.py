@@ -254,7 +254,7 @@ class Modular(ModuleHome, Optimizer):
                 guard(self, closure)
             params = params.part([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
-            self.graphless.needs_graph |= whole.differentiates
+            self.graphless.differentiated = whole.differentiates
             var.closure = counted = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
         if self._proven is not self._params:
             check_memory(self.all_params, "parameter")
