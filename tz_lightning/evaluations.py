@@ -131,7 +131,7 @@ class StepClosure:
         memory: of the optimizer.
 
     Attributes:
-        asked_for_gradients: whether it was called with ``backward``.
+        started_with_gradients: whether it was called with ``backward`` at first.
     """
 
     def __init__(
@@ -147,13 +147,13 @@ class StepClosure:
         self._last, self._before = batches[-1], [b for b in batches[:-1] if b.loss is not None]
         self._batches = list(batches)
         self._end: Snapshot | None = None
-        self._evaluated = self.asked_for_gradients = False
+        self._evaluated = self.started_with_gradients = False
 
     def __call__(self, backward: bool = True) -> Tensor:
         """Evaluate the loss of all batches."""
-        self.asked_for_gradients |= backward
         if self._evaluated:
             return self._again(self._batches, backward=backward)
+        self.started_with_gradients = backward
         if backward and not all(b.differentiated for b in self._before):  # nobody has expected it
             self._again(self._before, backward=True)
             self._end = None

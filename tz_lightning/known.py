@@ -139,20 +139,21 @@ class Memory:
         who: whose evaluations they are.
 
     Attributes:
-        wants_gradients: whether the next step will ask for gradients, as far as is known: where the last one has.
+        starts_with_gradients: whether the first evaluation of the next step will be asked for gradients, as far as is
+            known: as that of the last one was.
     """
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, who: str) -> None:
         self.repeats, self.graphless = Repeats(), Graphless()
-        self.wants_gradients = not _gradient_free(optimizer)
+        self.starts_with_gradients = not _starts_with_value(optimizer)
         self.keeper, self.outside = Keeper(module, optimizer), Outside(module, who)
         self.known: KnownPoints | None = None
         if isinstance(optimizer, Modular) and optimizer.deterministic:
             self.known = KnownPoints([p for group in optimizer.param_groups for p in group["params"]])
 
 
-def _gradient_free(optimizer: Optimizer) -> bool:
-    """Whether an optimizer needs only values of the loss, as far as can be told before it was stepped."""
+def _starts_with_value(optimizer: Optimizer) -> bool:
+    """Whether an optimizer asks for no gradients at first, as far as can be told before it was stepped."""
     if isinstance(optimizer, Split):
-        return all(map(_gradient_free, optimizer.optimizers))
-    return isinstance(optimizer, Modular) and optimizer.modules[0].gradient_free
+        return all(map(_starts_with_value, optimizer.optimizers))
+    return isinstance(optimizer, Modular) and optimizer.modules[0].starts_with_value

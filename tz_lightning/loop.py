@@ -109,7 +109,7 @@ class ClosureLoop(_AutomaticOptimization):
         batch = Batch(module, lambda: self._again(kwargs), memory, kwargs, module.training_step)
         self._batches.append(batch)
         first = FirstEvaluation(batch, optimizer, step_fn, backward_fn, zero_grad_fn)
-        first.backward = first.graph = memory.wants_gradients  # where the batch only adds to the gradient
+        first.backward = first.graph = memory.starts_with_gradients  # where the batch only adds to the gradient
         return first
 
     def _again(self, kwargs: OrderedDict[str, Any]) -> tuple[Tensor | None, ClosureResult]:
@@ -155,7 +155,7 @@ class ClosureLoop(_AutomaticOptimization):
             except NoLoss:
                 return None
             finally:
-                memory.wants_gradients = step_closure.asked_for_gradients
+                memory.starts_with_gradients = step_closure.started_with_gradients
 
         with stepping(optimizer, step):
             super()._optimizer_step(batch_idx, first)

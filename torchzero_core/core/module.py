@@ -67,8 +67,8 @@ class Module:
     #: Whether a module of somebody else that calls the closure takes ``closure(False)`` for its value alone. Otherwise
     #: it may differentiate it, and all evaluations of the chain make a graph.
     takes_values: ClassVar[bool] = False
-    #: Whether the modules behind it never need gradients of the closure's own loss either, where it stands first.
-    gradient_free: ClassVar[bool] = False
+    #: Whether a step that it begins evaluates the loss for its value alone first.
+    starts_with_value: ClassVar[bool] = False
     #: Whether the chain has to have the gradient before this module runs.
     needs_gradient: ClassVar[bool] = True
     #: Whether the length of its update means something, so that a search tries a step size of 1 first.

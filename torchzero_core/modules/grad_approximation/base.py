@@ -49,6 +49,7 @@ class GradApproximator(Module):
 
     requires_closure = True
     takes_values = True
+    starts_with_value = True
     one_piece = True
     needs_gradient = False
     #: Whether it keeps a copy of the parameters, and says so to the step's transaction; else that makes one.
@@ -59,11 +60,6 @@ class GradApproximator(Module):
             raise ValueError(f"{type(self).__name__}: target={target!r} is not one of 'closure', 'grad', 'update'.")
         super().__init__(defaults)
         self.target: ApproximationTarget = target
-
-    @property
-    def gradient_free(self) -> bool:  # type: ignore[override]
-        """Whether the modules behind it see a closure whose gradients are approximations."""
-        return self.target == "closure"
 
     def pre_step(self, var: Var) -> None:
         """Called once at the start of each step, before anything is evaluated.

@@ -62,11 +62,6 @@ class ForwardGradient(RandomDirections):
     seed: Seed | None = None
     uniform = ("n_samples", "jvp_method", "h", "pre_generate", "seed")
 
-    @property
-    def gradient_free(self) -> bool:  # type: ignore[override]
-        """Whether its derivatives are differences."""
-        return super().gradient_free and self.defaults["jvp_method"] != "autograd"
-
     @torch.no_grad()
     def approximate(
         self, closure: Callable[..., Any], params: list[Tensor], loss: Tensor | None, var: Var
