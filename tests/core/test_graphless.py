@@ -402,6 +402,25 @@ class Enabling(Descent):
         return var
 
 
+class Passing(Module):
+    """A user's wrapper that changes nothing."""
+
+    requires_closure = True
+    needs_gradient = False
+
+    def step(self, var):
+        exact = var.closure
+        var.closure = lambda backward=True: exact(backward).reshape(1)
+        return var
+
+
+def test_a_users_wrapper_hands_the_graph_on():
+    p = torch.tensor([1.0, -2.0], requires_grad=True)
+    optimizer = tz.Modular([p], Passing(), Descent(), m.LR(0.25))
+    assert optimizer.step(lambda backward=True: p.square().sum()).item() == 5
+    assert torch.equal(p.detach(), torch.tensor([0.5, -1.0]))
+
+
 @pytest.mark.parametrize(("kind", "graphs"), [(Descent, True), (Enabling, False)])
 def test_a_users_module_that_differentiates_the_loss(kind, graphs):
     p, modes = torch.tensor([1.0, -2.0], requires_grad=True), []

@@ -382,10 +382,8 @@ class WrappedClosure:
 
     def __call__(self, backward: bool = True) -> Any:
         """Evaluate."""
-        if not backward:
-            return as_number(self.residuals())
-        with torch.enable_grad():
-            return as_number(self._closure(True))
+        with torch.enable_grad() if backward else self._graphless.grad_mode():
+            return as_number(self._closure(True) if backward else self.residuals())
 
     def residuals(self) -> Any:
         """What the closure returns where no gradients are asked for, as it is."""

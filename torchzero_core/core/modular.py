@@ -172,7 +172,8 @@ class Modular(ModuleHome, Optimizer):
 
         Args:
             closure: ``closure(backward=True)`` evaluates the loss and, if ``backward``, clears the gradients and
-                computes them. Chains with line searches, gradient approximations and the like need one.
+                computes them. Chains with line searches, gradient approximations and the like need one. For the value
+                alone it is called with gradients off, unless it turns out to need them.
 
         Returns:
             The loss at the start of the step, or None without a closure. Where only a gradient approximation
