@@ -20,6 +20,11 @@ class NoLoss(Exception):
     """training_step returned None: the batch is skipped."""
 
 
+def place_of(optimizer: Optimizer) -> list[int]:
+    """What tells that somebody has written to the parameters since, if only to put them back."""
+    return [p._version for group in optimizer.param_groups for p in group["params"]]
+
+
 class Batch:
     """One batch's part of the loss.
 
@@ -34,6 +39,7 @@ class Batch:
         start: where the first evaluation started.
         loss: what it gave.
         differentiated: whether the gradients of the first evaluation lie in the parameters.
+        place: where the parameters were, as :func:`place_of` tells it.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class Batch:
         self.start: Snapshot | None = None
         self.loss: Tensor | None = None
         self.differentiated = False
+        self.place: list[int] = []
         self._loud = False  # whether an evaluation did more than log
 
     def watched(self, evaluate: Callable[[], Any]) -> Any:
@@ -154,8 +161,10 @@ class StepClosure:
         if self._evaluated:
             return self._again(self._batches, backward=backward)
         self.started_with_gradients = backward
-        if backward and not all(b.differentiated for b in self._before):  # nobody has expected it
-            self._again(self._before, backward=True)
+        moved = any(b.place != place_of(self._optimizer) for b in self._before)
+        rest: Tensor | None = None  # of the other batches, where it is not what they gave at first
+        if backward and self._before and (moved or not all(b.differentiated for b in self._before)):
+            rest = self._again(self._before, backward=True)
             self._end = None
         loss = self._at_the_start(backward)
         self._evaluated = True
@@ -168,10 +177,10 @@ class StepClosure:
         if not self._before:
             assert loss is not None
             return loss
-        if backward:
+        if not backward and (moved or torch.is_grad_enabled()):
+            rest = self._again(self._before, backward=False)
+        if rest is None:
             return torch.stack([b.loss for b in self._batches if b.loss is not None]).sum()
-        # the first evaluations of the other batches have no graph any more
-        rest = self._again(self._before, backward=False)
         return rest if loss is None else loss + rest
 
     def _at_the_start(self, backward: bool) -> Tensor | None:

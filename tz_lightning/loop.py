@@ -25,7 +25,7 @@ from torchzero_core.optim import Split
 from torchzero_core.optim.wrappers.base import Wrapper
 
 from . import compat
-from .evaluations import Batch, NoLoss, StepClosure
+from .evaluations import Batch, NoLoss, StepClosure, place_of
 from .known import Memory, Point
 
 
@@ -73,7 +73,8 @@ class FirstEvaluation(Closure):
         with torch.set_grad_enabled(self.backward or self.graph):
             result = super().closure() if self.backward else self._step_fn()
         self.loss = result.closure_loss if self.graph and not self.backward else result.loss
-        self.batch.loss, self.batch.differentiated = result.loss, self.backward
+        batch = self.batch
+        batch.loss, batch.differentiated, batch.place = result.loss, self.backward, place_of(self.optimizer)
         result.closure_loss = None  # its graph is not needed any more
         return result
 

@@ -177,6 +177,38 @@ def test_accumulated_batches_go_backward_only_for_who_needs_it(chain, backwards)
     assert model.after_backward == backwards
 
 
+@pytest.mark.filterwarnings("ignore:.*changes 'calls' of the function around it:UserWarning")
+@pytest.mark.parametrize(
+    ("chain", "evaluations"),
+    [
+        (lambda: [m.SPSA(seed=0), m.LR(0.01)], 4 + 2 * 4),
+        (lambda: [m.SPSA(seed=0, target="update"), m.LR(0.01)], 3 + 2 * 4),  # the last batch only where it was moved to
+        (lambda: [m.WeightDropout(0.3, seed=0), m.LR(0.1)], 3 + 4),
+        (lambda: [m.GaussianHomotopy(2, 0.1, seed=0), m.LR(0.1)], 3 + 2 * 4),
+        (lambda: [m.HeavyBall(), m.LR(0.1)], 4),
+    ],
+)
+def test_accumulated_batches_are_evaluated_where_the_parameters_are(chain, evaluations):
+    """A module may have moved them before the first evaluation of the step; the batches were evaluated before that."""
+    model, net, calls = Model(chain), network(), []
+    model.net.register_forward_hook(lambda *_: calls.append(0))
+    trainer(ClosureOptimization(), accumulate_grad_batches=4, epochs=3).fit(model)
+    optimizer = tz.Modular(net.parameters(), *chain())
+    for _ in range(3):
+
+        def closure(backward=True):
+            losses = [mse(net, batch) / 4 for batch in batches()]
+            if backward:
+                optimizer.zero_grad()
+                for loss in losses:
+                    loss.backward()
+            return sum(losses)
+
+        optimizer.step(closure)
+    assert all(torch.equal(p, q) for p, q in zip(model.net.parameters(), net.parameters(), strict=True))
+    assert len(calls) == 3 * evaluations
+
+
 def changing():
     """Gradients at every other step."""
     return [m.Alternate([m.SPSA(seed=0), m.LR(0.01)], [m.HeavyBall(), m.LR(0.01), m.Backtracking()], steps=1)]
