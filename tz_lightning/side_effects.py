@@ -36,7 +36,8 @@ LONG = 256
 #: Larger arrays of numpy are not put back.
 _BYTES = SMALL * 8
 _DEPTH = 8
-_version, _schema = operator.attrgetter("_version"), operator.attrgetter("_schema")
+#: How often a tensor has been written to.
+version, _schema = operator.attrgetter("_version"), operator.attrgetter("_schema")
 _ATOMS = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
 _NUMBERS = frozenset((bool, int, float))
 #: Objects of these have a life of their own.
@@ -88,8 +89,8 @@ class Shadow:
 def _mark(tensor: Tensor) -> Any:
     if is_lazy(tensor):
         return None
-    version = None if tensor.is_inference() else _version(tensor)
-    return version, _pointer(tensor), tensor.shape
+    written = None if tensor.is_inference() else version(tensor)
+    return written, _pointer(tensor), tensor.shape
 
 
 def _pointer(tensor: Tensor) -> int | None:
