@@ -439,8 +439,7 @@ def spsa(lr: float = 1e-2, h: float = 1e-2, n_samples: int = 1, seed: int | None
 def mezo(lr: float = 1e-6, h: float = 1e-3, n_samples: int = 1, seed: int | None = None) -> list[Module]:
     """Fine-tuning by values of the loss alone (Malladi et al. 2023). It needs a closure, no gradients.
 
-    It takes the memory of inference where the closure makes no graph: ``with torch.set_grad_enabled(backward):`` around
-    the forward pass.
+    It takes the memory of inference and of one copy of the parameters: the closure is evaluated without a graph.
 
     Args:
         lr: the learning rate.

@@ -13,11 +13,16 @@ from torch.optim import Optimizer
 from . import compat
 from .known import KnownPoints, Memory, Point
 from .reevaluation import other_gradients_kept, reevaluation
-from .side_effects import Snapshot
+from .side_effects import Snapshot, version
 
 
 class NoLoss(Exception):
     """training_step returned None: the batch is skipped."""
+
+
+def place_of(optimizer: Optimizer) -> list[int]:
+    """What tells that somebody has written to the parameters since, if only to put them back."""
+    return [version(p) for group in optimizer.param_groups for p in group["params"]]
 
 
 class Batch:
@@ -29,6 +34,12 @@ class Batch:
         memory: of the optimizer.
         data: the batch, which the evaluation may change.
         function: the user's, which it calls.
+
+    Attributes:
+        start: where the first evaluation started.
+        loss: what it gave.
+        differentiated: whether the gradients of the first evaluation lie in the parameters.
+        place: where the parameters were, as :func:`place_of` tells it.
     """
 
     def __init__(
@@ -43,16 +54,31 @@ class Batch:
         self._function = function
         self.start: Snapshot | None = None
         self.loss: Tensor | None = None
+        self.differentiated = False
+        self.place: list[int] = []
         self._loud = False  # whether an evaluation did more than log
 
     def watched(self, evaluate: Callable[[], Any]) -> Any:
         """Run the first evaluation, and note what it changes."""
-        keeper = self._memory.keeper
-        self.start = keeper.snapshot(self.data)
-        with self.start.things.taping(), keeper.watching(self.start):
-            output = evaluate()
-        self.start.look()
+        keeper, graphless = self._memory.keeper, self._memory.graphless
+        self.start = start = keeper.snapshot(self.data)
+        with start.things.taping(), keeper.watching(start):
+            output = graphless(lambda: self._attempt(evaluate, start), start.undo)
+        start.look()
         return output
+
+    def _attempt(self, evaluate: Callable[[], Any], start: Snapshot) -> Any:
+        """Evaluate; where that may have to be broken off and begun anew, log only what has come to its end."""
+        graphless = self._memory.graphless
+        if torch.is_grad_enabled() or graphless.proven:
+            return evaluate()
+        with compat.unlogged(self.module) as unlogged:
+            output = evaluate()
+        if unlogged.complete:
+            compat.log_again(self.module, unlogged.logged)
+            return output
+        start.undo()  # something has gone to a logger itself
+        return evaluate()
 
     def left_out(self, point: Point) -> None:
         """Instead of the first evaluation: it would do nothing but log."""
@@ -68,6 +94,14 @@ class Batch:
             backward: whether to compute gradients.
             known: remembers the evaluation.
         """
+        if backward:
+            return self._evaluated(optimizer, end, backward=True, known=known)
+        # everything is put back after an attempt too
+        return self._memory.graphless(
+            lambda: self._evaluated(optimizer, end, backward=False, known=known), lambda: None
+        )
+
+    def _evaluated(self, optimizer: Optimizer, end: Snapshot, *, backward: bool, known: KnownPoints | None) -> Tensor:
         assert self.start is not None and self.loss is not None
         outside = self._memory.outside.watching(self._function, self.start, end)
         with outside, reevaluation(self.module, self.start, end) as unlogged:
@@ -98,10 +132,13 @@ class StepClosure:
 
     Args:
         optimizer: the raw optimizer.
-        batches: all but the last have been evaluated once, and their gradients lie in the parameters.
+        batches: all but the last have been evaluated once.
         first: evaluates the last one for the first time, with all that Lightning does around it; gets ``backward``, and
             what is known of the loss where the parameters are.
         memory: of the optimizer.
+
+    Attributes:
+        started_with_gradients: whether it was called with ``backward`` at first.
     """
 
     def __init__(
@@ -117,14 +154,20 @@ class StepClosure:
         self._last, self._before = batches[-1], [b for b in batches[:-1] if b.loss is not None]
         self._batches = list(batches)
         self._end: Snapshot | None = None
-        self._evaluated = False
+        self._evaluated = self.started_with_gradients = False
 
     def __call__(self, backward: bool = True) -> Tensor:
         """Evaluate the loss of all batches."""
         if self._evaluated:
             return self._again(self._batches, backward=backward)
-        self._evaluated = True
+        self.started_with_gradients = backward
+        moved = any(b.place != place_of(self._optimizer) for b in self._before)
+        rest: Tensor | None = None  # of the other batches, where it is not what they gave at first
+        if backward and self._before and (moved or not all(b.differentiated for b in self._before)):
+            rest = self._again(self._before, backward=True)
+            self._end = None
         loss = self._at_the_start(backward)
+        self._evaluated = True
         self._batches = list(self._before)
         if loss is not None:
             self._last.loss = loss.detach()
@@ -134,10 +177,10 @@ class StepClosure:
         if not self._before:
             assert loss is not None
             return loss
-        if backward:
+        if not backward and (moved or torch.is_grad_enabled()):
+            rest = self._again(self._before, backward=False)
+        if rest is None:
             return torch.stack([b.loss for b in self._batches if b.loss is not None]).sum()
-        # the first evaluations of the other batches have no graph any more
-        rest = self._again(self._before, backward=False)
         return rest if loss is None else loss + rest
 
     def _at_the_start(self, backward: bool) -> Tensor | None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchzero_core.core import Modular
+from torchzero_core.core.graphless import Graphless
+from torchzero_core.optim import Split
 
 from .outside import Outside
 from .side_effects import Keeper
@@ -135,11 +137,23 @@ class Memory:
         module: the model.
         optimizer: the raw optimizer.
         who: whose evaluations they are.
+
+    Attributes:
+        starts_with_gradients: whether the first evaluation of the next step will be asked for gradients, as far as is
+            known: as that of the last one was.
     """
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, who: str) -> None:
-        self.repeats = Repeats()
+        self.repeats, self.graphless = Repeats(), Graphless()
+        self.starts_with_gradients = not _starts_with_value(optimizer)
         self.keeper, self.outside = Keeper(module, optimizer), Outside(module, who)
         self.known: KnownPoints | None = None
         if isinstance(optimizer, Modular) and optimizer.deterministic:
             self.known = KnownPoints([p for group in optimizer.param_groups for p in group["params"]])
+
+
+def _starts_with_value(optimizer: Optimizer) -> bool:
+    """Whether an optimizer asks for no gradients at first, as far as can be told before it was stepped."""
+    if isinstance(optimizer, Split):
+        return all(map(_starts_with_value, optimizer.optimizers))
+    return isinstance(optimizer, Modular) and optimizer.modules[0].starts_with_value

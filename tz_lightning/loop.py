@@ -25,12 +25,19 @@ from torchzero_core.optim import Split
 from torchzero_core.optim.wrappers.base import Wrapper
 
 from . import compat
-from .evaluations import Batch, NoLoss, StepClosure
+from .evaluations import Batch, NoLoss, StepClosure, place_of
 from .known import Memory, Point
 
 
 class FirstEvaluation(Closure):
-    """Lightning's closure, which may leave the backward pass out, and counts as one of a step."""
+    """Lightning's closure, which may leave the backward pass out, and counts as one of a step.
+
+    Attributes:
+        backward: whether to compute gradients.
+        graph: whether the loss can be differentiated where they are not computed.
+        loss: what the evaluation gave.
+        known: what is known of it without an evaluation.
+    """
 
     def __init__(
         self,
@@ -41,7 +48,8 @@ class FirstEvaluation(Closure):
         zero_grad_fn: Callable[[], None] | None,
     ) -> None:
         super().__init__(self._evaluate, self._compute_gradients, zero_grad_fn)
-        self.batch, self.optimizer, self.backward = batch, optimizer, True
+        self.batch, self.optimizer = batch, optimizer
+        self.backward = self.graph = True
         self.loss: Tensor | None = None
         self.known: Point | None = None
         self._parts = step_fn, backward_fn
@@ -60,12 +68,13 @@ class FirstEvaluation(Closure):
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
         compat.take_gradients(self.batch.module.trainer, loss, params, self.known.grads)
 
-    @torch.enable_grad()
     def closure(self, *args: Any, **kwargs: Any) -> ClosureResult:
         """Evaluate, log, compute gradients."""
-        result = super().closure() if self.backward else self._step_fn()
-        self.loss = result.loss if self.backward else result.closure_loss
-        self.batch.loss = result.loss
+        with torch.set_grad_enabled(self.backward or self.graph):
+            result = super().closure() if self.backward else self._step_fn()
+        self.loss = result.closure_loss if self.graph and not self.backward else result.loss
+        batch = self.batch
+        batch.loss, batch.differentiated, batch.place = result.loss, self.backward, place_of(self.optimizer)
         result.closure_loss = None  # its graph is not needed any more
         return result
 
@@ -100,7 +109,9 @@ class ClosureLoop(_AutomaticOptimization):
         module, memory = module_of(self.trainer), self._memory_of(optimizer)
         batch = Batch(module, lambda: self._again(kwargs), memory, kwargs, module.training_step)
         self._batches.append(batch)
-        return FirstEvaluation(batch, optimizer, step_fn, backward_fn, zero_grad_fn)
+        first = FirstEvaluation(batch, optimizer, step_fn, backward_fn, zero_grad_fn)
+        first.backward = first.graph = memory.starts_with_gradients  # where the batch only adds to the gradient
+        return first
 
     def _again(self, kwargs: OrderedDict[str, Any]) -> tuple[Tensor | None, ClosureResult]:
         """Evaluate again."""
@@ -135,14 +146,17 @@ class ClosureLoop(_AutomaticOptimization):
                 return original()
 
             def evaluate(backward: bool, known: Point | None) -> Tensor | None:
-                first.backward, first.known = backward, known
+                first.backward, first.known, first.graph = backward, known, torch.is_grad_enabled()
                 closure()
                 return first.loss
 
+            step_closure = StepClosure(optimizer, batches, evaluate, memory)
             try:
-                return original(StepClosure(optimizer, batches, evaluate, memory))
+                return original(step_closure)
             except NoLoss:
                 return None
+            finally:
+                memory.starts_with_gradients = step_closure.started_with_gradients
 
         with stepping(optimizer, step):
             super()._optimizer_step(batch_idx, first)

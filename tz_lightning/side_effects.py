@@ -36,7 +36,8 @@ LONG = 256
 #: Larger arrays of numpy are not put back.
 _BYTES = SMALL * 8
 _DEPTH = 8
-_version, _schema = operator.attrgetter("_version"), operator.attrgetter("_schema")
+#: How often a tensor has been written to.
+version, _schema = operator.attrgetter("_version"), operator.attrgetter("_schema")
 _ATOMS = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
 _NUMBERS = frozenset((bool, int, float))
 #: Objects of these have a life of their own.
@@ -88,8 +89,8 @@ class Shadow:
 def _mark(tensor: Tensor) -> Any:
     if is_lazy(tensor):
         return None
-    version = None if tensor.is_inference() else _version(tensor)
-    return version, _pointer(tensor), tensor.shape
+    written = None if tensor.is_inference() else version(tensor)
+    return written, _pointer(tensor), tensor.shape
 
 
 def _pointer(tensor: Tensor) -> int | None:
@@ -483,14 +484,26 @@ class Snapshot:
     def look(self) -> None:
         """After the evaluation: find the tensors that it has changed."""
         self.looked = True
+        moved = self._moved()
+        self.moved = [s.tensor for s in moved]
+        self.values = [(s.tensor, s.value) for s in moved if s.value is not None]
+        self.shadows = []
+
+    def undo(self) -> None:
+        """Instead of :meth:`look`: put everything back, so that the evaluation can be made anew."""
+        for shadow in self._moved():
+            if shadow.value is not None:
+                put(shadow.tensor, shadow.value)
+        self.things.restore()
+        self.randomness.restore()
+
+    def _moved(self) -> list[Shadow]:
         moved = [s for s in self.shadows if not s.fresh()]
         for shadow in moved:
             shadow.moving = True
             if shadow.value is None and shadow.alias is not None and _pointer(shadow.alias) != _pointer(shadow.tensor):
                 shadow.value = shadow.alias
-        self.moved = [s.tensor for s in moved]
-        self.values = [(s.tensor, s.value) for s in moved if s.value is not None]
-        self.shadows = []
+        return moved
 
     def restore(self) -> None:
         """Put everything back as it was at the start."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import Reductions, clones
+from .graphless import Graphless
 from .home import Home, StepInfo
 from .replaced_grads import replace_grads, return_grads
 from .sight import Sight, look
@@ -222,10 +223,11 @@ def _random_state() -> Tensor:
 
 
 class CountedClosure:
-    """The user's closure as modules call it: ``closure(backward=True)``, counted, with gradients on.
+    """The user's closure as modules call it: ``closure(backward=True)``, counted.
 
-    It returns the loss as a tensor without dimensions that is nobody else's: with its graph where no gradients were
-    asked for, without it else. Where gradients were asked for, the closure may return None.
+    It returns the loss as a tensor without dimensions that is nobody else's. ``closure(False)`` makes no graph, unless
+    gradients are on where it is called; then the loss comes with it. Where gradients were asked for, the closure may
+    return None.
 
     A closure without a ``backward`` argument is evaluated with its backward pass either way; the gradients are put
     back when none were asked for. A warning says so once. A deterministic closure is not evaluated with gradients
@@ -246,7 +248,7 @@ class CountedClosure:
         self, closure: Closure, home: Home, info: StepInfo, known: Evaluations | None, habits: Habits | None = None
     ) -> None:
         self._closure, self._home, self._info, self._known = closure, home, info, known
-        self._habits = habits
+        self._habits, self._graphless = habits, home.graphless
         self._takes_backward = accepts_backward(closure)
         self.gave_none = False
 
@@ -287,8 +289,8 @@ class CountedClosure:
     def residuals(self) -> Any:
         """What the closure returns where no gradients are asked for, as it is: for methods that want residuals."""
         self._info.evaluations += 1
-        with torch.enable_grad():
-            values = self._call(False) if self._takes_backward else self._closure()
+        with self._graphless.grad_mode():
+            values = self._graphless(lambda: self._call(False))
         self._called()
         return values
 
@@ -324,11 +326,11 @@ class CountedClosure:
 
     def _evaluate_loss(self) -> Tensor:
         if self._takes_backward:
-            with torch.enable_grad():
-                number = as_number(self._call(False))
+            with self._graphless.grad_mode():
+                number = as_number(self._graphless(lambda: self._call(False)))
                 if number is None:
                     raise TypeError(_NO_LOSS)
-                return number.clone()  # with its graph
+                return number.clone()  # with its graph, where gradients are on
         self._home.warn_once(
             "backward",
             "The closure takes no `backward` argument, so evaluations that need only the loss also compute "
@@ -371,26 +373,27 @@ def _ended(backward: bool) -> Any:
 
 
 class WrappedClosure:
-    """A closure that a module has put around another one: it is run with gradients on, as the user's own is.
+    """A closure that a module has put around another one: it is run with gradients on or off, as the user's own is.
 
     Args:
         closure: the module's.
+        graphless: runs it where no gradients are asked for.
     """
 
-    __slots__ = ("_closure",)
+    __slots__ = ("_closure", "_graphless")
 
-    def __init__(self, closure: Closure) -> None:
-        self._closure = closure
+    def __init__(self, closure: Closure, graphless: Graphless) -> None:
+        self._closure, self._graphless = closure, graphless
 
     def __call__(self, backward: bool = True) -> Any:
         """Evaluate."""
-        with torch.enable_grad():
-            return as_number(self._closure(backward))
+        with torch.enable_grad() if backward else self._graphless.grad_mode():
+            return as_number(self._closure(True) if backward else self.residuals())
 
     def residuals(self) -> Any:
         """What the closure returns where no gradients are asked for, as it is."""
-        with torch.enable_grad():
-            return self._closure(False)
+        with self._graphless.grad_mode():
+            return self._graphless(lambda: self._closure(False))
 
 
 def accepts_backward(closure: Closure) -> str:

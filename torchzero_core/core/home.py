@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..engine import Home as EngineHome
 from ..engine import Segment
 from .all_params import AllParams
+from .graphless import Graphless
 from .precision import Precision
 from .watch import Watchers
 
@@ -48,6 +49,7 @@ class Home(EngineHome, Protocol):
         watchers: who looks at the modules while they run.
         model: the model it was given, or None.
         deterministic: whether the closure is the same function at every step; None where that is found out.
+        graphless: evaluates the loss without a graph where only its value is wanted.
         precision: the dtypes that states are kept in.
     """
 
@@ -59,6 +61,7 @@ class Home(EngineHome, Protocol):
     watchers: Watchers
     model: nn.Module | None
     deterministic: bool | None
+    graphless: Graphless
 
     @property
     def all_params(self) -> AllParams:

@@ -22,6 +22,7 @@ from .accidents import is_accident
 from .advice import advise, order
 from .blank import asks_for_state, blank_closure
 from .closure import Closure, CountedClosure, Evaluations, Habits
+from .graphless import Graphless
 from .groups import check_new_group, checked_params, default_values, named_alike
 from .home import StepInfo
 from .mistakes import check_closure, check_params, check_seed, explained, switch
@@ -108,7 +109,7 @@ class Modular(ModuleHome, Optimizer):
         self.last_step = StepInfo()
         self.distributed = Reductions()
         self.modules: tuple[Module, ...] = tuple(as_module(m, "Modular") for m in modules)
-        self._habits = Habits()
+        self._habits, self.graphless = Habits(), Graphless()
         self.begin()
         check_free(self.modules)
         self.chain = Chain(*self.modules)
@@ -171,7 +172,8 @@ class Modular(ModuleHome, Optimizer):
 
         Args:
             closure: ``closure(backward=True)`` evaluates the loss and, if ``backward``, clears the gradients and
-                computes them. Chains with line searches, gradient approximations and the like need one.
+                computes them. Chains with line searches, gradient approximations and the like need one. For the value
+                alone it is called with gradients off, unless it turns out to need them.
 
         Returns:
             The loss at the start of the step, or None without a closure. Where only a gradient approximation
@@ -253,6 +255,7 @@ class Modular(ModuleHome, Optimizer):
                 guard(self, closure)
             params = params.part([p for p in params if p.requires_grad])
             var = Var(params, None, self.model, self.current_step, self)
+            self.graphless.differentiated = whole.differentiates
             var.closure = counted = CountedClosure(closure, self, var.info, self._evaluations, self._habits)
         if self._proven is not self._params:
             check_memory(self.all_params, "parameter")
@@ -375,7 +378,7 @@ class Modular(ModuleHome, Optimizer):
             if self.rounding is not None:
                 self.rounding = copy.copy(self.rounding)
                 self.rounding.home = self
-            self._habits = Habits()
+            self._habits, self.graphless = Habits(), Graphless()
             self.begin()
             adopt(self, self.chain)
             self._evaluations = self._remembered()

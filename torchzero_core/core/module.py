@@ -64,6 +64,11 @@ class Module:
 
     #: Whether the module calls the closure itself.
     requires_closure: ClassVar[bool] = False
+    #: Whether a module of somebody else that calls the closure takes ``closure(False)`` for its value alone. Otherwise
+    #: it may differentiate it, and all evaluations of the chain make a graph.
+    takes_values: ClassVar[bool] = False
+    #: Whether a step that it begins evaluates the loss for its value alone first.
+    starts_with_value: ClassVar[bool] = False
     #: Whether the chain has to have the gradient before this module runs.
     needs_gradient: ClassVar[bool] = True
     #: Whether the length of its update means something, so that a search tries a step size of 1 first.

@@ -12,6 +12,7 @@ from ..distributed import Reductions
 from ..engine import Segment, Transaction
 from .advice import advise, missing_lr
 from .all_params import AllParams
+from .graphless import Graphless
 from .groups import GroupValues
 from .module import Chain, Module
 from .naming import adopt, check_free, child_path, release, unrolled
@@ -36,6 +37,7 @@ class ModuleHome:
         modules: those of the chain itself.
         compile: whether rules run as generated kernels.
         deterministic: whether the closure is the same function at every step; None where that is found out.
+        graphless: evaluates the loss without a graph where only its value is wanted.
         advice: whether to say where modules are hardly in the order that was meant.
         distributed: the reductions over ranks.
         lr_scales_update: whether the lr of the groups scales the final update, for want of one LR module.
@@ -52,6 +54,7 @@ class ModuleHome:
     modules: tuple[Module, ...]
     compile: bool
     deterministic: bool | None
+    graphless: Graphless
     advice: bool = True
     distributed: Reductions
     lr_scales_update: bool

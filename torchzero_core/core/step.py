@@ -29,6 +29,7 @@ class WholeChain:
         foreign: whether somebody else's code runs in it, a module or a watcher.
         thorough: whether one of them runs after the parameters have moved.
         evaluates: whether a closure is evaluated after something has been written.
+        differentiates: whether somebody else's module may differentiate what the closure returns.
         repeatable: what runs the whole chain, if that is one run of rules and nothing else.
     """
 
@@ -39,6 +40,7 @@ class WholeChain:
         self.foreign = watched or any(m.foreign for m in modules)
         self.thorough = any(m.foreign and type(m).post_step is not Module.post_step for m in modules)
         self.evaluates = self.needy is not None or not stages or not stages[0].needs_gradient
+        self.differentiates = any(m.foreign and m.requires_closure and not m.takes_values for m in modules)
         # Rules only read the loss.
         self.evaluates_again = any(m.requires_closure and not m.is_rule for m in modules)
         # The last one first: it may evaluate once more, by a closure that the modules before it have wrapped.

@@ -162,11 +162,12 @@ class Transform(Module):
         home = var.modular
         assert inner is not None and home is not None
 
-        @torch.no_grad()
         def closure(backward: bool = True) -> Any:
             home.return_grads()
-            loss = inner(backward)
-            if backward:
+            if not backward:  # with a graph where the caller wants one
+                return inner(False)
+            with torch.no_grad():
+                loss = inner(True)
                 seen = outer.select([i for i, p in enumerate(outer.params) if p.grad is not None])
                 grads = [p.grad for p in seen.params if p.grad is not None]
                 seen.grad = grads

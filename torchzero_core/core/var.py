@@ -13,6 +13,7 @@ from ..engine.layout import MemoryCheck
 from ..engine.params import Params
 from .closure import Closure, CountedClosure, WrappedClosure, detached
 from .graph_grads import graph_grads
+from .graphless import Graphless
 from .home import Home, StepInfo
 
 
@@ -25,8 +26,8 @@ class Var:
 
     Attributes:
         params: the parameters that take part. Those without a gradient leave the list when gradients are asked for.
-        closure: ``closure(backward=True)``, or None. A module may wrap it for the modules after it; what it puts in its
-            place is run with gradients on.
+        closure: ``closure(backward=True)``, or None. A module may wrap it for the modules after it. ``closure(False)``
+            returns a loss that can be differentiated only ``with torch.enable_grad()``.
         model: the model the optimizer was given, or None.
         current_step: number of the step, 0 at the first.
         modular: the optimizer.
@@ -73,7 +74,7 @@ class Var:
     # -- gradient and loss -------------------------------------------------------------------------------------------
     @property
     def closure(self) -> Closure | None:
-        """``closure(backward=True)``, or None; what a module puts in its place is run with gradients on."""
+        """``closure(backward=True)``, or None."""
         return self._closure
 
     @closure.setter
@@ -81,7 +82,7 @@ class Var:
         if value is None or value is self._closure or isinstance(value, (CountedClosure, WrappedClosure)):
             self._closure = value
             return
-        self._closure = WrappedClosure(value)
+        self._closure = WrappedClosure(value, Graphless() if self.modular is None else self.modular.graphless)
         if self._evaluated and self._update is None:  # by the other one, and nobody has used it yet
             self.loss = self._grad = None
 

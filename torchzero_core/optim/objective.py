@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.graphless import Graphless
 from ..linalg import at_least_float32
 from .unknowns import Unknowns
 
@@ -48,7 +49,8 @@ class Objective:
 
     Where the function is the same at every evaluation, the last point and the best one are remembered, and neither
     loss nor gradient is evaluated there again. A chain that asks for the loss with its graph, for Hessians, where a
-    step starts gets the graph that the gradient was computed with, if the point was evaluated between two steps.
+    step starts gets the graph that the gradient was computed with, if the point was evaluated between two steps. Where
+    only the value is wanted there is no graph.
 
     Args:
         fun: the function, which takes nothing.
@@ -78,6 +80,7 @@ class Objective:
         self.best: Point | None = None
         self._latest: Point | None = None
         self._residuals = self._wants_graph = residuals
+        self._graphless = Graphless()
 
     def __call__(self, backward: bool = True) -> Tensor:
         """Evaluate; with ``backward`` the gradients are in ``p.grad`` afterwards."""
@@ -86,6 +89,8 @@ class Objective:
             return self._evaluate(backward)
         if backward:
             self._set_grads(known.grads)
+            return known.loss.clone()
+        if not (torch.is_grad_enabled() or self._residuals):
             return known.loss.clone()
         if known.graph is not None:
             graph, known.graph = known.graph, None
@@ -102,7 +107,8 @@ class Objective:
         known = self._known()
         if known is None or (backward and known.grads is None):
             # A search writes to the unknowns after its evaluations, which makes their graphs useless.
-            self._evaluate(backward, keep_graph=self._wants_graph)
+            with torch.no_grad():
+                self._evaluate(backward, keep_graph=self._wants_graph)
             known = self._latest
         assert known is not None
         return known
@@ -124,8 +130,8 @@ class Objective:
         if self._latest is not None:
             self._latest.graph = None
         self.nfev += 1
-        with torch.enable_grad():
-            out = self._fun()
+        with torch.set_grad_enabled(backward is not False or torch.is_grad_enabled()):
+            out = self._graphless(self._fun)
             value = _sum_of_squares(out) if self._residuals else _scalar(out)
             backward = value.requires_grad if backward is None else backward
             grads = self._gradients(value, keep_graph) if backward else None

@@ -48,6 +48,8 @@ class GradApproximator(Module):
     """
 
     requires_closure = True
+    takes_values = True
+    starts_with_value = True
     one_piece = True
     needs_gradient = False
     #: Whether it keeps a copy of the parameters, and says so to the step's transaction; else that makes one.

@@ -11,8 +11,9 @@ class MeZO(RandomizedFDM):
 
     g = mean of u·(f(x+hu) − f(x−hu))/2h. Beside the gradient itself, which is what the chain works on, it takes the
     memory of the largest tensor: the memory of the gradient holds a copy of the parameters while they are perturbed,
-    so that they come back bit for bit. The seeds of the last step, one for each sample, are kept in the state. Of the
-    other settings of :class:`RandomizedFDM`, a group can give ``beta`` and ``pre_generate``.
+    so that they come back bit for bit. The closure is evaluated without a graph, so activations are not kept. The seeds
+    of the last step, one for each sample, are kept in the state. Of the other settings of :class:`RandomizedFDM`, a
+    group can give ``beta`` and ``pre_generate``.
 
     Args:
         h: length of the finite differences.

@@ -207,6 +207,7 @@ class LineSearch(Module):
 
     size_effect = "search"
     requires_closure = True
+    takes_values = True
     one_piece = True
 
     def __init__(self, defaults: Mapping[str, Any] | None = None, maxiter: int | None = None) -> None:

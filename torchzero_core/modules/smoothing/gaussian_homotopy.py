@@ -167,11 +167,12 @@ class _Level:
         self._exact: Callable[..., Any] = var.closure
         self._home, self._here = var.modular, var.scratch(f"{path}.here")
 
-    @torch.no_grad()
     def averaged(self, backward: bool = True) -> Any:
         """Mean loss, and mean gradient in ``p.grad``; the parameters are put back exactly."""
-        if not any(self.sigmas):
-            return self._exact(backward)
+        return self._smoothed(backward) if any(self.sigmas) else self._exact(backward)
+
+    @torch.no_grad()
+    def _smoothed(self, backward: bool) -> Any:
         torch._foreach_copy_(self._here, self.params)
         losses: list[Tensor] = []
         sums: dict[int, Tensor] = {}

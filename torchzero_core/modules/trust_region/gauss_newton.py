@@ -108,19 +108,7 @@ class _Residuals:
     def __call__(self) -> Tensor:
         """The residuals as a vector with a graph."""
         with torch.enable_grad():
-            out = self.closure.residuals()
-            flat = out.reshape(-1) if isinstance(out, Tensor) else None
-        if isinstance(out, (list, tuple)):
-            raise ValueError(
-                f"{self.path} needs a closure that returns the residuals in one tensor; this one returned a "
-                f"{type(out).__name__} of {len(out)}. Put them together: torch.cat([r.flatten() for r in residuals])."
-            )
-        if flat is None or out.dim() == 0:
-            raise ValueError(
-                f"{self.path} needs a closure that returns the residuals, whose squares are summed up to the loss; "
-                "this one returned a single number. For a loss that is no sum of squares give a trust region "
-                "hess=tz.m.BFGS(), or use TrustCG."
-            )
+            flat = self.values()
         if not flat.requires_grad:
             raise RuntimeError(
                 f"{self.path} needs residuals that can be differentiated, but the closure returned some without a "
@@ -128,17 +116,34 @@ class _Residuals:
             )
         return flat
 
+    def values(self) -> Tensor:
+        """The residuals as a vector, with a graph where gradients are on."""
+        out = self.closure.residuals()
+        if isinstance(out, (list, tuple)):
+            raise ValueError(
+                f"{self.path} needs a closure that returns the residuals in one tensor; this one returned a "
+                f"{type(out).__name__} of {len(out)}. Put them together: torch.cat([r.flatten() for r in residuals])."
+            )
+        if not isinstance(out, Tensor) or out.dim() == 0:
+            raise ValueError(
+                f"{self.path} needs a closure that returns the residuals, whose squares are summed up to the loss; "
+                "this one returned a single number. For a loss that is no sum of squares give a trust region "
+                "hess=tz.m.BFGS(), or use TrustCG."
+            )
+        return out.reshape(-1)
+
     def loss(self, var: Var) -> Any:
         """The closure of the sum of squares, for the modules that come later."""
 
         def closure(backward: bool = True) -> Tensor:
+            if not backward:
+                return _square(self.values().detach())
             params = [p for p in (var.params if var.modular is None else var.modular.all_params) if p.requires_grad]
             r = self()
-            if backward:
-                with torch.enable_grad():
-                    grads = graph_grads(_square(r), params)
-                for p, g in zip(params, grads, strict=True):
-                    p.grad = g
+            with torch.enable_grad():
+                grads = graph_grads(_square(r), params)
+            for p, g in zip(params, grads, strict=True):
+                p.grad = g
             return _square(r.detach())
 
         return closure

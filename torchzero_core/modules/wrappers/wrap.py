@@ -46,6 +46,7 @@ class Wrap(Module):
     ranges = {"lr": (0, math.inf, "[)"), "eps": (0, math.inf, "[)"), "momentum": (0, 1, "[]")}
 
     kept = {"step": StateKind.OTHER}  # the wrapped optimizer's own, which torch keeps as a tensor
+    takes_values = True
 
     def __init__(self, opt_fn: Callable[..., Optimizer], *args: Any, **kwargs: Any) -> None:
         self.opt_fn, self.args, self.kwargs = opt_fn, args, kwargs

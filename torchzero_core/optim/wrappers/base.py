@@ -15,6 +15,7 @@ from torch.optim.optimizer import Optimizer
 from ...core.closure import accepts_backward, detached
 from ...core.evaluate import kept_grads
 from ...core.graph_grads import graph_grads
+from ...core.graphless import Graphless
 from ...linalg import hessian
 from ...linalg.vector import flatten, unflatten
 
@@ -31,6 +32,7 @@ class VectorFunction:
         closure: the user's.
         lower: a lower bound for each element.
         upper: an upper bound for each element.
+        graphless: evaluates the loss where only its value is wanted.
 
     Attributes:
         x0: where the parameters were, moved into the bounds.
@@ -39,13 +41,15 @@ class VectorFunction:
         error: what the closure has raised; packages may swallow it.
     """
 
-    def __init__(self, params: list[Tensor], closure: Callable[..., Any], lower: Array, upper: Array) -> None:
+    def __init__(
+        self, params: list[Tensor], closure: Callable[..., Any], lower: Array, upper: Array, graphless: Graphless
+    ) -> None:
         self.params, self.lower, self.upper = params, lower, upper
         self.x0 = np.clip(_vector(params), lower, upper)
         self.evaluations = 0
         self.best = math.inf
         self.error: BaseException | None = None
-        self._closure, self._takes_backward = closure, accepts_backward(closure)
+        self._closure, self._takes_backward, self._graphless = closure, accepts_backward(closure), graphless
         self._x: Array | None = None
         self._loss: Any = None
         self._gradient: Array | None = None
@@ -143,8 +147,7 @@ class VectorFunction:
         if backward:
             for p in self.params:
                 p.grad = None
-        with torch.enable_grad():
-            loss = self._call(backward=backward)
+        loss = self._call(backward=backward)
         self._gradient = None
         if backward:
             self._gradient = _vector([torch.zeros_like(p) if p.grad is None else p.grad for p in self.params])
@@ -165,13 +168,18 @@ class VectorFunction:
 
     def _call(self, *, backward: bool) -> Any:
         self.evaluations += 1
+        wants_graph = backward or not self._takes_backward or torch.is_grad_enabled()
         try:
-            if self._takes_backward == "positional":
-                return self._closure(backward)
-            return self._closure(backward=backward) if self._takes_backward else self._closure()
+            with torch.set_grad_enabled(wants_graph):
+                return self._graphless(lambda: self._called(backward=backward))
         except BaseException as error:
             self.error = error
             raise
+
+    def _called(self, *, backward: bool) -> Any:
+        if self._takes_backward == "positional":
+            return self._closure(backward)
+        return self._closure(backward=backward) if self._takes_backward else self._closure()
 
 
 class Wrapper(Optimizer):
@@ -185,6 +193,7 @@ class Wrapper(Optimizer):
     Attributes:
         result: what the package returned from the last step.
         evaluations: how often the last step called the closure.
+        graphless: evaluates the loss without a graph where only its value is wanted.
 
     Raises:
         ValueError: bounds that leave nothing, or do not fit the parameters.
@@ -197,6 +206,7 @@ class Wrapper(Optimizer):
     def __init__(self, params: Iterable[Any], lb: Bound = None, ub: Bound = None) -> None:
         self.result: Any = None
         self.evaluations = 0
+        self.graphless = Graphless()
         super().__init__(params, {"lb": lb, "ub": ub})
         self.bounds(self.unknowns())
 
@@ -256,7 +266,7 @@ class Wrapper(Optimizer):
             The loss at the best point, where the parameters are afterwards.
         """
         params = self.unknowns()
-        objective = VectorFunction(params, closure, *self.bounds(params))
+        objective = VectorFunction(params, closure, *self.bounds(params), self.graphless)
         start = [p.detach().clone() for p in params]
         with kept_grads([p for group in self.param_groups for p in group["params"]]):
             try:
