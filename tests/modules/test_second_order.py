@@ -207,19 +207,23 @@ def tolerances(monkeypatch):
 
 
 def test_the_forcing_term_is_the_smaller_choice_of_eisenstat_and_walker(monkeypatch):
+    def nearly_quadratic(ps):
+        x = torch.cat([p.reshape(-1) for p in ps])
+        return (torch.logspace(0, 2, 7, dtype=F64) * x * x).sum() / 2 + 0.3 * convex(ps)
+
     seen = tolerances(monkeypatch)
     params = parameters()
     optimizer = tz.Modular(params, tz.m.NewtonCG(hvp_method="autograd", reg=0.0), tz.m.Backtracking())
     norms = []
-    for _ in range(8):
-        norms.append(float(dense(convex, flat(params))[0].norm()))
-        optimizer.step(closure_of(params, convex))
+    for _ in range(5):
+        norms.append(float(dense(nearly_quadratic, flat(params))[0].norm()))
+        optimizer.step(closure_of(params, nearly_quadratic))
     np.testing.assert_allclose([norm for _, norm, _ in seen], norms, rtol=1e-12)
     assert seen[0][0] == 0.1 and all(residual <= eta * norm for eta, norm, residual in seen)
-    one = [abs(norms[k] - seen[k - 1][2]) / norms[k - 1] for k in range(1, 8)]
-    two = [0.9 * (norms[k] / norms[k - 1]) ** 2 for k in range(1, 8)]
-    np.testing.assert_allclose([eta for eta, _, _ in seen[1:]], np.clip(np.minimum(one, two), 1e-4, 0.1), rtol=1e-6)
-    assert any(1e-4 < eta < 0.1 for eta, _, _ in seen)  # one of them is neither limit
+    one = [abs(norms[k] - seen[k - 1][2]) / norms[k - 1] for k in range(1, 5)]
+    two = [0.9 * (norms[k] / norms[k - 1]) ** 2 for k in range(1, 5)]
+    np.testing.assert_allclose([eta for eta, _, _ in seen[1:]], np.clip(np.minimum(one, two), 1e-4, 0.1), rtol=1e-5)
+    assert 1e-4 < one[0] < two[0] < 0.1 and 1e-4 < two[1] < one[1] < 0.1  # either counts
 
 
 def test_where_the_loss_is_quadratic_systems_are_solved_to_tol(monkeypatch):

@@ -104,7 +104,7 @@ class NewtonCG(HessianProducts):
         if result.status == "breakdown":
             system.info.status = "Hessian product not finite"
         d = result.x
-        if result.status in ("converged", "maxiter"):
+        if result.status in ("converged", "maxiter") and math.isfinite(result.residual_norm):
             unit.state["prev_residual"] = result.residual_norm
         if result.curved is not None:  # go on as if the curvature were positive
             d = result.curved if result.iterations == 1 + (start is not None) else d + result.curved
