@@ -388,8 +388,7 @@ def minimize(
         (True, True, tensor([1., 1.], dtype=torch.float64))
     """
     _check_arguments(fun, callback, others)
-    asked = {"tol": tol, "gtol": gtol, "xtol": xtol, "ftol": ftol}
-    tolerances = _Tolerances(**{name: _limit(name, value) for name, value in asked.items()})
+    tolerances = _Tolerances(_limit("tol", tol), _limit("gtol", gtol), _limit("xtol", xtol), _limit("ftol", ftol))
     maxiter, maxfev = _limit("maxiter", maxiter, whole=True), _limit("maxfev", maxfev, whole=True, low=1)
     maxtime = _limit("maxtime", maxtime)
     given = [] if stop is None else [stopping.as_rule(stop)]
