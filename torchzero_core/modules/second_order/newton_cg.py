@@ -122,10 +122,9 @@ class NewtonCG(HessianProducts):
     def _tolerance(self, norm: float, unit: Unit) -> float:
         """The forcing term."""
         state, h, eta = unit.state, unit.settings, LOOSEST
-        before, residual = state.get("prev_norm"), state.pop("prev_residual", None)
+        before, residual = state.get("prev_norm"), state.get("prev_residual", math.inf)
         if math.isfinite(norm):
-            state["prev_norm"] = norm
+            state["prev_norm"], state["prev_residual"] = norm, math.inf  # until the system is solved
             if before:
-                eta = min(0.9 * (norm / before) ** 2, LOOSEST)
-                eta = eta if residual is None else min(abs(norm - residual) / before, eta)
+                eta = min(abs(norm - residual) / before, 0.9 * (norm / before) ** 2, LOOSEST)
         return max(eta, h["tol"]) if h["forcing"] else h["tol"]
