@@ -55,6 +55,31 @@ def test_loss():
     assert first(s.NotFinite(), losses(1.0, -math.inf)) == 2
 
 
+def test_unbounded():
+    assert first(s.Unbounded(), losses(5.0, -1e19, -4e20, -5e20)) == 4  # 1e20 times the first
+    assert first(s.Unbounded(), losses(0.1, -1e19, -1e20)) == 3
+    assert first(s.Unbounded(), losses(1.0, math.nan, math.inf, -math.inf)) == 4
+    assert first(s.Unbounded(), losses(math.nan, 1.0, -1e21)) == 3
+    assert first(s.Unbounded(1e3), losses(-10.0, -9e3, -1e4)) == 3
+    rule = s.Unbounded()
+    assert rule.met(Progress(loss=-math.inf)) and rule.code == 2 and not rule.success
+    assert rule.message == "The loss seems to be unbounded below: it has fallen to -inf."
+    with pytest.raises(ValueError, match=r"Unbounded\(size=0.5\) must be a number from 1 on"):
+        s.Unbounded(0.5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"), [(lambda k: -k, True), (lambda k: -k * k, True), (lambda k: 1 / k, False), (lambda k: k, False)]
+)
+def test_the_last_step_says_whether_the_loss_still_fell(loss, says):
+    rule = s.MaxSteps(100)
+    steps = [Progress(steps=k, loss=float(loss(k))) for k in range(1, 101)]
+    assert first(rule, steps) == 100 and ("its minimum is far, if it has one." in rule.message) is says
+    few = s.MaxSteps(99)
+    assert first(few, steps) == 99 and few.message == "Maximum number of iterations has been reached (99)."
+    assert "half" in rule.state_dict() and s.MaxSteps(5).met(Progress(steps=5))
+
+
 def test_counts():
     steps = [Progress(steps=i, evaluations=3 * i) for i in range(1, 10)]
     assert first(s.MaxSteps(4), steps) == 4

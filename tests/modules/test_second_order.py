@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import torchzero_core as tz
+from benchmarks.closures import Products
 from tests.problems import closure_of, rosenbrock
+from torchzero_core.modules.second_order import newton_cg
 
 F64 = torch.float64
 METHODS = ["autograd", "forward", "central"]
@@ -189,6 +191,99 @@ def test_convergence_is_faster_than_linear():
     tail = [n for n in norms if n > 1e-12]
     ratios = [b / a for a, b in pairwise(tail)]
     assert norms[-1] < 1e-10 and ratios[-1] < 1e-3
+
+
+def tolerances(monkeypatch):
+    """What conjugate gradients are called with from now on, and the residuals that they leave."""
+    seen, solver = [], newton_cg.cg
+
+    def spy(operator, b, *args, **options):
+        result = solver(operator, b, *args, **options)
+        seen.append((options["tol"], float(b.norm()), result.residual_norm))
+        return result
+
+    monkeypatch.setattr(newton_cg, "cg", spy)
+    return seen
+
+
+def test_the_forcing_term_is_the_smaller_choice_of_eisenstat_and_walker(monkeypatch):
+    def nearly_quadratic(ps):
+        x = torch.cat([p.reshape(-1) for p in ps])
+        return (torch.logspace(0, 2, 7, dtype=F64) * x * x).sum() / 2 + 0.3 * convex(ps)
+
+    seen = tolerances(monkeypatch)
+    params = parameters()
+    optimizer = tz.Modular(params, tz.m.NewtonCG(hvp_method="autograd", reg=0.0), tz.m.Backtracking())
+    norms = []
+    for _ in range(5):
+        norms.append(float(dense(nearly_quadratic, flat(params))[0].norm()))
+        optimizer.step(closure_of(params, nearly_quadratic))
+    np.testing.assert_allclose([norm for _, norm, _ in seen], norms, rtol=1e-12)
+    assert seen[0][0] == 0.1 and all(residual <= eta * norm for eta, norm, residual in seen)
+    one = [abs(norms[k] - seen[k - 1][2]) / norms[k - 1] for k in range(1, 5)]
+    two = [0.9 * (norms[k] / norms[k - 1]) ** 2 for k in range(1, 5)]
+    np.testing.assert_allclose([eta for eta, _, _ in seen[1:]], np.clip(np.minimum(one, two), 1e-4, 0.1), rtol=1e-5)
+    assert 1e-4 < one[0] < two[0] < 0.1 and 1e-4 < two[1] < one[1] < 0.1  # either counts
+
+
+def test_where_the_loss_is_quadratic_systems_are_solved_to_tol(monkeypatch):
+    seen = tolerances(monkeypatch)
+    a = torch.logspace(0, 2, 30, dtype=F64)
+    p = torch.linspace(-2, 2, 30, dtype=F64).requires_grad_()
+    optimizer = tz.Modular([p], tz.m.NewtonCG(tol=1e-6, hvp_method="autograd", reg=0.0), tz.m.LR(1.0))
+    for _ in range(2):
+        optimizer.step(closure_of([p], lambda ps: (a * ps[0] ** 2).sum() / 2))
+    assert [eta for eta, _, _ in seen] == [0.1, 1e-6]
+    assert float((a * p.detach()).norm()) < 1e-6 * seen[0][1]
+
+
+@pytest.mark.parametrize(
+    ("module", "first", "second"),
+    [
+        (lambda: tz.m.NewtonCG(tol=0.3, hvp_method="autograd"), 0.3, 0.3),  # tol is the smallest
+        (lambda: tz.m.NewtonCG(tol=1e-3, hvp_method="autograd", forcing=False), 1e-3, 1e-3),
+        (lambda: tz.m.NewtonCG(hvp_method="autograd"), 0.1, 0.1),  # negative curvature leaves no residual
+    ],
+)
+def test_forcing_terms_at_a_maximum(monkeypatch, module, first, second):
+    seen = tolerances(monkeypatch)
+    p = torch.tensor([0.1, 0.2, 0.3], dtype=F64, requires_grad=True)
+    optimizer = tz.Modular([p], module(), tz.m.LR(0.1))
+    for _ in range(2):
+        optimizer.step(closure_of([p], lambda ps: torch.cos(ps[0]).sum()))
+    assert [eta for eta, _, _ in seen] == [first, second]
+
+
+def logistic():
+    """A logistic regression of noisy labels, with its minimum by Newton's method."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(500, 40, dtype=F64, generator=generator)
+    weights, noise = torch.randn(40, dtype=F64, generator=generator), torch.randn(500, dtype=F64, generator=generator)
+    signs = torch.sign(rows @ weights / 40**0.5 + noise)
+
+    def loss(ps):
+        return torch.nn.functional.softplus(-signs * (rows @ ps[0])).mean() + 5e-4 * ps[0].square().sum()
+
+    w = torch.zeros(40, dtype=F64)
+    for _ in range(12):
+        g, h = dense(loss, w)
+        w = w - torch.linalg.solve(h, g)
+    return loss, float(loss([w]))
+
+
+def test_a_logistic_regression_takes_few_products():
+    loss, minimum = logistic()
+    used = {}
+    for forcing in (True, False):
+        p = torch.zeros(40, dtype=F64, requires_grad=True)
+        chain = [tz.m.NewtonCG(hvp_method="autograd", forcing=forcing), tz.m.StrongWolfe()]
+        optimizer, steps = tz.Modular([p], *chain, deterministic=True), 0
+        with Products() as products:
+            while float(loss([p]).detach()) - minimum > 1e-8:
+                optimizer.step(closure_of([p], loss))
+                steps += 1
+        used[forcing] = steps, products.number
+    assert used[True][0] <= 5 and used[True][1] < 0.6 * used[False][1], used
 
 
 def test_forcing_saves_products():

@@ -475,3 +475,27 @@ def test_a_minimum_is_said_to_be_one():
         optimizer.step(closure_of(p, lambda p: (p**2).sum()))
         assert optimizer.last_step.status == "converged"
         assert p.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("method", [tz.m.TrustCG, tz.m.Dogleg, tz.m.TrustExact])
+def test_a_loss_that_falls_to_minus_infinity(method):
+    p = tensor([300.0])
+    optimizer = tz.Modular([p], method(init=1e9, max_radius=1e9))
+    before = p.detach().clone()
+    # exp overflows at 709.8: of the radii 1e9/4ᵏ the first below 409.8 is that of k = 11, in the second step
+    optimizer.step(lambda backward=True: -p.exp().sum())
+    info = optimizer.last_step
+    assert (info.status, info.falling, info.step_size) == ("loss falls to minus infinity", True, 0.0)
+    assert torch.equal(p.detach(), before) and info.accepted_loss == pytest.approx(-math.exp(300), rel=1e-12)
+    optimizer.step(lambda backward=True: -p.exp().sum())
+    info = optimizer.last_step
+    assert (info.status, info.falling) == ("ok", False)
+    assert p.item() == pytest.approx(300 + 1e9 / 4**11, rel=1e-12)
+
+
+def test_a_search_that_fails_above_a_bound_does_not_call_the_loss_bottomless():
+    p = tensor([1.0])
+    optimizer = tz.Modular([p], tz.m.TrustCG(init=1e9, max_radius=1e9, max_attempts=2))
+    optimizer.step(lambda backward=True: torch.where(p > -100, p, math.inf).sum())
+    info = optimizer.last_step
+    assert (info.status, info.falling, p.item()) == ("no decrease", False, 1.0)

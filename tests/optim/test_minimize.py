@@ -419,10 +419,53 @@ def test_it_prints(capsys):
 def test_a_loss_without_a_lower_bound(fun, method):
     begun = torch.tensor([1.0, 2.0], dtype=torch.float64)
     result = tz.minimize(fun, begun, method)
-    assert result.status == 2 and not result.success and result.fun < -1e20
+    assert result.status == 2 and not result.success and result.fun < -1e20 and result.x.isfinite().all()
+    assert result.message == f"The loss seems to be unbounded below: it has fallen to {result.fun:.3g}."
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "newton",
+        "newton-cg",
+        "gd",
+        tz.m.AdaptiveBacktracking(),
+        tz.m.CubicRegularization(),
+        tz.m.LevenbergMarquardt(tz.m.BFGS()),
+        tz.m.TrustCG(max_radius=1e30),
+        tz.m.Dogleg(max_radius=1e30),
+        tz.m.TrustExact(max_radius=1e30),
+        [tz.m.LR(3.0)],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("fun", [lambda x: -x.square().sum(), lambda x: -x.exp().sum()], ids=["parabola", "exp"])
+def test_whatever_the_method_a_loss_without_a_lower_bound_is_said_to_have_none(fun, method):
+    begun = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    result = tz.minimize(fun, begun, method, maxiter=300)
+    assert (result.status, result.success) == (2, False) and result.x.isfinite().all()
+    assert result.message.startswith("The loss seems to be unbounded below"), result.message
+    assert -math.inf < result.fun == float(fun(result.x)) < -1e3
+
+
+def test_a_region_that_may_not_grow_creeps_and_the_message_says_that_it_went_on_falling():
+    result = tz.minimize(lambda x: x.sum(), torch.zeros(2, dtype=torch.float64), "trust-cg", maxiter=200)
+    assert (result.status, result.success, result.nit) == (1, False, 200)
     assert result.message == (
-        "The loss seems to be unbounded below along the search direction: it fell as far as the line search looked."
+        "Maximum number of iterations has been reached (200); the loss fell as much in their second half as in the "
+        "first: its minimum is far, if it has one."
     )
+    result = tz.minimize(lambda x: x.square().sum(), torch.ones(2), "adam", lr=1e-2, maxiter=200, gtol=0)
+    assert result.message == "Maximum number of iterations has been reached (200)."
+
+
+def test_minus_infinity_is_not_the_best_point():
+    def fun(x):
+        return torch.where(x < 2, -x, -math.inf).sum()
+
+    result = tz.minimize(fun, torch.zeros(1, dtype=torch.float64), "sgd", lr=0.5, maxiter=50)
+    assert result.message == "The loss seems to be unbounded below: it has fallen to -inf."
+    assert (result.status, result.success) == (2, False) and -2 < result.fun == -result.x.item() < 0
 
 
 def test_a_search_that_fails_above_a_lower_bound_says_nothing_of_it():

@@ -1,5 +1,10 @@
 """What a user types into ``tz.minimize``: fits of residuals, numbers, mistakes."""
 
+import copy
+import math
+import pickle
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -182,3 +187,88 @@ def test_an_error_at_any_call_comes_through(n):
 def test_not_smooth():
     result = tz.minimize(lambda x: (x - 1).abs().sum(), torch.zeros(5, dtype=F64))
     assert result.fun < 1e-9 and result.status in (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (dict(args=(1.0,)), "minimize takes no args=. Give fun as a function of x alone: minimize(lambda x: fun(x,"),
+        (dict(jac=True), "minimize takes no jac=. Gradients come from autograd, so leave it out"),
+        (dict(hess=len), "minimize takes no hess=. Hessians come from autograd, so leave it out; method='newton'"),
+        (dict(hessp=len), "minimize takes no hessp=. Hessians come from autograd"),
+        (dict(constraints=()), "minimize takes no constraints=. Only bounds= are kept."),
+        (
+            dict(options={"maxiter": 5, "gtol": 1e-8, "disp": True}),
+            "minimize takes no options=: write what is in it as arguments, minimize(fun, x0, maxiter=5, gtol=1e-08, "
+            "disp=True).",
+        ),
+        (
+            dict(options={"maxfun": 5, "maxcor": 7}),
+            "minimize(fun, x0, maxfev=5). There is no 'maxcor'; the settings of a method are those of its modules, "
+            "such as [tz.m.LBFGS(history_size=20), tz.m.StrongWolfe(c2=0.5)].",
+        ),
+        (dict(options={}), "minimize(fun, x0, maxiter=...)."),
+        (dict(options=3), "minimize takes no options=. Its arguments are fun, x0, method,"),
+        (dict(max_iter=3), "minimize takes no max_iter=. Here it is maxiter=."),
+        (dict(gtoll=1e-3), "minimize takes no gtoll=. Did you mean gtol"),
+    ],
+    ids=repr,
+)
+def test_arguments_of_scipys_minimize_are_refused_with_what_to_write(given, text):
+    calls = []
+    with pytest.raises(TypeError, match=re.escape(text)):
+        tz.minimize(lambda x: calls.append(x) or x.square().sum(), torch.ones(2), **given)
+    assert not calls
+
+
+@pytest.mark.parametrize("method", ["Nelder-Mead", "COBYLA", "trust-constr"])
+def test_a_method_of_scipy_that_is_not_here(method):
+    with pytest.raises(
+        ValueError, match=rf"scipy's runs as tz.optim.wrappers.ScipyMinimize\(\[x\], '{method.lower()}'\)"
+    ):
+        tz.minimize(rosenbrock, torch.zeros(2), method)
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "bfgs", "cg", "newton-cg", "trust-cg", "gd", "fdm"])
+def test_tol_is_the_tolerance_of_the_gradient(method):
+    begun, ends = torch.tensor([-1.2, 1.0], dtype=torch.float64), []
+    for options in (dict(tol=1e-2), dict(gtol=1e-2), dict(tol=1.0, gtol=1e-2)):
+        result = tz.minimize(rosenbrock, begun, method, **options)
+        assert result.success and result.message == "The norm of the gradient is at most 0.01.", method
+        ends.append((result.fun, result.nfev))
+    assert len(set(ends)) == 1 and ends[0][0] > 1e-12
+
+
+def test_tol_is_that_of_the_value_where_no_gradient_is_known():
+    options = dict(method=[tz.m.SPSA(seed=0), tz.m.Adam(), tz.m.LR(0.01)], maxiter=5000)
+    results = [tz.minimize(rosenbrock, [-1.2, 1.0], tol=1e-3, **options)]
+    options["method"] = [tz.m.SPSA(seed=0), tz.m.Adam(), tz.m.LR(0.01)]
+    results.append(tz.minimize(rosenbrock, [-1.2, 1.0], ftol=1e-3, **options))
+    assert {r.message for r in results} == {"The loss has gone down by at most 0.001 in the last 100 steps."}
+    assert results[0].success and results[0].nfev == results[1].nfev and results[0].fun == results[1].fun
+
+
+@pytest.mark.parametrize("tol", [-1.0, math.nan, "small", True])
+def test_a_tol_that_is_none(tol):
+    with pytest.raises(ValueError, match=rf"minimize\(tol={tol!r}\) must be a number from 0 on"):
+        tz.minimize(rosenbrock, [-1.2, 1.0], tol=tol)
+
+
+def test_a_result_is_read_like_scipys():
+    ours = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=torch.float64))
+    theirs = optimize.minimize(optimize.rosen, [-1.2, 1.0], jac=optimize.rosen_der, method="L-BFGS-B")
+    assert set(theirs.keys()) - set(ours.keys()) == {"hess_inv"}
+    assert ours["x"] is ours.x and dict(ours)["nfev"] == ours.nfev
+    with pytest.raises(
+        AttributeError, match=r"The result of minimize has no 'hess_inv'. Compute it at x: torch.linalg"
+    ):
+        _ = ours.hess_inv
+    with pytest.raises(AttributeError, match=r"has no 'grad'. The gradient is jac."):
+        _ = ours.grad
+    with pytest.raises(AttributeError, match=r"has no 'nfevs'. Did you mean nfev"):
+        _ = ours.nfevs
+    with pytest.raises(KeyError, match=r"has no 'nhev'. Hessians are not counted"):
+        _ = ours["nhev"]
+    again = pickle.loads(pickle.dumps(ours))
+    assert (again.fun, again.message, copy.deepcopy(ours).nit) == (ours.fun, ours.message, ours.nit)
+    assert not hasattr(ours, "nhev")

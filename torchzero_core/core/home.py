@@ -27,7 +27,7 @@ class StepInfo:
         status: "ok", or what went wrong in a word or two (a search that failed, a loss that was not finite).
         loss: the loss at the start of the step; None without a closure.
         accepted_loss: the loss at the point that a line search or trust region accepted, where it has evaluated it.
-        falling: a line search has failed because the loss fell as far as it looked.
+        falling: a search has failed because the loss fell as far as it looked.
     """
 
     evaluations: int = 0

@@ -89,7 +89,7 @@ def number_of(loss: Any, var: Var) -> Tensor:
 
 
 def loss_after(var: Var, update: list[Tensor], scratch: str, *, backward: bool = False) -> float:
-    """The loss where an update leads, infinite where it is not finite; parameters and gradients are put back.
+    """The loss where an update leads, infinite where it is not a number; parameters and gradients are put back.
 
     The graph of an evaluation where the step starts can be used on: it notices nothing of the way there and back.
 
@@ -109,6 +109,6 @@ def loss_after(var: Var, update: list[Tensor], scratch: str, *, backward: bool =
         torch._foreach_sub_(data, update)
         with kept_grads(var.params if var.modular is None else var.modular.all_params):
             loss = float(number_of(var.closure(backward), var))
-        return loss if math.isfinite(loss) else math.inf
+        return math.inf if math.isnan(loss) else loss
     finally:
         torch._foreach_copy_(data, start)

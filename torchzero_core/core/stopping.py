@@ -19,6 +19,8 @@ from .near import did_you_mean
 
 #: What a rule may ask for.
 Knowledge = Literal["loss", "grads", "move"]
+#: From so many steps on a loss that falls as fast as ever looks strange.
+MANY = 100
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Progress:
         params: the parameters.
         move: what the step has changed the parameters by, up to its sign; None before the first step.
         status: "ok", or what went wrong in the step.
-        falling: a line search has failed because the loss fell as far as it looked.
+        falling: a search has failed because the loss fell as far as it looked.
         reductions: what other ranks know.
     """
 
@@ -410,6 +412,35 @@ class NotFinite(StoppingRule):
         return "The loss is not finite (NaN result encountered)."
 
 
+class Unbounded(StoppingRule):
+    """Stops where the loss seems to be unbounded below: it has fallen to −size·max(abs(f₀), 1), f₀ the first loss.
+
+    Args:
+        size: how many times as far from zero as the first loss. At the default, that one is long lost in the rounding.
+    """
+
+    needs = frozenset({"loss"})
+    code = 2
+
+    def __init__(self, size: float = 1e20) -> None:
+        super().__init__()
+        self.size = _at_least(self, "size", size, 1)
+
+    def met(self, progress: Progress) -> bool:
+        """Whether the loss has fallen so far."""
+        loss = progress.loss_value()
+        if loss is None or math.isnan(loss):
+            return False
+        first = self.memory.setdefault("first", loss if math.isfinite(loss) else 0.0)
+        self.memory["loss"] = loss
+        return loss <= -self.size * max(abs(first), 1.0)
+
+    @property
+    def message(self) -> str:
+        """Why it stops, as a sentence."""
+        return f"The loss seems to be unbounded below: it has fallen to {self.memory.get('loss', -math.inf):.3g}."
+
+
 class SearchFailed(StoppingRule):
     """Stops where line searches or trust regions have failed several times in a row.
 
@@ -434,14 +465,15 @@ class SearchFailed(StoppingRule):
         """Why it stops, as a sentence."""
         if self.memory.get("falling", 0):
             return (
-                "The loss seems to be unbounded below along the search direction: it fell as far as the line search "
-                "looked."
+                "The loss seems to be unbounded below along the search direction: it fell as far as the search looked."
             )
         return "No acceptable step was found: desired error not necessarily achieved due to precision loss."
 
 
 class MaxSteps(StoppingRule):
     """Stops after so many steps.
+
+    Where the loss is known and fell as much in the second half of them as in the first, the message says so.
 
     Args:
         n: how many.
@@ -455,12 +487,26 @@ class MaxSteps(StoppingRule):
 
     def met(self, progress: Progress) -> bool:
         """Whether so many steps were made."""
+        self._look(progress)
         return progress.steps >= self.n
+
+    def _look(self, progress: Progress) -> None:
+        """Remember the first loss, that in the middle and the last one."""
+        if self.n < MANY:
+            return
+        at = {self.n // 2: "half", self.n: "last"}
+        name = at.get(progress.steps) if "first" in self.memory else "first"
+        if name and (loss := progress.loss_value()) is not None:
+            self.memory[name] = loss
 
     @property
     def message(self) -> str:
         """Why it stops, as a sentence."""
-        return f"Maximum number of iterations has been reached ({self.n})."
+        text = f"Maximum number of iterations has been reached ({self.n})"
+        first, half, last = (self.memory.get(name, math.nan) for name in ("first", "half", "last"))
+        if 0 < first - half <= half - last:
+            text += "; the loss fell as much in their second half as in the first: its minimum is far, if it has one"
+        return f"{text}."
 
 
 class MaxEvaluations(StoppingRule):
@@ -566,6 +612,7 @@ __all__ = [
     "SearchFailed",
     "StepNorm",
     "StoppingRule",
+    "Unbounded",
     "as_rule",
 ]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import modules as m
 from ..core import Module, Modules, Var
 from ..core.naming import unrolled
+from .elsewhere import METHODS as SCIPYS
 
 #: Up to so many unknowns a function without gradients gets finite differences along each.
 FEW = 1000
@@ -142,6 +143,8 @@ def name_of(method: str) -> str:
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
+        if name in SCIPYS:
+            hint = f" scipy's runs as tz.optim.wrappers.ScipyMinimize([x], {name!r})."
         raise ValueError(f"minimize has no method {method!r}; it has {', '.join(METHODS)}, or takes a chain.{hint}")
     return name
 
@@ -195,6 +198,15 @@ def approximates(chain: Modules) -> bool:
     return isinstance(first, m.GradApproximator)
 
 
+def sees_gradient(chain: Modules) -> bool:
+    """Whether a chain shows the gradient that it makes itself.
+
+    Args:
+        chain: a module, or a list of modules.
+    """
+    return any(isinstance(one, SeenGradient) for one in _flat(chain))
+
+
 def takes_residuals(chain: Modules) -> bool:
     """Whether a chain makes loss and gradient of residuals.
 
@@ -231,6 +243,7 @@ __all__ = [
     "chain_of",
     "pairs_within_bounds",
     "searches",
+    "sees_gradient",
     "takes_residuals",
     "without_gradient",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..core import Modular, Modules, stopping
 from ..core.stopping import MaxEvaluations, MaxTime, Progress, StoppingRule
 from .bounds import Bounds
+from .elsewhere import absent, refusal
 from .methods import (
     Problem,
     SeenGradient,
@@ -23,6 +25,7 @@ from .methods import (
     chain_of,
     pairs_within_bounds,
     searches,
+    sees_gradient,
     takes_residuals,
     without_gradient,
 )
@@ -50,8 +53,8 @@ class MinimizeResult:
         nit: how many steps were made.
         nfev: how often the function was evaluated.
         njev: how many of these evaluations had a gradient.
-        status: 0 converged, 1 a limit was reached, 2 no lower point was found, 3 not finite, 98 interrupted,
-            99 stopped by the callback.
+        status: 0 converged, 1 a limit was reached, 2 no lower point was found or the value seems unbounded below, 3 not
+            finite, 98 interrupted, 99 stopped by the callback.
         success: whether it converged.
         message: why it ended, as a sentence.
         seconds: how long it took.
@@ -68,6 +71,19 @@ class MinimizeResult:
     success: bool
     message: str
     seconds: float
+
+    def keys(self) -> list[str]:
+        """The names of what it has, so that ``dict(result)`` is made of them."""
+        return [field.name for field in fields(self)]
+
+    def __getitem__(self, name: str) -> Any:
+        """What has a name, as scipy's results give it too: ``result["x"]``."""
+        if name not in self.keys():
+            raise KeyError(absent(name, self.keys()))
+        return getattr(self, name)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(absent(name, self.keys()))
 
     def __repr__(self) -> str:
         lines = [f"{name:>9}: {value!r}" for name, value in vars(self).items()]
@@ -300,6 +316,7 @@ def minimize(
     method: str | Modules | None = None,
     *,
     lr: float | None = None,
+    tol: float | None = None,
     gtol: float | None = None,
     xtol: float | None = None,
     ftol: float | None = None,
@@ -312,6 +329,7 @@ def minimize(
     disp: bool = False,
     deterministic: bool = True,
     compile: bool = False,
+    **others: NoReturn,
 ) -> MinimizeResult:
     """Find a local minimum of a function.
 
@@ -330,6 +348,8 @@ def minimize(
             "lbfgs", which is ``[tz.m.LBFGS(), tz.m.StrongWolfe()]``; for a function without gradients "fdm", with more
             than 1000 unknowns "spsa".
         lr: the learning rate of "adam", "sgd", "lion" and "spsa".
+        tol: the tolerance of the method: ``gtol``, or ``ftol`` where there is no gradient to look at ("spsa", and
+            chains that approximate it), unless that is given too.
         gtol: converged where no element of the gradient is larger; 1e-5 by default, 1e-4 below float64.
         xtol: converged where a step is at most so long, relative to the length of x; by default not asked for.
         ftol: converged where the value f goes down by at most ftol·max(abs(f), 1): in one step of a method with a line
@@ -347,6 +367,8 @@ def minimize(
         deterministic: whether fun gives the same value at the same point every time. If not, nothing is remembered,
             and the result is the last point and not the best one.
         compile: run the chain as generated kernels.
+        **others: nothing; an argument that scipy's ``minimize`` has and this one has not is refused with what to write
+            in its place.
 
     Returns:
         The best point and how it was found. Ctrl-C ends the run with it too.
@@ -354,7 +376,8 @@ def minimize(
     Raises:
         ValueError: an unknown method, bounds that do not fit or that the method does not keep to, a limit that is no
             number from 0 on, or x0 without numbers.
-        TypeError: an x0, fun or method that is made of something else, or a value that is no number.
+        TypeError: an x0, fun or method that is made of something else, a value that is no number, or an argument that
+            there is not.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -364,9 +387,8 @@ def minimize(
         >>> result.success, result.fun < 1e-10, result.x.round(decimals=4)
         (True, True, tensor([1., 1.], dtype=torch.float64))
     """
-    _check_callable("fun", fun, "x")
-    _check_callable("callback", len if callback is None else callback, "the result so far")
-    gtol, xtol, ftol = _limit("gtol", gtol), _limit("xtol", xtol), _limit("ftol", ftol)
+    _check_arguments(fun, callback, others)
+    tolerances = _Tolerances(_limit("tol", tol), _limit("gtol", gtol), _limit("xtol", xtol), _limit("ftol", ftol))
     maxiter, maxfev = _limit("maxiter", maxiter, whole=True), _limit("maxfev", maxfev, whole=True, low=1)
     maxtime = _limit("maxtime", maxtime)
     given = [] if stop is None else [stopping.as_rule(stop)]
@@ -395,7 +417,8 @@ def minimize(
                 chain = chain_of("lbfgs" if objective.has_gradient() else without_gradient(number), problem)
             optimizer = Modular(unknowns.model or unknowns.leaves, *chain, compile=compile, advice=False)
             backward, search = not approximates(chain), searches(chain)
-        rules = [*_rules(eps, search, gtol, xtol, ftol), *given]
+        seen = backward or sees_gradient(chain or [])
+        rules = [*_rules(eps, search, tolerances.filled(seen)), *given]
         rules += [stopping.MaxSteps(MAXITER if maxiter is None else maxiter), *hard]
         rule = stopping.AnyOf(rules)
         rule.reset()
@@ -405,9 +428,43 @@ def minimize(
         unknowns.return_grads()
 
 
-def _check_callable(name: str, given: Any, of: str) -> None:
-    if not callable(given):
-        raise TypeError(f"{name} must be a function of {of}, not {type(given).__name__}.")
+@dataclass
+class _Tolerances:
+    """What was asked for, None where nothing was.
+
+    Attributes:
+        tol: of whatever the method looks at.
+        gtol: of the gradient.
+        xtol: of the length of a step.
+        ftol: of the decrease.
+    """
+
+    tol: float | None
+    gtol: float | None
+    xtol: float | None
+    ftol: float | None
+
+    def filled(self, gradient: bool) -> _Tolerances:
+        """With ``tol`` in the place of the one that the method looks at.
+
+        Args:
+            gradient: whether there is a gradient to look at.
+        """
+        name = "gtol" if gradient else "ftol"
+        return replace(self, **{name: self.tol}) if getattr(self, name) is None else self
+
+
+def _check_arguments(fun: Any, callback: Any, others: Mapping[str, Any]) -> None:
+    """Refuse what cannot be called, and arguments that there are elsewhere.
+
+    Raises:
+        TypeError: there is one.
+    """
+    if others:
+        raise TypeError(refusal(others, [name for name in inspect.signature(minimize).parameters if name != "others"]))
+    for name, given, of in (("fun", fun, "x"), ("callback", callback, "the result so far")):
+        if not callable(given) and not (name == "callback" and given is None):
+            raise TypeError(f"{name} must be a function of {of}, not {type(given).__name__}.")
 
 
 def _projected(unknowns: Unknowns, objective: Objective, bounds: Bounds, pairs: int) -> Modular | ProjectedLBFGS:
@@ -446,12 +503,14 @@ def _rounding(leaves: Sequence[Tensor]) -> float:
     return max(torch.finfo(leaf.dtype).eps for leaf in leaves)
 
 
-def _rules(eps: float, search: bool, gtol: float | None, xtol: float | None, ftol: float | None) -> list[StoppingRule]:
+def _rules(eps: float, search: bool, tolerances: _Tolerances) -> list[StoppingRule]:
     """When it has converged, or cannot go on."""
+    gtol, xtol, ftol = tolerances.gtol, tolerances.xtol, tolerances.ftol
     if gtol is None:
         gtol = 1e-5 if eps < 1e-12 else 1e-4
     patience = (1 if ftol is not None else PATIENCE_OF_SEARCH) if search else PATIENCE
     rules = [
+        stopping.Unbounded(),
         stopping.NotFinite(),
         stopping.GradNorm(gtol),
         stopping.SearchFailed(2),

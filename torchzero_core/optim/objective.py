@@ -139,8 +139,7 @@ class Objective:
         if backward and keep_graph:
             point.graph = out if self._residuals else value
         self._latest = point
-        lowest = self.best is None or float(point.loss) <= float(self.best.loss) or not math.isfinite(self.best.loss)
-        if lowest or not self._deterministic:
+        if self.best is None or not self._deterministic or _lower(float(point.loss), float(self.best.loss)):
             self.best = point
         if backward:
             self._set_grads(grads)
@@ -158,6 +157,11 @@ class Objective:
     def _set_grads(self, grads: Sequence[Tensor | None] | None) -> None:
         for leaf, grad in zip(self._unknowns.leaves, grads or (), strict=False):
             leaf.grad = grad
+
+
+def _lower(loss: float, best: float) -> bool:
+    """Whether a point is better than the best one so far: minus infinity is no value to have a gradient at."""
+    return not math.isfinite(best) or -math.inf < loss <= best
 
 
 def _scalar(value: Any) -> Tensor:

@@ -157,7 +157,7 @@ class HigherOrderNewton(VectorMethod):
         polynomial, h, state = unit.given, unit.settings, unit.state
         expected = -polynomial((-direction).to("cpu", torch.float64))[0]
         actual = polynomial.loss - loss_after(polynomial.var, unit.tensors(direction), f"{self.path}.start")
-        better = math.isfinite(actual) and actual > 0
+        better, polynomial.var.info.falling = math.isfinite(actual) and actual > 0, actual == math.inf
         if h["trust_method"] != "none":
             fits = better and expected <= h["trust_tol"] * actual
             state["trust_value"] *= h["increase"] if fits else h["decrease"]

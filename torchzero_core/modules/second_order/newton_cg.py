@@ -14,14 +14,23 @@ from ...core.vector_method import Unit
 from ...linalg import cg
 from .products import HessianProducts
 
+#: The largest forcing term.
+LOOSEST = 0.1
+
 
 class NewtonCG(HessianProducts):
-    """Inexact Newton method: the direction solves (H + reg·I) x = u by conjugate gradients, without forming H.
+    r"""Inexact Newton method: the direction solves (H + reg·I) x = u by conjugate gradients, without forming H.
 
-    The solver ends when the residual is below η·‖u‖. The forcing sequence η is ``tol`` at the first step and then
-    0.9·(‖u‖/‖u₀‖)², u₀ the previous update, between ``tol`` and 0.1: systems are solved as well as it pays, and
-    convergence stays fast. At the first direction of negative curvature the solver stops with what it has, which
-    points downhill.
+    The solver ends when the residual r is below η·‖u‖. With u₀ and r₀ those of the previous step, the forcing term is
+    the smaller one of the two choices of Eisenstat and Walker,
+
+    .. math:: η = \min\left(\frac{|\, ‖u‖ - ‖r_0‖ \,|}{‖u_0‖},\; 0.9 \frac{‖u‖^2}{‖u_0‖^2}\right)
+        \quad \text{between tol and 0.1},
+
+    and 0.1 at the first step; after a step of negative curvature it is the second one. After a full step the gradient
+    would be r₀ if the Hessian were constant: so a quadratic loss is solved to ``tol`` from the second step on, others
+    as well as it pays, and convergence stays fast. At the first direction of negative curvature the solver stops with
+    what it has, which points downhill.
 
     Args:
         maxiter: largest number of Hessian products in a step. None: five for each parameter, since rounding and
@@ -39,8 +48,8 @@ class NewtonCG(HessianProducts):
         ValueError: settings that differ between parameter groups.
         RuntimeError: with "autograd", a loss that has no graph.
 
-    Reference: Nocedal and Wright, Numerical Optimization, 2006, section 7.1; Eisenstat and Walker, SIAM J. Scientific
-    Computing 17, 1996.
+    Reference: Nocedal and Wright, Numerical Optimization, 2006, section 7.1; Eisenstat and Walker, "Choosing the
+    forcing terms in an inexact Newton method", SIAM J. Scientific Computing 17, 1996.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -58,7 +67,7 @@ class NewtonCG(HessianProducts):
         True
     """
 
-    kept = {"prev_norm": StateKind.NUMBER, "x0": StateKind.VALUES}
+    kept = {"prev_norm": StateKind.NUMBER, "prev_residual": StateKind.NUMBER, "x0": StateKind.VALUES}
 
     maxiter: Count | None = None
     tol: Beta = 1e-4
@@ -95,6 +104,8 @@ class NewtonCG(HessianProducts):
         if result.status == "breakdown":
             system.info.status = "Hessian product not finite"
         d = result.x
+        if result.status in ("converged", "maxiter") and math.isfinite(result.residual_norm):
+            unit.state["prev_residual"] = result.residual_norm
         if result.curved is not None:  # go on as if the curvature were positive
             d = result.curved if result.iterations == 1 + (start is not None) else d + result.curved
         if start is not None and float(unit.dot(d, x)) <= 0:  # only a warm start can point uphill
@@ -110,11 +121,10 @@ class NewtonCG(HessianProducts):
 
     def _tolerance(self, norm: float, unit: Unit) -> float:
         """The forcing term."""
-        state, h = unit.state, unit.settings
-        before, eta = state.get("prev_norm"), h["tol"]
-        if h["forcing"] and before is not None and before > 0 and math.isfinite(norm):
-            ratio = min(norm / before, 1.0)
-            eta = max(h["tol"], min(0.9 * ratio * ratio, 0.1))
+        state, h, eta = unit.state, unit.settings, LOOSEST
+        before, residual = state.get("prev_norm"), state.get("prev_residual", math.inf)
         if math.isfinite(norm):
-            state["prev_norm"] = norm
-        return eta
+            state["prev_norm"], state["prev_residual"] = norm, math.inf  # until the system is solved
+            if before:
+                eta = min(abs(norm - residual) / before, 0.9 * (norm / before) ** 2, LOOSEST)
+        return max(eta, h["tol"]) if h["forcing"] else h["tol"]

@@ -21,6 +21,7 @@ NOT_FINITE = "not finite"
 NO_GRADIENT = "no gradient"
 NO_DECREASE = "no decrease"
 CONVERGED = "converged"
+BOTTOMLESS = "loss falls to minus infinity"
 
 
 @dataclass(eq=False)
@@ -191,7 +192,7 @@ class TrustMethod(Module):
         if model.norm(model.g) == 0:
             return None, CONVERGED, loss
         rounding = 10 * _eps(var) * abs(loss)
-        best, most = None, 0.0
+        best, most, bottomless = None, 0.0, False
         for _ in range(model.settings["max_attempts"]):
             step, predicted, kept_short = self.solve(model)
             actual = -math.inf
@@ -199,6 +200,8 @@ class TrustMethod(Module):
                 ratio = -math.inf
             else:
                 actual = loss - self._loss_after(model, var, step)
+                if actual == math.inf:  # a region without a bottom: a shorter step ends above it
+                    bottomless, actual = True, -math.inf
                 if actual > most:
                     best, most = step, actual
                 # Where both are rounding their ratio says nothing (Conn, Gould and Toint, section 17.4.2).
@@ -206,7 +209,9 @@ class TrustMethod(Module):
             self.resize(model, ratio, kept_short=kept_short)
             if ratio > model.settings["eta"]:
                 return step, "ok", loss - actual
-        return best, NO_DECREASE if best is None else "ok", loss - most
+        var.info.falling = bottomless and best is None
+        failed = BOTTOMLESS if bottomless else NO_DECREASE
+        return best, failed if best is None else "ok", loss - most
 
     def _loss_after(self, model: Model, var: Var, step: Tensor) -> float:
         """The loss where a step leads."""
