@@ -259,16 +259,16 @@ def test_plain_numbers_give_what_the_triangular_systems_give(history, chain, mon
 
 
 @pytest.mark.parametrize("few", [16, -1])
-@pytest.mark.parametrize("tile", [1, 100, 1000])
+@pytest.mark.parametrize("tile", [1, 90, 150])
 def test_rows_in_pieces_give_what_whole_rows_give(few, tile, monkeypatch):
     def run():
-        return stepped([tz.m.LBFGS(4), tz.m.StrongWolfe()], F64)[0]
+        return stepped([tz.m.LBFGS(4), tz.m.StrongWolfe()], F64, steps=12)[0]  # then rounding decides where it stops
 
     monkeypatch.setattr("torchzero_core.modules.quasi_newton.lbfgs.FEW", few)
     whole = run()
     monkeypatch.setattr("torchzero_core.modules.quasi_newton.lbfgs.TILE", tile)
     pieces = run()
-    assert torch.allclose(whole, pieces, rtol=1e-9, atol=1e-9) and (whole[-1] - whole[0]).norm() > 1e-3
+    assert torch.allclose(whole, pieces, rtol=1e-12, atol=1e-12) and (whole[-1] - whole[0]).norm() > 1e-3
 
 
 def test_products_found_on_the_way_hold_for_the_update_as_it_was(monkeypatch):
