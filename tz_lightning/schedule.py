@@ -17,6 +17,7 @@ from torchzero_core.core.groups import check_keys
 from torchzero_core.core.near import did_you_mean
 
 from . import compat
+from .mistakes import raised_in
 
 
 class WarmupCosine(LRScheduler):
@@ -309,7 +310,7 @@ class LRSchedulerCallback(Callback):
             group.setdefault(f"initial_{self.setting}", value)
         first = [group[f"initial_{self.setting}"] for group in optimizer.param_groups]
         self._stage, self._count = _Stage(optimizer, self.setting, first), 0
-        self.scheduler = self.make(self._stage)
+        self.scheduler = self._said(self.make, self._stage)
         if isinstance(self.scheduler, ReduceLROnPlateau) and self.monitor is None:
             self.monitor = getattr(self.scheduler, "monitor", None)
             if self.monitor is None:
@@ -323,6 +324,18 @@ class LRSchedulerCallback(Callback):
                 group.update(kept)
             self._saved = None
         self._stage.play()
+
+    def _said(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Call a scheduler, with the name of this callback before what torch refuses there."""
+        try:
+            return fn(*args)
+        except ValueError as error:
+            if not raised_in(error, "torch.optim.lr_scheduler"):
+                raise
+            text = str(error)
+            if "`cycle_momentum` option" in text:
+                text = "there is no momentum beside the one setting; give the scheduler cycle_momentum=False."
+            raise MisconfigurationException(f"LRSchedulerCallback(setting={self.setting!r}): {text}") from error
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -352,9 +365,9 @@ class LRSchedulerCallback(Callback):
                 raise MisconfigurationException(
                     f"LRSchedulerCallback(monitor={self.monitor!r}): there is no such metric.{near}"
                 )
-            self.scheduler.step(metrics[self.monitor])
+            self._said(self.scheduler.step, metrics[self.monitor])
         else:
-            self.scheduler.step()
+            self._said(self.scheduler.step)
         self._stage.play()
 
     def _log(self, trainer: Trainer) -> None:
