@@ -16,7 +16,7 @@ from torchzero_core.core.grouping import Groups
 from torchzero_core.core.grouping import groups as group_parameters
 from torchzero_core.modules import Split
 
-from .compat import module_of_lightning_closure
+from .compat import OTHER_PACKAGE, module_of_lightning_closure, of_other_package
 
 _MODEL: ContextVar[nn.Module | None] = ContextVar("model", default=None)
 
@@ -126,18 +126,19 @@ def _refuse_lightning_s_closure(modular: Modular, closure: Closure) -> None:
     module = module_of_lightning_closure(closure)
     if module is None:
         return
+    package = f" {OTHER_PACKAGE}" if of_other_package(module) else ""
     needy = next(m for m in modular.unrolled_modules if m.requires_closure)
     if not module.automatic_optimization:
         raise RuntimeError(
             f"{needy.path} evaluates the loss several times a step, with and without gradients, which optimizer.step "
             "in manual optimization leaves no way to. Call tz_lightning.closure_step(self, optimizer, fn) instead, "
-            "where fn() returns the loss."
+            f"where fn() returns the loss.{package}"
         )
     raise RuntimeError(
         f"{needy.path} evaluates the loss several times a step, which Lightning's automatic optimization would "
         "log and count each time. Give the Trainer the callback tz_lightning.ClosureOptimization(), or derive "
-        "the model from tz_lightning.ClosureModule."
+        f"the model from tz_lightning.ClosureModule.{package}"
     )
 
 
-Modular.closure_guards.append(_refuse_lightning_s_closure)
+Modular.closure_guards[:] = [_refuse_lightning_s_closure]  # in the place of a warning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -100,11 +101,27 @@ def _check_arguments(module: LightningModule, optimizer: Any, fn: Any) -> None:
         f"closure_step evaluates the loss several times, so fn must be a function that returns it, as in "
         f"closure_step(self, optimizer, lambda: self.loss(batch)), and not a {type(fn).__name__}.",
     )
+    _refuse_if(compat.of_other_package(module), f"closure_step: {compat.OTHER_PACKAGE}")
+    _refuse_if(
+        _needs_arguments(fn),
+        "closure_step calls fn() without arguments and computes the gradients itself: fn only returns the loss.",
+    )
     _refuse_if(
         module.automatic_optimization,
         "closure_step belongs into manual optimization, self.automatic_optimization = False. With automatic "
         "optimization training_step just returns the loss, and the Trainer has the callback ClosureOptimization().",
     )
+
+
+def _needs_arguments(fn: Callable[..., Any]) -> bool:
+    """Whether a function cannot be called with nothing; False where nobody knows."""
+    try:
+        inspect.signature(fn).bind()
+    except TypeError:
+        return True
+    except ValueError:  # of C
+        pass
+    return False
 
 
 def _backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer) -> None:
@@ -153,6 +170,7 @@ class ClosureOptimization(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Be there before anything trains, such as the learning rate finder."""
+        _refuse_if(compat.of_other_package(trainer), f"ClosureOptimization: {compat.OTHER_PACKAGE}")
         if stage == "fit":
             self._release()
             self._end = loop.install(trainer, lambda optimizer: _refuse(trainer, optimizer))
