@@ -223,8 +223,8 @@ def refuse_everywhere(trainer: Trainer, optimizer: Optimizer, who: str) -> None:
     _refuse_if(
         trainer.world_size > 1 and alone,
         f"{who}: there are {trainer.world_size} processes, and each would search along the loss of its own data, so "
-        "that the parameters drift apart. Train with devices=1, or give the optimizer reductions over the processes: "
-        "optimizer.distributed, see torchzero_core.distributed.",
+        "that the parameters drift apart. Train with devices=1, or let them search along the mean of their losses: "
+        "optimizer.distributed = torchzero_core.distributed.RankMeans(), where configure_optimizers makes it.",
     )
     _refuse_if(
         compat.scaler(trainer) is not None,
