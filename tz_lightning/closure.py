@@ -224,7 +224,7 @@ def refuse_everywhere(trainer: Trainer, optimizer: Optimizer, who: str) -> None:
         trainer.world_size > 1 and alone,
         f"{who}: there are {trainer.world_size} processes, and each would search along the loss of its own data, so "
         "that the parameters drift apart. Train with devices=1, or let them search along the mean of their losses: "
-        "optimizer.distributed = torchzero_core.distributed.RankMeans(), where configure_optimizers makes it.",
+        "optimizer.distributed = tz.RankMeans(), where configure_optimizers makes it.",
     )
     _refuse_if(
         compat.scaler(trainer) is not None,

@@ -25,6 +25,8 @@ CHAINS = {
     "trust region": (lambda: [m.TrustCG()], 1e-8),
     "values alone": (lambda: [m.SPSA(seed=0), m.LR(1e-2)], 1e-10),
     "Polyak": (lambda: [m.PolyakStepSize()], 1e-12),
+    "times the loss": (lambda: [m.MulByLoss(), m.LR(1e-1)], 1e-12),
+    "polynomials": (lambda: [m.HigherOrderNewton(order=2, trust_method="proximal")], 1e-8),
 }
 
 

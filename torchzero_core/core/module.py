@@ -328,7 +328,7 @@ class Module:
                 f"{self.path}.seed",
                 f"{self.path} draws random numbers, and the {processes()} processes may draw different ones, so that "
                 f"their parameters drift apart: {way}let them agree on one, optimizer.distributed = "
-                "torchzero_core.distributed.RankMeans().",
+                "tz.RankMeans().",
             )
         return home.distributed.agree(drawn)
 
