@@ -71,13 +71,15 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
         if value is not None and backward:
             compat.zero_grad(trainer, raw)
             if known is None:
-                _backward(trainer, value, raw)
+                with memory.hooked.backward(trainer):
+                    _backward(trainer, value, raw)
             else:
                 params = [p for group in raw.param_groups for p in group["params"]]
                 compat.take_gradients(trainer, value, params, known.grads)
             value = value.detach()
         if value is not None:
             compat.call_hooks(trainer, "on_before_optimizer_step", raw)
+            memory.hooked.look()
         return value
 
     batch = Batch(module, again, memory, [compat.current_batch(trainer)], fn)
@@ -86,6 +88,7 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
         compat.step_optimizer(trainer, raw, step)
     except NoLoss:
         return None
+    memory.hooked.say([chain.last_step for chain in loop.chains_of(raw)])
     return outputs[0] if outputs else None
 
 

@@ -99,6 +99,23 @@ def backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer, *, hooks: boo
         trainer.strategy.post_backward(loss)
 
 
+@contextmanager
+def before_hooks(trainer: Trainer, note: Callable[[], None]) -> Iterator[None]:
+    """Within it, ``note`` is called when gradients have been computed, and before hooks see them."""
+    plugin = trainer.precision_plugin
+    own, original = vars(plugin), plugin.post_backward
+
+    def post_backward(*args: Any, **kwargs: Any) -> Any:
+        note()
+        return original(*args, **kwargs)
+
+    own["post_backward"] = post_backward
+    try:
+        yield
+    finally:
+        del own["post_backward"]
+
+
 def take_gradients(trainer: Trainer, loss: Tensor, params: Iterable[Tensor], grads: Iterable[Tensor | None]) -> None:
     """Let gradients that are known be those of the parameters, with the hooks of a backward pass."""
     trainer.precision_plugin.pre_backward(loss, trainer.lightning_module)
