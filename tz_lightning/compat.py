@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -87,6 +88,14 @@ def without_autocast(trainer: Trainer) -> Iterator[None]:
 def forward_context(trainer: Trainer) -> Any:
     """The precision that training steps are run in."""
     return trainer.precision_plugin.train_step_context()
+
+
+_version = operator.attrgetter("_version")
+
+
+def written(tensor: Tensor) -> int | None:
+    """How often a tensor has been written to; None of one that was made in inference mode."""
+    return None if tensor.is_inference() else _version(tensor)
 
 
 def backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer, *, hooks: bool) -> None:

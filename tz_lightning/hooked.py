@@ -22,7 +22,7 @@ class Hooked:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._marks: dict[int, tuple[int, int]] = {}
+        self._marks: dict[int, tuple[int, int | None]] = {}
         self._changed = self._said = False
 
     @contextmanager
@@ -32,10 +32,10 @@ class Hooked:
             yield
         self.look()
 
-    def _found(self) -> dict[int, tuple[int, int]]:
+    def _found(self) -> dict[int, tuple[int, int | None]]:
         """Which tensor is the gradient of each parameter, and how often it was written to."""
         params = [p for group in self._optimizer.param_groups for p in group["params"]]
-        return {id(p): (id(p.grad), p.grad._version) for p in params if p.grad is not None}
+        return {id(p): (id(p.grad), compat.written(p.grad)) for p in params if p.grad is not None}
 
     def _mark(self) -> None:
         if not self._said:

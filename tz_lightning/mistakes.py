@@ -14,6 +14,7 @@ from typing import Any, cast
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -416,6 +417,8 @@ def no_class(name: str, key: str, words: Iterable[str] = ()) -> str:
         "no module is called 'Adamm'. Did you mean 'Adam', 'RAdam' or 'NAdam'?"
     """
     kind, known = _kind_of(key), names_of(key)
+    if not name:
+        return f"the name of the {kind.lower()} is missing"
     if found := re.match(r"(\w+)[(,; ]", name):
         return (
             f"{name!r} is no name. Each {kind.lower()} is named alone, as {found[1]}; its settings are its init_args."
@@ -468,6 +471,8 @@ def _unknown_words(words: str, vocabulary: list[str]) -> str:
     if " " in option and option.startswith("--"):
         name, _, rest = option.partition(" ")
         return f"{first!r} is one word in quotes; write {name}={rest}"
+    if first in LightningCLI.subcommands():
+        return f"{first!r} is a command, and this program has none: only options stand behind its name"
     if not option.startswith("-"):
         return f"{first!r} is no option; options begin with two hyphens, as in --trainer.max_epochs=3"
     if not option.startswith("--"):

@@ -136,6 +136,7 @@ WORDS = {
         ["--optimizer=adamw", "--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=loss"],
         "trainer.callbacks: Early stopping conditioned on metric `loss` which is not available",
     ),
+    "no name": (["--optimizer="], "optimizer: the name of the optimizer is missing"),
     "help of an optimizer": (
         ["--optimizer.help=sopa"],
         "--optimizer.help: no optimizer is called 'sopa'. Did you mean",
@@ -252,6 +253,12 @@ def test_places(kind, capsys, tmp_path):
     (tmp_path / "plain.yaml").write_text("optimizer: adamw\n")
     (tmp_path / "under.yaml").write_text("fit:\n  optimizer: adamw\n")
     assert message in said(capsys, *words)
+
+
+def test_a_command_of_a_program_that_has_none(capsys):
+    with pytest.raises(SystemExit):
+        ModularCLI(mistakes.Model, args=["fit", "--optimizer=adamw"], run=False)
+    assert "error: 'fit' is a command, and this program has none: only options stand" in capsys.readouterr().err
 
 
 def test_a_command_in_the_environment(monkeypatch):
