@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -260,6 +261,7 @@ class LRSchedulerCallback(Callback):
 
     Raises:
         ValueError: an interval or frequency that is none.
+        TypeError: a scheduler, or a class of them that needs more than the optimizer, in the place of the function.
         MisconfigurationException: as the training begins, a setting that no module of the chain has, with the nearest.
 
     Example:
@@ -279,6 +281,7 @@ class LRSchedulerCallback(Callback):
         optimizer: int = 0,
         log: bool = True,
     ) -> None:
+        _check_maker(setting, scheduler)
         if interval not in ("step", "epoch"):
             raise ValueError(f"LRSchedulerCallback(interval={interval!r}) must be 'step' or 'epoch'.")
         if frequency < 1:
@@ -392,6 +395,31 @@ class LRSchedulerCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there when the training begins."""
         self._saved = dict(state_dict) or None
+
+
+def _check_maker(setting: Any, scheduler: Any) -> None:
+    """Refuse what is no name of a setting, and what makes no scheduler of an optimizer."""
+    if not isinstance(setting, str):
+        raise TypeError(f"LRSchedulerCallback(setting=...) is the name of a setting, and not {setting!r}.")
+    made = isinstance(scheduler, (LRScheduler, ReduceLROnPlateau))
+    if made or not callable(scheduler) or not _takes_one(scheduler):
+        kind = type(scheduler) if made or not isinstance(scheduler, type) else scheduler
+        example = f"{kind.__name__}(optimizer, ...)" if issubclass(kind, LRScheduler) else "StepLR(optimizer, 10)"
+        raise TypeError(
+            "LRSchedulerCallback takes a function that makes a scheduler of an optimizer, lambda optimizer: "
+            f"{example}, and not {'a ' if kind is not scheduler else ''}{kind.__name__}."
+        )
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with one argument; True where nobody knows."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # of C
+        pass
+    return True
 
 
 def values_of(optimizer: Optimizer, setting: str) -> list[Any]:
