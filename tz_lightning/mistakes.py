@@ -472,7 +472,9 @@ def _unknown_words(words: str, vocabulary: list[str]) -> str:
         name, _, rest = option.partition(" ")
         return f"{first!r} is one word in quotes; write {name}={rest}"
     if first in LightningCLI.subcommands():
-        return f"{first!r} is a command, and this program has none: only options stand behind its name"
+        return (
+            f"{first!r} is a command: it stands once, in front of all options, and only in a program that has commands"
+        )
     if not option.startswith("-"):
         return f"{first!r} is no option; options begin with two hyphens, as in --trainer.max_epochs=3"
     if not option.startswith("--"):

@@ -136,6 +136,7 @@ WORDS = {
         ["--optimizer=adamw", "--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=loss"],
         "trainer.callbacks: Early stopping conditioned on metric `loss` which is not available",
     ),
+    "a command again": (["--optimizer=adamw", "fit"], "'fit' is a command: it stands once, in front of all options"),
     "no name": (["--optimizer="], "optimizer: the name of the optimizer is missing"),
     "help of an optimizer": (
         ["--optimizer.help=sopa"],
@@ -258,7 +259,10 @@ def test_places(kind, capsys, tmp_path):
 def test_a_command_of_a_program_that_has_none(capsys):
     with pytest.raises(SystemExit):
         ModularCLI(mistakes.Model, args=["fit", "--optimizer=adamw"], run=False)
-    assert "error: 'fit' is a command, and this program has none: only options stand" in capsys.readouterr().err
+    assert (
+        "error: 'fit' is a command: it stands once, in front of all options, and only in a program"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_command_in_the_environment(monkeypatch):

@@ -54,6 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print a sentence and exit with status 2."""
+        message = message.replace("the following arguments are required:", "it needs")
         sys.stderr.write(f"{self.prog}: error: {message}\n({self.prog} --help lists the options)\n")
         sys.exit(2)
 
