@@ -34,7 +34,7 @@ MEMBERS = {
     " clone select absorb absorb_parts run_inner",
     "torchzero_core.Context": "params grads loss loss_with_gradients step first child call evaluate random noise"
     " of_shape finfo full",
-    "torchzero_core.Reductions": "mean_loss mean_grads gather sum_scalar max_scalar",
+    "torchzero_core.Reductions": "mean_loss mean_grads gather sum_scalar max_scalar agree",
     "torchzero_core.stopping.Progress": "",
     "torchzero_core.stopping.StoppingRule": "met state_dict load_state_dict reset",
     f"{M}.Split": "choice",
@@ -143,7 +143,7 @@ def author_pages() -> Iterator[Page]:
         "What a `rule` is written with: the update is a `Value`, the rest is asked of the `Context`, and state is "
         "declared as a `Slot`.",
         "torchzero_core",
-        {name: names[name] for name in ("Value", "Context", "Slot", "Reductions")},
+        {name: names[name] for name in ("Value", "Context", "Slot", "Reductions", "RankMeans")},
     )
     yield Page(
         "settings",

@@ -4,7 +4,21 @@ from typing import Any as _Any
 
 from . import modules as m
 from . import optim, recipes
-from .core import Advice, Chain, Context, Modular, Module, Reductions, Slot, StepInfo, Transform, Value, Var, stopping
+from .core import (
+    Advice,
+    Chain,
+    Context,
+    Modular,
+    Module,
+    RankMeans,
+    Reductions,
+    Slot,
+    StepInfo,
+    Transform,
+    Value,
+    Var,
+    stopping,
+)
 from .core.grouping import groups
 from .core.kinds import kinds
 from .optim import MinimizeResult, minimize
@@ -18,6 +32,7 @@ __all__ = [
     "MinimizeResult",
     "Modular",
     "Module",
+    "RankMeans",
     "Reductions",
     "Slot",
     "StepInfo",

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 
 class Reductions:
@@ -44,6 +45,58 @@ class Reductions:
     def max_scalar(self, value: Tensor) -> Tensor:
         """The largest over shards."""
         return value
+
+    def agree(self, number: int) -> int:
+        """What all ranks take for a number that each has drawn."""
+        return number
+
+
+class RankMeans(Reductions):
+    """Ranks that hold all parameters each and see different data, as under ``DistributedDataParallel``.
+
+    A chain that evaluates the loss then sees its mean over the ranks, and modules that draw random numbers draw the
+    same everywhere. So all ranks take the same steps, those of one process with all of the data in a batch. Gradients
+    of ``backward`` are averaged by whoever else does that.
+
+    Args:
+        group: the process group; None for all ranks.
+
+    Example:
+        .. code-block:: python
+
+            optimizer = tz.Modular(model.parameters(), tz.m.LBFGS(), tz.m.StrongWolfe())
+            optimizer.distributed = RankMeans()
+    """
+
+    def __init__(self, group: Any = None) -> None:
+        self.group = group
+
+    def _mean(self, value: Tensor) -> Tensor:
+        # NCCL takes nothing from the host, where a loss may be that a closure has returned as a number.
+        away = not value.is_cuda and dist.get_backend(self.group) == "nccl"
+        total = value.detach().cuda() if away else value.detach().clone()
+        dist.all_reduce(total, group=self.group)
+        return (total / dist.get_world_size(self.group)).to(value.device)
+
+    def mean_loss(self, loss: Tensor) -> Tensor:
+        """The mean of the loss over the ranks."""
+        return self._mean(loss)
+
+    def mean_grads(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        """The mean over ranks of gradients that a module took itself."""
+        return [self._mean(grad) for grad in grads]
+
+    def agree(self, number: int) -> int:
+        """The number of the first rank."""
+        numbers = [number]
+        source = 0 if self.group is None else dist.get_global_rank(self.group, 0)
+        dist.broadcast_object_list(numbers, src=source, group=self.group)
+        return numbers[0]
+
+
+def processes() -> int:
+    """How many processes train together, as far as torch knows."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def is_spread(t: Tensor) -> bool:

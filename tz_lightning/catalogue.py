@@ -62,6 +62,8 @@ def family_called(name: str) -> str:
         module = same(name, modules())
         if module is not None:
             hint = f" It is a module of the family {family_of(modules()[module])!r}."
+        elif (recipe := same(name, tz.recipes.RECIPES)) is not None:
+            hint = f" It is a recipe: python -m tz_lightning recipe {recipe}"
         else:
             hint = did_you_mean(name, known, 1) or f" There are {', '.join(known)}."
         raise ValueError(f"no family is called {name!r}.{hint}")
@@ -130,6 +132,11 @@ def recipe_lines() -> list[str]:
     """The recipes, a line each."""
     width = max(map(len, tz.recipes.RECIPES))
     return [f"{name:<{width}}  {first_line(recipe)}" for name, recipe in tz.recipes.RECIPES.items()]
+
+
+def recipes_said() -> str:
+    """The recipes, and how one of them is had as YAML."""
+    return "\n".join([*recipe_lines(), "", "One of them as YAML, to be changed: python -m tz_lightning recipe adamw"])
 
 
 def recipe_table() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -14,9 +14,11 @@ from torchzero_core.core import Modular, Module
 from torchzero_core.core.closure import Closure
 from torchzero_core.core.grouping import Groups
 from torchzero_core.core.grouping import groups as group_parameters
+from torchzero_core.core.mistakes import no_module, shown
 from torchzero_core.modules import Split
 
-from .compat import module_of_lightning_closure
+from .closure import ClosureModule
+from .compat import OTHER_PACKAGE, module_of_lightning_closure, of_other_package
 
 _MODEL: ContextVar[nn.Module | None] = ContextVar("model", default=None)
 
@@ -77,6 +79,7 @@ class ModularChain(Modular):
         state_dtype: str | dict[str, str] | None = None,
         stochastic_rounding: bool | int = False,
     ) -> None:
+        _check_modules(modules, groups)
         chain = copy.deepcopy([modules] if isinstance(modules, Module) else modules)
         model = params if isinstance(params, nn.Module) else _MODEL.get()
         if groups:
@@ -94,6 +97,17 @@ class ModularChain(Modular):
         for module in self.unrolled_modules if model is not None else ():
             if isinstance(module, Split):
                 module.choice()  # refuses what fits no parameter here, and not at the first step
+
+
+def _check_modules(modules: Any, groups: Any) -> None:
+    """Refuse modules that are given as :class:`Modular` takes them, and what makes modules."""
+    if isinstance(groups, Module):
+        raise TypeError(
+            "ModularChain takes its modules as a list, ModularChain(params, [tz.m.Adam(), tz.m.LR(1e-3)]); Modular "
+            "takes them one by one."
+        )
+    if not isinstance(modules, (Module, Sequence)) or isinstance(modules, str):
+        raise TypeError(f"ModularChain takes a list of modules, not {shown(modules)}.{no_module(modules)}")
 
 
 def grouped(params: Any, groups: Mapping[str, Mapping[str, Any]], who: str) -> Groups:
@@ -126,18 +140,24 @@ def _refuse_lightning_s_closure(modular: Modular, closure: Closure) -> None:
     module = module_of_lightning_closure(closure)
     if module is None:
         return
+    package = f" {OTHER_PACKAGE}" if of_other_package(module) else ""
     needy = next(m for m in modular.unrolled_modules if m.requires_closure)
     if not module.automatic_optimization:
         raise RuntimeError(
             f"{needy.path} evaluates the loss several times a step, with and without gradients, which optimizer.step "
             "in manual optimization leaves no way to. Call tz_lightning.closure_step(self, optimizer, fn) instead, "
-            "where fn() returns the loss."
+            f"where fn() returns the loss.{package}"
+        )
+    if isinstance(module, ClosureModule):
+        raise RuntimeError(
+            f"{needy.path} evaluates the loss several times a step, and {type(module).__name__}.configure_callbacks "
+            "leaves out the callback that does it: return [*super().configure_callbacks(), ...]."
         )
     raise RuntimeError(
         f"{needy.path} evaluates the loss several times a step, which Lightning's automatic optimization would "
         "log and count each time. Give the Trainer the callback tz_lightning.ClosureOptimization(), or derive "
-        "the model from tz_lightning.ClosureModule."
+        f"the model from tz_lightning.ClosureModule.{package}"
     )
 
 
-Modular.closure_guards.append(_refuse_lightning_s_closure)
+Modular.closure_guards[:] = [_refuse_lightning_s_closure]  # in the place of a warning

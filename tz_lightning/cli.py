@@ -16,13 +16,25 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 
 from torchzero_core.core import Modular
 
 from . import catalogue, parts, recipes  # what --optimizer adamw finds
 from .chain import ModularChain, parameters_of
 from .closure import ClosureOptimization
-from .mistakes import names_of, no_class, parameters, refusal, short_error, structure_fault, trainer_fault
+from .mistakes import (
+    faults_of_classes,
+    names_of,
+    no_class,
+    parameters,
+    raised_in,
+    refusal,
+    said_in_training,
+    short_error,
+    structure_fault,
+    trainer_fault,
+)  # fmt: skip
 from .schedule import ChainedScheduler, SequentialLR, WarmupCosine
 
 
@@ -93,6 +105,8 @@ _COMPOSED = {
 def spelled_out(value: Any) -> Any:
     """A configuration in which schedulers that are made of schedulers are those of this package.
 
+    Settings of a class under which nothing stands are none.
+
     Args:
         value: the configuration, or a part of it.
     """
@@ -101,7 +115,8 @@ def spelled_out(value: Any) -> Any:
     if isinstance(value, list):
         return [spelled_out(v) for v in value]
     if isinstance(value, dict):
-        return {k: spelled_out(v) for k, v in value.items()}
+        empty = ("init_args", "dict_kwargs") if "class_path" in value else ()
+        return {k: spelled_out(v) for k, v in value.items() if v is not None or k not in empty}
     return value
 
 
@@ -138,6 +153,8 @@ class ModularParser(LightningArgumentParser):
 
     #: The names of the options of the program.
     vocabulary: Sequence[str] = ()
+    #: The commands of the program, where this is the parser that they stand behind.
+    commands: Sequence[str] = ()
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Parse the words of a command line."""
@@ -150,6 +167,9 @@ class ModularParser(LightningArgumentParser):
         for file in _files(words):
             if fault := _fault_of(file):
                 self.error(f"{file}{fault}")
+        elsewhere = not words and (self.default_env or self.default_config_files)  # may say it all
+        if self.commands and not elsewhere and (fault := _command_fault(words, self.commands, self.vocabulary)):
+            self.error(fault)
         for word in words:
             if fault := _twice_in(word):
                 self.error(fault)
@@ -180,7 +200,7 @@ def help_text(words: Sequence[str]) -> str | None:
         after = words[place + 1] if place + 1 < len(words) else ""
         name = name or ("" if after.startswith("-") else after)
         key = option.removeprefix("--").removesuffix(".help").rsplit(".", 1)[-1]
-        if name in catalogue.modules():
+        if name in catalogue.modules() and not (key == "optimizer" and name in names_of(key)):
             return catalogue.describe(name)
         if key == "optimizer" and name.rsplit(".", 1)[-1] in ("", "ModularChain"):
             return _help_of_optimizer(f"--{key}" if "." not in option.removesuffix(".help") else option[:-5], name)
@@ -244,6 +264,41 @@ def _fault_of(file: str) -> str:
     return f": {fault}" if fault else ""
 
 
+def _command_fault(words: Sequence[str], commands: Sequence[str], vocabulary: Sequence[str]) -> str:
+    """What is wrong with where the command stands among its options; "" where nothing is.
+
+    Args:
+        words: of the command line.
+        commands: the commands that there are.
+        vocabulary: the names of their options.
+    """
+    place = next((i for i, word in enumerate(words) if word in commands), len(words))
+    command = words[place] if place < len(words) else commands[0]
+    tops = {name.partition(".")[0] for name in vocabulary} - {"config"}
+    for word in words[:place]:
+        if word.startswith("--") and word.lstrip("-").partition("=")[0].partition(".")[0] in tops:
+            return f"{word} stands in front of the command that it belongs to; write {command} {word}"
+    for file in _files(words[:place]):
+        if found := next((key for key in _keys(file) if key in tops), None):
+            return f"{file} has options of a command, such as {found}; write {command} --config={file}"
+    for file in _files(words[place:]):
+        if found := next((key for key in _keys(file) if key in commands), None):
+            return (
+                f"{file} has its options under {found!r}, as a file in front of the command has; leave that line out, "
+                f"or write --config={file} {found}"
+            )
+    return "" if words else f"say what to do, as in {commands[0]} --optimizer=adamw; there are {', '.join(commands)}"
+
+
+def _keys(file: str) -> list[str]:
+    """The keys on top of a configuration file; none where there is no such file, or no such keys."""
+    try:
+        config = load_yaml(Path(file).read_text())
+    except (OSError, yaml.YAMLError):
+        return []
+    return list(config) if isinstance(config, dict) else []
+
+
 def _twice_in(word: str) -> str:
     """What is said of a word of the command line in whose value a key stands twice; "" of any other."""
     option, _, value = word.partition("=")
@@ -257,14 +312,6 @@ def _twice_in(word: str) -> str:
     except yaml.YAMLError:
         pass  # the parser says so
     return ""
-
-
-def _of_lightning(error: BaseException) -> bool:
-    """Whether Lightning has raised an error itself, about what it was given."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("lightning.")
 
 
 class ModularCLI(LightningCLI):
@@ -289,6 +336,8 @@ class ModularCLI(LightningCLI):
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Make the parsers, and tell each what options there are, for the sentence about one that there is not."""
         super().setup_parser(*args, **kwargs)
+        if isinstance(self.parser, ModularParser):
+            self.parser.commands = list(getattr(self, "_subcommand_parsers", {}))
         parsers = list(getattr(self, "_subcommand_parsers", {}).values())
         for parser in [*parsers, self.parser]:
             parser.vocabulary = list(
@@ -298,6 +347,7 @@ class ModularCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Instantiate the classes; a value that a constructor refuses ends the program with its sentence."""
         self._check_optimizer()
+        self._check_classes()
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -320,7 +370,9 @@ class ModularCLI(LightningCLI):
                 raise ValueError(f"accumulate_grad_batches={trainer.accumulate_grad_batches} must be at least 1")
             return trainer
         except (ValueError, TypeError, MisconfigurationException) as error:
-            if "Does not validate" in str(error) or (isinstance(error, TypeError) and not _of_lightning(error)):
+            if "Does not validate" in str(error) or (
+                isinstance(error, TypeError) and not raised_in(error, "lightning")
+            ):
                 raise
             self._parser(self.subcommand).error(f"trainer: {' '.join(str(error).split())}", error)
 
@@ -334,16 +386,10 @@ class ModularCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except MisconfigurationException as error:  # a sentence of Lightning's, or of a callback, about the options
-            self._parser(subcommand).error(" ".join(str(error).split()), error)
-        except FileNotFoundError as error:
-            if "heckpoint" not in str(error):
+        except Exception as error:
+            if (sentence := said_in_training(error)) is None:
                 raise
-            self._parser(subcommand).error(f"ckpt_path: {error}", error)
-        except RuntimeError as error:
-            if not str(error).startswith("SaveConfigCallback"):
-                raise
-            self._parser(subcommand).error(" ".join(str(error).split()), error)
+            self._parser(subcommand).error(sentence, error)
 
     def _check_optimizer(self) -> None:
         """Refuse a training without an optimizer."""
@@ -355,6 +401,12 @@ class ModularCLI(LightningCLI):
             self._parser(self.subcommand).error(
                 f"there is no optimizer{beside}: give one, as in --optimizer=adamw --optimizer.lr=1e-3"
             )
+
+    def _check_classes(self) -> None:
+        """Refuse classes that no optimizer or scheduler can be made of."""
+        for option in ("optimizer", "lr_scheduler"):
+            for fault in faults_of_classes(self._get(self.config, option), option):
+                self._parser(self.subcommand).error(fault)
 
     def _check_scheduler(self) -> None:
         """Refuse options of a scheduler that would do nothing."""
@@ -388,9 +440,13 @@ class ModularCLI(LightningCLI):
             return optimizer
         if isinstance(lr_scheduler, WarmupCosine) and lr_scheduler.total is None:
             try:
-                lr_scheduler.last(self._scheduler_steps())
+                if (total := self._scheduler_steps()) is None:
+                    raise ValueError("WarmupCosine: the training has no end, so total has to be given.")
+                lr_scheduler.last(total)
             except ValueError as error:
                 self._parser(self.subcommand).error(f"lr_scheduler: {error}", error)
+        if isinstance(lr_scheduler, OneCycleLR):
+            self._check_cycle(lr_scheduler)
         config = {
             "scheduler": lr_scheduler,
             "interval": self._get(self.config_init, "lr_interval"),
@@ -400,13 +456,28 @@ class ModularCLI(LightningCLI):
             config["monitor"] = lr_scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": config}
 
-    def _scheduler_steps(self) -> int:
-        """How many steps the scheduler makes in the training."""
+    def _check_cycle(self, scheduler: OneCycleLR) -> None:
+        """Refuse a cycle that is over before the training, which would end in an error there."""
+        planned = self._scheduler_steps()
+        if planned is not None and planned > scheduler.total_steps:
+            unit = "epochs" if self._get(self.config_init, "lr_interval") == "epoch" else "steps"
+            end = scheduler.total_steps * self._scheduler_frequency()
+            self._parser(self.subcommand).error(
+                f"lr_scheduler: OneCycleLR is over after {scheduler.total_steps} steps of its own, of which the "
+                f"training makes {planned}: give it total_steps={planned}, or end the training, "
+                f"--trainer.max_{unit}={end}"
+            )
+
+    def _scheduler_frequency(self) -> int:
+        return self._get(self.config_init, "lr_frequency") or 1
+
+    def _scheduler_steps(self) -> int | None:
+        """How many steps the scheduler makes in the training; None where it has no end."""
         by_epoch = self._get(self.config_init, "lr_interval") == "epoch"
         total = self.trainer.max_epochs if by_epoch else self.trainer.estimated_stepping_batches
         if total is None or not 0 < total < float("inf"):
-            raise ValueError("WarmupCosine: the training has no end, so total has to be given.")
-        return max(1, int(total) // (self._get(self.config_init, "lr_frequency") or 1))
+            return None
+        return max(1, int(total) // self._scheduler_frequency())
 
 
 __all__ = ["ModularCLI", "ModularChain", "parts", "recipes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -70,13 +71,15 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
         if value is not None and backward:
             compat.zero_grad(trainer, raw)
             if known is None:
-                _backward(trainer, value, raw)
+                with memory.hooked.backward(trainer):
+                    _backward(trainer, value, raw)
             else:
                 params = [p for group in raw.param_groups for p in group["params"]]
                 compat.take_gradients(trainer, value, params, known.grads)
             value = value.detach()
         if value is not None:
             compat.call_hooks(trainer, "on_before_optimizer_step", raw)
+            memory.hooked.look()
         return value
 
     batch = Batch(module, again, memory, [compat.current_batch(trainer)], fn)
@@ -85,6 +88,7 @@ def closure_step(module: LightningModule, optimizer: Optimizer, fn: Callable[[],
         compat.step_optimizer(trainer, raw, step)
     except NoLoss:
         return None
+    memory.hooked.say([chain.last_step for chain in loop.chains_of(raw)])
     return outputs[0] if outputs else None
 
 
@@ -100,11 +104,27 @@ def _check_arguments(module: LightningModule, optimizer: Any, fn: Any) -> None:
         f"closure_step evaluates the loss several times, so fn must be a function that returns it, as in "
         f"closure_step(self, optimizer, lambda: self.loss(batch)), and not a {type(fn).__name__}.",
     )
+    _refuse_if(compat.of_other_package(module), f"closure_step: {compat.OTHER_PACKAGE}")
+    _refuse_if(
+        _needs_arguments(fn),
+        "closure_step calls fn() without arguments and computes the gradients itself: fn only returns the loss.",
+    )
     _refuse_if(
         module.automatic_optimization,
         "closure_step belongs into manual optimization, self.automatic_optimization = False. With automatic "
         "optimization training_step just returns the loss, and the Trainer has the callback ClosureOptimization().",
     )
+
+
+def _needs_arguments(fn: Callable[..., Any]) -> bool:
+    """Whether a function cannot be called with nothing; False where nobody knows."""
+    try:
+        inspect.signature(fn).bind()
+    except TypeError:
+        return True
+    except ValueError:  # of C
+        pass
+    return False
 
 
 def _backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer) -> None:
@@ -153,6 +173,7 @@ class ClosureOptimization(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Be there before anything trains, such as the learning rate finder."""
+        _refuse_if(compat.of_other_package(trainer), f"ClosureOptimization: {compat.OTHER_PACKAGE}")
         if stage == "fit":
             self._release()
             self._end = loop.install(trainer, lambda optimizer: _refuse(trainer, optimizer))
@@ -205,8 +226,8 @@ def refuse_everywhere(trainer: Trainer, optimizer: Optimizer, who: str) -> None:
     _refuse_if(
         trainer.world_size > 1 and alone,
         f"{who}: there are {trainer.world_size} processes, and each would search along the loss of its own data, so "
-        "that the parameters drift apart. Train with devices=1, or give the optimizer reductions over the processes: "
-        "optimizer.distributed, see torchzero_core.distributed.",
+        "that the parameters drift apart. Train with devices=1, or let them search along the mean of their losses: "
+        "optimizer.distributed = tz.RankMeans(), where configure_optimizers makes it.",
     )
     _refuse_if(
         compat.scaler(trainer) is not None,

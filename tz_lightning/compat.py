@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,22 +13,35 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 from lightning.pytorch.utilities.memory import recursive_detach
 from torch import Tensor
 from torch.optim import Optimizer
 
+from torchzero_core.core.closure import made_by
+
 #: The arguments of ``_ResultCollection.log``.
 Logged = tuple[str, str, Any, tuple[Any, ...], dict[str, Any]]
 
 
-def module_of_lightning_closure(closure: Any) -> LightningModule | None:
-    """The module for which Lightning made a closure, or None where the closure is not Lightning's."""
-    if not isinstance(closure, functools.partial) or not isinstance(getattr(closure.func, "__self__", None), Precision):
+#: Where a Trainer or a model comes from the package of the other name.
+OTHER_PACKAGE = (
+    "tz_lightning works inside lightning.pytorch, which is pytorch_lightning under its newer name, and not with both: "
+    "write import lightning.pytorch as pl."
+)
+
+
+def of_other_package(thing: Any) -> bool:
+    """Whether a Trainer or a model is one of ``pytorch_lightning``, whose classes are not those of Lightning."""
+    return any(cls.__module__.startswith("pytorch_lightning.") for cls in type(thing).__mro__)
+
+
+def module_of_lightning_closure(closure: Any) -> Any:
+    """The module for which Lightning made a closure, of whatever package; None where it made none."""
+    if not isinstance(closure, functools.partial) or made_by(closure) is None:
         return None
-    return next((a for a in closure.args if isinstance(a, LightningModule)), None)
+    return next((a for a in closure.args if hasattr(a, "automatic_optimization")), None)
 
 
 def lightning_optimizer(trainer: Trainer, optimizer: Optimizer) -> LightningOptimizer:
@@ -76,6 +90,14 @@ def forward_context(trainer: Trainer) -> Any:
     return trainer.precision_plugin.train_step_context()
 
 
+_version = operator.attrgetter("_version")
+
+
+def written(tensor: Tensor) -> int | None:
+    """How often a tensor has been written to; None of one that was made in inference mode."""
+    return None if tensor.is_inference() else _version(tensor)
+
+
 def backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer, *, hooks: bool) -> None:
     """Compute gradients as Lightning does, with the hooks around it or without."""
     if hooks:
@@ -84,6 +106,23 @@ def backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer, *, hooks: boo
         trainer.strategy.pre_backward(loss)
         trainer.strategy.precision_plugin.backward(loss, trainer.lightning_module, optimizer)
         trainer.strategy.post_backward(loss)
+
+
+@contextmanager
+def before_hooks(trainer: Trainer, note: Callable[[], None]) -> Iterator[None]:
+    """Within it, ``note`` is called when gradients have been computed, and before hooks see them."""
+    plugin = trainer.precision_plugin
+    own, original = vars(plugin), plugin.post_backward
+
+    def post_backward(*args: Any, **kwargs: Any) -> Any:
+        note()
+        return original(*args, **kwargs)
+
+    own["post_backward"] = post_backward
+    try:
+        yield
+    finally:
+        del own["post_backward"]
 
 
 def take_gradients(trainer: Trainer, loss: Tensor, params: Iterable[Tensor], grads: Iterable[Tensor | None]) -> None:

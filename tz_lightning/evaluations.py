@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from . import compat
 from .known import KnownPoints, Memory, Point
 from .reevaluation import other_gradients_kept, reevaluation
-from .side_effects import Snapshot, version
+from .side_effects import Snapshot
 
 
 class NoLoss(Exception):
@@ -22,7 +22,7 @@ class NoLoss(Exception):
 
 def place_of(optimizer: Optimizer) -> list[int]:
     """What tells that somebody has written to the parameters since, if only to put them back."""
-    return [version(p) for group in optimizer.param_groups for p in group["params"]]
+    return [compat.written(p) for group in optimizer.param_groups for p in group["params"]]
 
 
 class Batch:

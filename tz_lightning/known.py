@@ -17,6 +17,7 @@ from torchzero_core.core import Modular
 from torchzero_core.core.graphless import Graphless
 from torchzero_core.optim import Split
 
+from .hooked import Hooked
 from .outside import Outside
 from .side_effects import Keeper
 
@@ -144,7 +145,7 @@ class Memory:
     """
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, who: str) -> None:
-        self.repeats, self.graphless = Repeats(), Graphless()
+        self.repeats, self.graphless, self.hooked = Repeats(), Graphless(), Hooked(optimizer)
         self.starts_with_gradients = not _starts_with_value(optimizer)
         self.keeper, self.outside = Keeper(module, optimizer), Outside(module, who)
         self.known: KnownPoints | None = None

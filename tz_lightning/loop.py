@@ -26,6 +26,7 @@ from torchzero_core.optim.wrappers.base import Wrapper
 
 from . import compat
 from .evaluations import Batch, NoLoss, StepClosure, place_of
+from .hooked import Hooked
 from .known import Memory, Point
 
 
@@ -43,6 +44,7 @@ class FirstEvaluation(Closure):
         self,
         batch: Batch,
         optimizer: Optimizer,
+        hooked: Hooked,
         step_fn: Callable[[], ClosureResult],
         backward_fn: Callable[[Tensor], None],
         zero_grad_fn: Callable[[], None] | None,
@@ -50,6 +52,7 @@ class FirstEvaluation(Closure):
         super().__init__(self._evaluate, self._compute_gradients, zero_grad_fn)
         self.batch, self.optimizer = batch, optimizer
         self.backward = self.graph = True
+        self.hooked = hooked
         self.loss: Tensor | None = None
         self.known: Point | None = None
         self._parts = step_fn, backward_fn
@@ -63,7 +66,8 @@ class FirstEvaluation(Closure):
 
     def _compute_gradients(self, loss: Tensor) -> None:
         if self.known is None:
-            self._parts[1](loss)
+            with self.hooked.backward(self.batch.module.trainer):
+                self._parts[1](loss)
             return
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
         compat.take_gradients(self.batch.module.trainer, loss, params, self.known.grads)
@@ -109,7 +113,7 @@ class ClosureLoop(_AutomaticOptimization):
         module, memory = module_of(self.trainer), self._memory_of(optimizer)
         batch = Batch(module, lambda: self._again(kwargs), memory, kwargs, module.training_step)
         self._batches.append(batch)
-        first = FirstEvaluation(batch, optimizer, step_fn, backward_fn, zero_grad_fn)
+        first = FirstEvaluation(batch, optimizer, memory.hooked, step_fn, backward_fn, zero_grad_fn)
         first.backward = first.graph = memory.starts_with_gradients  # where the batch only adds to the gradient
         return first
 
@@ -148,6 +152,7 @@ class ClosureLoop(_AutomaticOptimization):
             def evaluate(backward: bool, known: Point | None) -> Tensor | None:
                 first.backward, first.known, first.graph = backward, known, torch.is_grad_enabled()
                 closure()
+                memory.hooked.look()
                 return first.loss
 
             step_closure = StepClosure(optimizer, batches, evaluate, memory)
@@ -161,6 +166,7 @@ class ClosureLoop(_AutomaticOptimization):
         with stepping(optimizer, step):
             super()._optimizer_step(batch_idx, first)
         memory.repeats.note(optimizer)
+        memory.hooked.say([chain.last_step for chain in chains_of(optimizer)])
 
 
 def evaluates_the_loss(optimizer: Optimizer) -> bool:

@@ -8,9 +8,13 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, cast
 
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -84,7 +88,7 @@ def short_error(message: str, vocabulary: Iterable[str] = ()) -> str:
     real = [f for f in best if not f.only_type]
     chosen = real[0] if real else best[0]
     text, where = _said(chosen, best), _readable(chosen.where)
-    if where and text.startswith(f"{where[-1]} "):
+    if where and text.startswith((f"{where[-1]} ", f"{where[-1]}: ")):
         where.pop()
     return ": ".join([*where, text])
 
@@ -143,6 +147,8 @@ def _said(finding: _Finding, beside: list[_Finding]) -> str:
         return fault
     if found := re.match(r"Option '([^']*)' is not accepted", text):
         return _no_option(finding, found[1])
+    if fault := base_fault(finding.owner):
+        return fault
     if found := re.match(r"the following arguments are required: (.*)", text):
         name, place = finding.owner.rsplit(".", 1)[-1], ".".join(finding.keys)
         first = found[1].split(",")[0]
@@ -207,6 +213,9 @@ def _wrong_type(finding: _Finding, beside: list[_Finding]) -> str:
         return f"a group is written as a whole, --{'.'.join(finding.keys)}.{nested[1]}='{{{nested[2]}: {nested[3]}}}'"
     if value.startswith("NestedArg"):
         value = value.partition("val=")[2].rstrip(")").strip("'")
+    if kinds == ["a list"] and finding.keys[-1:] == ["modules"] and same(value, catalogue.modules()):
+        option = f"--{'.'.join(finding.keys)}"
+        return f"expected a list, got {value}; write {option}+={value} for each module, or {option}='[{value}, ...]'"
     return f"expected {' or '.join(kinds)}, got {value}"
 
 
@@ -239,6 +248,8 @@ def _no_option(finding: _Finding, option: str) -> str:
         if known := first if first in names else same(first, names):
             return f"{_a(kind)} is written {{class_path: {known}, init_args: {{...}}}}, not {{{first}: ...}}"
         return f"say which {kind} first, as in --{key}=NAME or class_path: NAME, and then its {first!r}"
+    if fault := base_fault(finding.owner):
+        return fault
     takes = parameters(cls)
     meant = _SYNONYMS.get(first)
     if cls is not None and any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values()):
@@ -247,11 +258,20 @@ def _no_option(finding: _Finding, option: str) -> str:
         hint = f"Did you mean {meant}?"
     elif first == "betas" and "beta1" in takes:
         hint = ELSEWHERE[first]
+    elif name == "ModularChain" and (owners := _with_setting(first)):
+        most = f"{', '.join(owners[:3])}{', …' if owners[3:] else ''}"
+        hint = f"It is a setting of modules ({most}): {{class_path: {owners[0]}, init_args: {{{first}: ...}}}}."
     elif first in ELSEWHERE and cls is not None and issubclass(cls, tz.Module):
         hint = unknown_option(name, {first: _nested(finding.given)}, takes)
     else:
         hint = did_you_mean(first, takes, 2).strip() or f"It takes {', '.join(takes) or 'nothing'}."
     return f"{name} has no setting {first!r}. {hint}"
+
+
+def _with_setting(setting: str) -> list[str]:
+    """The modules that have a setting; first the one that is there for it, and those that have the fewest others."""
+    owners = {name: takes for name, cls in catalogue.modules().items() if setting in (takes := parameters(cls))}
+    return sorted(owners, key=lambda name: (same(setting, [name]) is None, len(owners[name]), name))
 
 
 #: What settings are called elsewhere.
@@ -320,7 +340,61 @@ def names_of(key: str) -> list[str]:
     if not bases:
         return list(catalogue.modules())
     found = {cls.__name__ for base in bases for cls in _subclasses(base) if not cls.__name__.startswith("_")}
-    return sorted(found - {"Optimizer", "LRScheduler", "Modular", "Callback", "LightningDataModule", "ClosureModule"})
+    return sorted(found - {*_BASES_OF_OTHERS, *_SPELLED, "Callback", "LightningDataModule", "ClosureModule"})
+
+
+#: Optimizers that a configuration spells otherwise.
+_SPELLED = {
+    "Modular": "ModularChain, with modules: [{class_path: Adam}, ...] under init_args",
+    "Split": "SplitOptimizer, with parts: {hidden_matrices: muon, rest: adamw}",
+}
+#: Classes that stand among the optimizers and schedulers, and are none.
+_BASES_OF_OTHERS = ("Optimizer", "Wrapper", "LRScheduler")
+
+
+def base_fault(path: str) -> str:
+    """What is wrong with a class that can be imported, and yet not be taken; "" where nothing is.
+
+    Args:
+        path: of the class.
+
+    Example:
+        >>> base_fault("torchzero_core.core.Transform")
+        'Transform is no module by itself; it is there to be derived from'
+        >>> base_fault("torchzero_core.core.Modular")[:48]
+        'Modular: a configuration spells it ModularChain,'
+    """
+    cls = _class(path)
+    name = getattr(cls, "__name__", "")
+    home = getattr(cls, "__module__", "").split(".")[0]
+    if cls is None or home not in ("torch", "torchzero_core"):
+        return ""
+    if issubclass(cls, Optimizer) and name in _SPELLED:
+        return f"{name}: a configuration spells it {_SPELLED[name]}"
+    of_others = issubclass(cls, (Optimizer, LRScheduler)) and name.strip("_") in _BASES_OF_OTHERS
+    of_modules = issubclass(cls, tz.Module) and cls not in catalogue.modules().values() and cls is not tz.Chain
+    if not (of_others or of_modules):
+        return ""
+    kind = "module" if of_modules else "optimizer" if issubclass(cls, Optimizer) else "scheduler"
+    return f"{name} is no {kind} by itself; it is there to be derived from"
+
+
+def faults_of_classes(value: Any, where: str) -> Iterator[str]:
+    """What is wrong with classes that a configuration names and that can be imported.
+
+    Args:
+        value: a part of the configuration as jsonargparse has read it.
+        where: the path to it.
+    """
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            yield from faults_of_classes(one, where)
+        return
+    settings = value if isinstance(value, Mapping) else vars(value) if isinstance(value, Namespace) else {}
+    if isinstance(path := settings.get("class_path"), str) and (fault := base_fault(path)):
+        yield f"{where}: {fault}"
+    for key, inner in settings.items():
+        yield from faults_of_classes(inner, where if key in _BESIDE else f"{where}: {key}")
 
 
 def _subclasses(base: type) -> Iterator[type]:
@@ -343,6 +417,8 @@ def no_class(name: str, key: str, words: Iterable[str] = ()) -> str:
         "no module is called 'Adamm'. Did you mean 'Adam', 'RAdam' or 'NAdam'?"
     """
     kind, known = _kind_of(key), names_of(key)
+    if not name:
+        return f"the name of the {kind.lower()} is missing"
     if found := re.match(r"(\w+)[(,; ]", name):
         return (
             f"{name!r} is no name. Each {kind.lower()} is named alone, as {found[1]}; its settings are its init_args."
@@ -395,6 +471,10 @@ def _unknown_words(words: str, vocabulary: list[str]) -> str:
     if " " in option and option.startswith("--"):
         name, _, rest = option.partition(" ")
         return f"{first!r} is one word in quotes; write {name}={rest}"
+    if first in LightningCLI.subcommands():
+        return (
+            f"{first!r} is a command: it stands once, in front of all options, and only in a program that has commands"
+        )
     if not option.startswith("-"):
         return f"{first!r} is no option; options begin with two hyphens, as in --trainer.max_epochs=3"
     if not option.startswith("--"):
@@ -487,11 +567,60 @@ def _class_fault(value: Mapping[Any, Any]) -> str:
     args = value.get("init_args")
     if args is not None and not isinstance(args, Mapping):
         return f"init_args of {name} are settings by name, as in init_args: {{lr: 0.1}}, not {args!r}"
+    if number := next((key for key in args or () if isinstance(key, (int, float)) and not isinstance(key, bool)), None):
+        return f"{number!r} among the settings of {name} is no name; decimals have a point, as in 0.{number}"
     return ""
 
 
 #: What Lightning's dictionaries of schedulers have beside the scheduler.
 _SCHEDULING = {"interval": "lr_interval", "frequency": "lr_frequency"}
+
+
+def last_frame(error: BaseException) -> FrameType | None:
+    """Where an error was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return None if trace is None else trace.tb_frame
+
+
+def raised_in(error: BaseException, package: str) -> bool:
+    """Whether an error was raised by a line of a package, and not by what it calls."""
+    frame = last_frame(error)
+    return frame is not None and f"{frame.f_globals.get('__name__', '')}.".startswith(f"{package}.")
+
+
+def scheduler_of(error: BaseException) -> LRScheduler | None:
+    """The scheduler of torch that has raised an error itself; None where none has."""
+    frame = last_frame(error)
+    found = frame.f_locals.get("self") if frame is not None and raised_in(error, "torch.optim.lr_scheduler") else None
+    return found if isinstance(found, LRScheduler) else None
+
+
+def said_in_training(error: Exception) -> str | None:
+    """What ends a training with a sentence: what was raised of options, and not by the model.
+
+    Args:
+        error: what has ended it.
+
+    Returns:
+        None of anything else, whose traceback is wanted.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, MisconfigurationException):  # of Lightning, or of a callback, about the options
+        return text
+    if isinstance(error, FileNotFoundError) and "heckpoint" in text:
+        return f"ckpt_path: {text}"
+    if found := re.match(r"SaveConfigCallback expected (.+) to NOT exist", text):
+        return (
+            f"{found[1]} is there already, of an earlier run: delete it, or write elsewhere, "
+            "--trainer.default_root_dir=..."
+        )
+    if (scheduler := scheduler_of(error)) is not None:
+        return f"lr_scheduler: {type(scheduler).__name__}: {text or type(error).__name__}"
+    if raised_in(error, "lightning.pytorch.callbacks") and isinstance(error, (RuntimeError, ValueError)):
+        return f"trainer.callbacks: {text}"
+    return None
 
 
 def refusal(error: BaseException) -> str:
@@ -506,13 +635,15 @@ def refusal(error: BaseException) -> str:
         trace = trace.tb_next
     text, name = " ".join(str(error).split()), getattr(made, "__name__", "")
     if "`cycle_momentum` option" in text:
-        text = "the chain has no momentum that could be cycled; set cycle_momentum: false"
+        text = "the optimizer has no momentum that could be cycled; set cycle_momentum: false"
+    inner = type(scheduler_of(error)).__name__
+    if scheduler_of(error) is not None and inner != name:
+        text = f"{inner}: {text}"
     option = "lr_scheduler" if isinstance(made, type) and issubclass(made, LRScheduler) else "optimizer"
-    if name == "Modular":
-        text = "a configuration spells it ModularChain, with modules: [{class_path: Adam}, ...] under init_args"
-    if name == "Split":
-        text = "a configuration spells it SplitOptimizer, with parts: {hidden_matrices: muon, rest: adamw}"
     return f"{option}: {text}" if not name or text.startswith(name) else f"{option}: {name}: {text}"
 
 
-__all__ = ["names_of", "no_class", "parameters", "refusal", "short_error", "structure_fault", "trainer_fault"]
+__all__ = [
+    "base_fault", "faults_of_classes", "names_of", "no_class", "parameters", "raised_in", "refusal", "said_in_training",
+    "short_error", "structure_fault", "trainer_fault",
+]  # fmt: skip

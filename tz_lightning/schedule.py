@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from torchzero_core.core.groups import check_keys
 from torchzero_core.core.near import did_you_mean
 
 from . import compat
+from .mistakes import raised_in
 
 
 class WarmupCosine(LRScheduler):
@@ -259,6 +261,7 @@ class LRSchedulerCallback(Callback):
 
     Raises:
         ValueError: an interval or frequency that is none.
+        TypeError: a scheduler, or a class of them that needs more than the optimizer, in the place of the function.
         MisconfigurationException: as the training begins, a setting that no module of the chain has, with the nearest.
 
     Example:
@@ -278,6 +281,7 @@ class LRSchedulerCallback(Callback):
         optimizer: int = 0,
         log: bool = True,
     ) -> None:
+        _check_maker(setting, scheduler)
         if interval not in ("step", "epoch"):
             raise ValueError(f"LRSchedulerCallback(interval={interval!r}) must be 'step' or 'epoch'.")
         if frequency < 1:
@@ -309,7 +313,7 @@ class LRSchedulerCallback(Callback):
             group.setdefault(f"initial_{self.setting}", value)
         first = [group[f"initial_{self.setting}"] for group in optimizer.param_groups]
         self._stage, self._count = _Stage(optimizer, self.setting, first), 0
-        self.scheduler = self.make(self._stage)
+        self.scheduler = self._said(self.make, self._stage)
         if isinstance(self.scheduler, ReduceLROnPlateau) and self.monitor is None:
             self.monitor = getattr(self.scheduler, "monitor", None)
             if self.monitor is None:
@@ -323,6 +327,18 @@ class LRSchedulerCallback(Callback):
                 group.update(kept)
             self._saved = None
         self._stage.play()
+
+    def _said(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Call a scheduler, with the name of this callback before what torch refuses there."""
+        try:
+            return fn(*args)
+        except ValueError as error:
+            if not raised_in(error, "torch.optim.lr_scheduler"):
+                raise
+            text = str(error)
+            if "`cycle_momentum` option" in text:
+                text = "there is no momentum beside the one setting; give the scheduler cycle_momentum=False."
+            raise MisconfigurationException(f"LRSchedulerCallback(setting={self.setting!r}): {text}") from error
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -352,9 +368,9 @@ class LRSchedulerCallback(Callback):
                 raise MisconfigurationException(
                     f"LRSchedulerCallback(monitor={self.monitor!r}): there is no such metric.{near}"
                 )
-            self.scheduler.step(metrics[self.monitor])
+            self._said(self.scheduler.step, metrics[self.monitor])
         else:
-            self.scheduler.step()
+            self._said(self.scheduler.step)
         self._stage.play()
 
     def _log(self, trainer: Trainer) -> None:
@@ -379,6 +395,31 @@ class LRSchedulerCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there when the training begins."""
         self._saved = dict(state_dict) or None
+
+
+def _check_maker(setting: Any, scheduler: Any) -> None:
+    """Refuse what is no name of a setting, and what makes no scheduler of an optimizer."""
+    if not isinstance(setting, str):
+        raise TypeError(f"LRSchedulerCallback(setting=...) is the name of a setting, and not {setting!r}.")
+    made = isinstance(scheduler, (LRScheduler, ReduceLROnPlateau))
+    if made or not callable(scheduler) or not _takes_one(scheduler):
+        kind = type(scheduler) if made or not isinstance(scheduler, type) else scheduler
+        example = f"{kind.__name__}(optimizer, ...)" if issubclass(kind, LRScheduler) else "StepLR(optimizer, 10)"
+        raise TypeError(
+            "LRSchedulerCallback takes a function that makes a scheduler of an optimizer, lambda optimizer: "
+            f"{example}, and not {'a ' if kind is not scheduler else ''}{kind.__name__}."
+        )
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with one argument; True where nobody knows."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # of C
+        pass
+    return True
 
 
 def values_of(optimizer: Optimizer, setting: str) -> list[Any]:

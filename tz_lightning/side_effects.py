@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
+from . import compat
 from .tape import Tape, is_iterator
 
 #: Tensors up to this size are compared as a whole.
@@ -36,8 +37,7 @@ LONG = 256
 #: Larger arrays of numpy are not put back.
 _BYTES = SMALL * 8
 _DEPTH = 8
-#: How often a tensor has been written to.
-version, _schema = operator.attrgetter("_version"), operator.attrgetter("_schema")
+_schema = operator.attrgetter("_schema")
 _ATOMS = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
 _NUMBERS = frozenset((bool, int, float))
 #: Objects of these have a life of their own.
@@ -89,8 +89,8 @@ class Shadow:
 def _mark(tensor: Tensor) -> Any:
     if is_lazy(tensor):
         return None
-    written = None if tensor.is_inference() else version(tensor)
-    return written, _pointer(tensor), tensor.shape
+    version = compat.written(tensor)
+    return version, _pointer(tensor), tensor.shape
 
 
 def _pointer(tensor: Tensor) -> int | None:

@@ -137,7 +137,9 @@ def test_a_generator_that_is_used_up():
         ("adam", r"it is called tz\.m\.Adam\."),
         ("strong_wolfe", r"it is called tz\.m\.StrongWolfe\."),
         ("WeightDecy", r"Did you mean tz\.m\.WeightDecay"),
-        ("qwertz", r"^tz\.m has no module 'qwertz'\.$"),
+        ("GradClip", r"tz\.m\.ClipNorm\(1\)"),
+        ("Armijo", r"tz\.m\.Backtracking\(\)"),
+        ("qwertz", r"^tz\.m has no module 'qwertz'\. dir\(tz\.m\) has the names of all\.$"),
     ],
 )
 def test_names_that_are_not_there(name, text):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+import torchzero_core as tz
 from tests.lightning.problems import SAFE, Log, Model, loader, m, network, plain, same, trainer
 from tz_lightning import ClosureModule, ClosureOptimization, ModularChain
 
@@ -87,3 +88,24 @@ def test_a_closure_module_with_a_plain_chain_stays_automatic():
     plain(five, net)
     assert same(model.net, net)
     assert model.automatic_optimization
+
+
+def test_modules_that_are_given_as_modular_takes_them():
+    params = [torch.zeros(1, requires_grad=True)]
+    with pytest.raises(TypeError, match=r"as a list, ModularChain\(params, \[tz\.m\.Adam\(\)"):
+        ModularChain(params, tz.m.Adam(), tz.m.LR(0.1))
+    for make in (ModularChain, tz.Modular):
+        with pytest.raises(
+            TypeError, match=r"A recipe is a function that makes the modules: call it, tz\.recipes\.adamw"
+        ):
+            make(params, tz.recipes.adamw)
+    assert len(ModularChain(params, tz.recipes.adamw()).modules) == 3
+
+
+def test_a_closure_module_whose_callbacks_leave_the_closure_out():
+    class Forgetful(ClosureModule, Model):
+        def configure_callbacks(self):
+            return []
+
+    with pytest.raises(RuntimeError, match=r"Forgetful\.configure_callbacks leaves out .* \[\*super\(\)\.configure_c"):
+        trainer().fit(Forgetful(lambda: [m.LBFGS(), m.StrongWolfe()]))

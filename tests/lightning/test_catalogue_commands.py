@@ -60,6 +60,7 @@ def test_one_family(capsys):
             "is no module; a program with ModularCLI tells: --lr_scheduler.help=WarmupCosine",
         ),
         (["describe", "SGDW"], "tz.m has no 'SGDW'; it is a chain here: "),
+        (["list", "adamw"], "It is a recipe: python -m tz_lightning recipe adamw"),
         (["recipe", "admw"], "no recipe is called 'admw'. Did you mean adamw"),
         (["recipe", "adamw", "weigt_decay=1"], "adamw has no setting 'weigt_decay'. Did you mean weight_decay?"),
         (["recipe", "adamw", "lr"], "'lr' sets nothing; settings are written lr=VALUE."),
@@ -69,6 +70,17 @@ def test_one_family(capsys):
 def test_a_wrong_name_is_one_line(words, message, capsys):
     status, lines, err = said(capsys, *words)
     assert status == 2 and not lines and message in err and "\n" not in err
+
+
+@pytest.mark.parametrize("words", [["list", "recipes"], ["recipe"]])
+def test_a_list_of_the_recipes_says_how_one_is_had(words, capsys):
+    status, lines, _ = said(capsys, *words)
+    assert status == 0 and lines[0].startswith("sgd ") and lines[-1].endswith("python -m tz_lightning recipe adamw")
+    assert {line.split()[0] for line in lines[:-2]} == set(tz.recipes.RECIPES)
+
+
+def test_the_list_of_the_modules_says_where_the_recipes_are(capsys):
+    assert said(capsys, "list")[1][-1].endswith("python -m tz_lightning list recipes")
 
 
 def test_a_recipe_with_settings(capsys):
@@ -81,6 +93,12 @@ def test_a_wrong_option_of_a_command(capsys):
     with pytest.raises(SystemExit):
         commands.main(["compare", "a.yaml", "--retyr"])
     assert "compare: error: there is no option '--retyr'. Did you mean --retry?" in capsys.readouterr().err
+
+
+def test_a_word_too_many(capsys):
+    with pytest.raises(SystemExit):
+        commands.main(["describe", "Adam", "Lion"])
+    assert "describe: error: 'Lion' is one word too many." in capsys.readouterr().err
 
 
 def test_a_wrong_command(capsys):
@@ -153,6 +171,9 @@ def program(*args, model=Model, **kwargs):
     ("option", "there"),
     [
         ("--optimizer.help", ["  adamw ", "  Adam ", "Of torch: ", "--optimizer.groups"]),
+        ("--optimizer.help=LBFGS", ["--optimizer.history_size", "--optimizer.line_search_fn"]),
+        ("--optimizer.modules.help=LBFGS", ["LBFGS (quasi_newton)"]),
+        ("--optimizer.help=ClipNorm", ["ClipNorm (clipping)"]),
         ("--optimizer.help=ModularChain", ["  Adam ", "--optimizer.deterministic"]),
         ("--optimizer.modules.help", ["  StrongWolfe ", "line_search"]),
         ("--optimizer.modules.help=Lion", ["Lion (optimizers)", "beta2  0.99  [0, 1)"]),

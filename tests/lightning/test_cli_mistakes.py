@@ -45,7 +45,7 @@ STEP = ["--optimizer=adamw", "--lr_scheduler=StepLR"]
 WORDS = {
     "module": ([*CHAIN[:1], "--optimizer.modules+=Adamm"], "modules: no module is called 'Adamm'. Did you mean 'Adam'"),
     "capitals": ([*CHAIN[:1], "--optimizer.modules+=adam"], "no module is called 'adam'. Did you mean 'Adam'?"),
-    "optimizer": (["--optimizer=adamww"], "no optimizer is called 'adamww'. Did you mean 'AdamW'"),
+    "optimizer": (["--optimizer=adamww"], "no optimizer is called 'adamww'. Did you mean 'adamw'"),
     "module as optimizer": (["--optimizer=ClipNorm"], "take ModularChain with modules: [{class_path: ClipNorm}]"),
     "recipe's capitals": (["--optimizer=Muon_Adam"], "Did you mean 'muon_adam'?"),
     "Modular": (["--optimizer=Modular"], "spells it ModularChain, with modules:"),

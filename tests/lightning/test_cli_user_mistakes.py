@@ -11,6 +11,10 @@ from tz_lightning import ModularCLI
 
 own_arguments = mistakes.own_arguments
 
+#: What it stands for is a cycle of two steps.
+CYCLE = "{class_path: OneCycleLR, init_args: {max_lr: 1, total_steps: 2}}"
+ONE_CYCLE = ["--optimizer=adamw", "--lr_scheduler=OneCycleLR"]
+STEPWISE = ["--lr_interval=step"]
 #: Words of the command line, and what the line has to say.
 WORDS = {
     "two in one": ([CHAIN[0], "--optimizer.modules+=Adam,LR"], "'Adam,LR' is no name. Each module is named alone"),
@@ -46,7 +50,7 @@ WORDS = {
     "Split": (["--optimizer=Split"], "spells it SplitOptimizer, with parts: {hidden_matrices: muon, rest: adamw}"),
     "optimizer of a part": (
         ["--optimizer=SplitOptimizer", "--optimizer.parts={biases: adamww, rest: adam}"],
-        "SplitOptimizer: parts: no optimizer is called 'adamww'. Did you mean 'AdamW'",
+        "SplitOptimizer: parts: no optimizer is called 'adamww'. Did you mean 'adamw'",
     ),
     "setting of a part": (
         ["--optimizer=SplitOptimizer", "--optimizer.parts={rest: {class_path: adamw, init_args: {lrr: 1}}}"],
@@ -74,8 +78,66 @@ WORDS = {
     ),
     "cycled momentum": (
         ["--optimizer=lbfgs", "--lr_scheduler=OneCycleLR", "--lr_scheduler={max_lr: 1, total_steps: 9}"],
-        "lr_scheduler: OneCycleLR: the chain has no momentum that could be cycled; set cycle_momentum: false",
+        "lr_scheduler: OneCycleLR: the optimizer has no momentum that could be cycled; set cycle_momentum: false",
     ),
+    "cycled momentum of a part": (
+        ["--optimizer=lbfgs", "--lr_scheduler=ChainedScheduler", f"--lr_scheduler.schedulers=[{CYCLE}]"],
+        "lr_scheduler: ChainedScheduler: OneCycleLR: the optimizer has no momentum that could be cycled",
+    ),
+    "cycle that is over": (
+        [*ONE_CYCLE, "--lr_scheduler={max_lr: 1, total_steps: 3}", *STEPWISE],
+        "OneCycleLR is over after 3 steps of its own, of which the training makes 4: give it total_steps=4, or end the "
+        "training, --trainer.max_steps=3",
+    ),
+    "cycle of every second step that is over": (
+        [*ONE_CYCLE, "--lr_scheduler={max_lr: 1, total_steps: 1}", *STEPWISE, "--lr_frequency=2"],
+        "the training makes 2: give it total_steps=2, or end the training, --trainer.max_steps=2",
+    ),
+    "cycle of epochs that is over": (
+        [*ONE_CYCLE, "--lr_scheduler={max_lr: 1, total_steps: 1}", "--trainer.max_epochs=2"],
+        "the training makes 2: give it total_steps=2, or end the training, --trainer.max_epochs=1",
+    ),
+    "cycle of a part that is over": (
+        ["--optimizer=adamw", "--lr_scheduler=ChainedScheduler", f"--lr_scheduler.schedulers=[{CYCLE}]", *STEPWISE],
+        "lr_scheduler: OneCycleLR: Tried to step 3 times. The specified number of total steps is 2",
+    ),
+    "what torch divides by": (
+        ["--optimizer=adamw", "--lr_scheduler=CosineAnnealingLR", "--lr_scheduler.T_max=0"],
+        "lr_scheduler: CosineAnnealingLR: integer modulo by zero",
+    ),
+    "base of modules": (
+        [CHAIN[0], "--optimizer.modules+=LookAhead"],
+        "optimizer: modules: LookAhead is no module by itself; it is there to be derived from",
+    ),
+    "base inside a module": (
+        [CHAIN[0], "--optimizer.modules+=RMSprop", "--optimizer.modules.inner=Transform"],
+        "optimizer: modules: inner: Transform is no module by itself",
+    ),
+    "base that needs something": ([CHAIN[0], "--optimizer.modules+=Projection"], "Projection is no module by itself"),
+    "base of optimizers": (["--optimizer=Optimizer"], "optimizer: Optimizer is no optimizer by itself"),
+    "base of schedulers": (
+        ["--optimizer=adamw", "--lr_scheduler=LRScheduler"],
+        "LRScheduler is no scheduler by itself",
+    ),
+    "Modular with modules": (
+        ["--optimizer=torchzero_core.Modular", "--optimizer.modules+=Adam"],
+        "optimizer: Modular: a configuration spells it ModularChain, with modules:",
+    ),
+    "the capitals that were written": (["--optimizer=lbgfs"], "Did you mean 'lbfgs' or 'bfgs'?"),
+    "a module for a list of them": (
+        [CHAIN[0], "--optimizer.modules=Adam"],
+        "expected a list, got Adam; write --optimizer.modules+=Adam for each module, or --optimizer.modules='[Adam, ",
+    ),
+    "the learning rate of a chain": (
+        [*CHAIN, "--optimizer.lr=0.1"],
+        "ModularChain has no setting 'lr'. It is a setting of modules (LR, ",
+    ),
+    "a metric that nobody logs": (
+        ["--optimizer=adamw", "--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=loss"],
+        "trainer.callbacks: Early stopping conditioned on metric `loss` which is not available",
+    ),
+    "a command again": (["--optimizer=adamw", "fit"], "'fit' is a command: it stands once, in front of all options"),
+    "no name": (["--optimizer="], "optimizer: the name of the optimizer is missing"),
     "help of an optimizer": (
         ["--optimizer.help=sopa"],
         "--optimizer.help: no optimizer is called 'sopa'. Did you mean",
@@ -115,6 +177,15 @@ FILES = {
         f"{MODULES}      - class_path: Wrap\n        init_args: {{opt_fn: torch.optim.NAdam, lr: 0.1}}\n",
         "Wrap has no setting 'lr'. What it passes on stands in dict_kwargs: {lr: ...}, beside init_args.",
     ),
+    "a comma for a point": (
+        f"{MODULES}      - class_path: Adam\n        init_args: {{beta1: 0.9, beta2: 0,99}}\n",
+        "99 among the settings of Adam is no name; decimals have a point, as in 0.99",
+    ),
+    "momentum beside a setting": (
+        f"{ADAMW}trainer: {{callbacks: [{{class_path: LRSchedulerCallback, init_args: {{setting: lr, scheduler: "
+        f"{CYCLE}}}}}]}}\n",
+        "LRSchedulerCallback(setting='lr'): there is no momentum beside the one setting; give the scheduler cycle_mom",
+    ),
     "rule": (
         f"{MODULES}      - class_path: SwitchWhen\n        init_args: {SWITCH}\n",
         "SwitchWhen: rules: no stopping rule is called 'MaxStep'. Did you mean 'MaxSteps'",
@@ -138,7 +209,8 @@ def test_a_second_run_in_the_same_place_says_what_is_there_already(capsys, tmp_p
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(SystemExit):
         ModularCLI(mistakes.Model, args=["fit", *QUIET, "--optimizer=adamw"], seed_everything_default=0)
-    assert "error: SaveConfigCallback expected" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"error: {tmp_path}/config.yaml is there already, of an earlier run: delete it, or write elsewhere" in error
 
 
 def test_a_model_that_there_is_not(capsys):
@@ -153,6 +225,58 @@ def test_words(kind, capsys):
     words, message = WORDS[kind]
     line = said(capsys, "fit", *QUIET, *words)
     assert message in line and len(line) < 330
+
+
+#: Whole command lines, beside a file that has an optimizer and one that has it under the command.
+PLACES = {
+    "option in front": (
+        ["--trainer.max_epochs=3", "fit"],
+        "--trainer.max_epochs=3 stands in front of the command that it belongs to; write fit --trainer.max_epochs=3",
+    ),
+    "option alone": (["--optimizer=adamw"], "belongs to; write fit --optimizer=adamw"),
+    "two words in front": (["--optimizer", "adamw", "fit"], "--optimizer stands in front of the command"),
+    "nothing": ([], "say what to do, as in fit --optimizer=adamw; there are fit"),
+    "file in front": (
+        ["--config=plain.yaml", "fit"],
+        "plain.yaml has options of a command, such as optimizer; write fit --config=plain.yaml",
+    ),
+    "file behind": (
+        ["fit", "--config=under.yaml"],
+        "under.yaml has its options under 'fit', as a file in front of the command has; leave that line out, or write "
+        "--config=under.yaml fit",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_places(kind, capsys, tmp_path):
+    words, message = PLACES[kind]
+    (tmp_path / "plain.yaml").write_text("optimizer: adamw\n")
+    (tmp_path / "under.yaml").write_text("fit:\n  optimizer: adamw\n")
+    assert message in said(capsys, *words)
+
+
+def test_a_command_of_a_program_that_has_none(capsys):
+    with pytest.raises(SystemExit):
+        ModularCLI(mistakes.Model, args=["fit", "--optimizer=adamw"], run=False)
+    assert (
+        "error: 'fit' is a command: it stands once, in front of all options, and only in a program"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_command_in_the_environment(monkeypatch):
+    for name, value in (("SUBCOMMAND", "fit"), ("FIT__OPTIMIZER", "adamw"), ("FIT__TRAINER__FAST_DEV_RUN", "1")):
+        monkeypatch.setenv(f"PL_{name}", value)
+    made = ModularCLI(mistakes.Model, args=[], parser_kwargs={"default_env": True}, save_config_callback=None)
+    assert made.trainer.global_step == 1
+
+
+def test_settings_under_which_nothing_stands_are_none(tmp_path):
+    text = "optimizer:\n  class_path: ModularChain\n  init_args:\n    modules:\n      - class_path: Adam\n"
+    (tmp_path / "m.yaml").write_text(f"{text}        init_args:\n      - {{class_path: LR, init_args: {{lr: 0.1}}}}\n")
+    made = ModularCLI(mistakes.Model, args=["fit", *QUIET, "--config=m.yaml"], save_config_callback=None)
+    assert [type(module).__name__ for module in made.trainer.optimizers[0].modules] == ["Adam", "LR"]
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -191,4 +315,4 @@ def test_environment_variables_are_read_as_lightning_reads_them(cls, name, monke
 def test_a_wrong_environment_variable(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         from_environment(ModularCLI, monkeypatch, OPTIMIZER="adamww")
-    assert "optimizer: no optimizer is called 'adamww'. Did you mean 'AdamW'" in capsys.readouterr().err
+    assert "optimizer: no optimizer is called 'adamww'. Did you mean 'adamw'" in capsys.readouterr().err

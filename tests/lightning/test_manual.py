@@ -99,6 +99,17 @@ def test_closure_step_refuses_several_processes(monkeypatch):
         run.fit(Stepped(search))
 
 
+def test_a_function_that_takes_an_argument_is_refused():
+    class Asks(Stepped):
+        def training_step(self, batch, batch_idx):
+            closure_step(self, self.optimizers(), lambda backward: mse(self.net, batch))
+
+    model = Asks(search)
+    with pytest.raises(MisconfigurationException, match=r"closure_step calls fn\(\) without arguments and computes"):
+        trainer().fit(model)
+    assert same(model.net, network())
+
+
 def test_a_backward_pass_of_its_own_is_named():
     class Twice(Stepped):
         def training_step(self, batch, batch_idx):

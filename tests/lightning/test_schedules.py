@@ -11,9 +11,11 @@ from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
     ExponentialLR,
+    LambdaLR,
     LinearLR,
     OneCycleLR,
     ReduceLROnPlateau,
+    StepLR,
 )
 
 import torchzero_core as tz
@@ -270,3 +272,31 @@ def test_a_schedule_of_a_setting_in_yaml(tmp_path):
         seed_everything_default=0,
     )
     close([g["weight_decay"] for g in command.trainer.optimizers[0].param_groups], [0.1 * 0.5**8, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("lr", StepLR), r"lambda optimizer: StepLR\(optimizer, \.\.\.\), and not StepLR\."),
+        (("lr", StepLR(torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1), 1)), "and not a StepLR"),
+        (("lr", "StepLR"), r"lambda optimizer: StepLR\(optimizer, 10\), and not a str"),
+        (("lr", lambda: None), "and not a function"),
+        ((lambda optimizer: StepLR(optimizer, 1), "lr"), "is the name of a setting, and not <function"),
+    ],
+    ids=["class", "scheduler", "text", "no argument", "swapped"],
+)
+def test_what_makes_no_scheduler_is_refused_at_once(args, message):
+    with pytest.raises(TypeError, match=message):
+        LRSchedulerCallback(*args)
+
+
+def test_what_torch_refuses_names_the_callback_and_what_the_user_s_function_refuses_does_not():
+    def broken(step):
+        raise ValueError("of mine")
+
+    with pytest.raises(MisconfigurationException, match=r"setting='lr'.*give the scheduler cycle_momentum=False"):
+        trainer(LRSchedulerCallback("lr", lambda o: OneCycleLR(o, 1, 9))).fit(Watched())
+    with pytest.raises(MisconfigurationException, match="Tried to step 3 times"):
+        trainer(LRSchedulerCallback("lr", lambda o: OneCycleLR(o, 1, 2, cycle_momentum=False))).fit(Watched())
+    with pytest.raises(ValueError, match=r"^of mine$"):
+        trainer(LRSchedulerCallback("lr", lambda o: LambdaLR(o, broken))).fit(Watched())

@@ -1,6 +1,6 @@
 """The machinery: optimizer, modules, rules and what runs them."""
 
-from ..distributed import Reductions
+from ..distributed import RankMeans, Reductions
 from ..engine.params import Params
 from ..lang import Context, Slot, Value
 from .advice import Advice
@@ -52,6 +52,7 @@ __all__ = [
     "Passed",
     "Positive",
     "Range",
+    "RankMeans",
     "Reductions",
     "Seed",
     "Slot",

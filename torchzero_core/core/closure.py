@@ -396,6 +396,24 @@ class WrappedClosure:
             return self._graphless(lambda: self._closure(False))
 
 
+def made_by(closure: Closure) -> str | None:
+    """The package of Lightning that has made a closure; None where none has, whether or not it is installed."""
+    classes = type(getattr(getattr(closure, "func", None), "__self__", None)).__mro__
+    names = ("lightning.pytorch", "pytorch_lightning")
+    return next((name for name in names for cls in classes if cls.__module__.startswith(f"{name}.")), None)
+
+
+def warn_of_lightning(home: Home, closure: Closure) -> None:
+    """Say what a closure does that Lightning has made, where nobody is there who gives another one."""
+    if made_by(closure) is not None:
+        home.warn_once(
+            "lightning",
+            "The chain evaluates the loss several times a step, and each time Lightning logs and counts the batch "
+            "again, with other random numbers. Give the Trainer the callback tz_lightning.ClosureOptimization(), or in "
+            "manual optimization call tz_lightning.closure_step(self, optimizer, fn).",
+        )
+
+
 def accepts_backward(closure: Closure) -> str:
     """How a closure takes ``backward``.
 

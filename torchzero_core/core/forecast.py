@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..distributed import Reductions
 from .blank import blank_closure
 from .module import Module
 from .transform import Transform
@@ -119,6 +120,7 @@ def _twin(optimizer: Any, stand_ins: dict[int, Any]) -> Any:
     twin = copy.deepcopy(optimizer, {**stand_ins, **left_out})
     twin.compile = twin.advice = False
     twin.closure_guards = []
+    twin.distributed = Reductions()  # nobody else may be asking
     return twin
 
 

@@ -114,6 +114,8 @@ def no_module(thing: Any, catalogue: str = "tz.m") -> str:
     if isinstance(thing, (list, tuple)):
         bad = next((t for t in thing if not hasattr(t, "set_child") or isinstance(t, type)), None)
         return f" In the list stands {shown(bad)}.{no_module(bad)}" if thing else " The list is empty."
+    if getattr(thing, "__module__", "") == "torchzero_core.recipes":
+        return f" A recipe is a function that makes the modules: call it, tz.recipes.{thing.__name__}()."
     if callable(thing):
         return " A function becomes a module by deriving from tz.Transform, whose rule(u, ctx) it is."
     return ""

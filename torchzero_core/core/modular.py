@@ -21,7 +21,7 @@ from . import checkpoint, colours, show
 from .accidents import is_accident
 from .advice import advise, order
 from .blank import asks_for_state, blank_closure
-from .closure import Closure, CountedClosure, Evaluations, Habits
+from .closure import Closure, CountedClosure, Evaluations, Habits, warn_of_lightning
 from .graphless import Graphless
 from .groups import check_new_group, checked_params, default_values, named_alike
 from .home import StepInfo
@@ -83,7 +83,7 @@ class Modular(ModuleHome, Optimizer):
     """
 
     #: Called with the optimizer and the closure where the chain evaluates the loss itself; they may refuse the closure.
-    closure_guards: ClassVar[list[Callable[[Modular, Closure], None]]] = []
+    closure_guards: ClassVar[list[Callable[[Modular, Closure], None]]] = [warn_of_lightning]
 
     @explained
     def __init__(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import dataclass_transform
 
+from ..distributed import Reductions, processes
 from ..engine import Transaction
 from ..engine.params import Params
 from .declare import Check, Field, Range, Role, declare, per_group
@@ -295,7 +296,7 @@ class Module:
                     ) from error
             else:
                 seed = self._seed()
-                generator.manual_seed(int(torch.randint(2**62, (), device="cpu").item()) if seed is None else int(seed))
+                generator.manual_seed(self._drawn_seed() if seed is None else int(seed))
             self.generators[key] = generator
         return self.generators[key]
 
@@ -315,6 +316,21 @@ class Module:
                 f"{', '.join(map(repr, sorted(seeds, key=str)))}; give every group the same value."
             )
         return seeds.pop() if seeds else own
+
+    def _drawn_seed(self) -> int:
+        """A seed from torch's global generator, on which ranks agree that talk to one another."""
+        drawn, home = int(torch.randint(2**62, (), device="cpu").item()), self.home
+        if home is None:
+            return drawn
+        if type(home.distributed) is Reductions and processes() > 1:
+            way = f"give it a seed, {type(self).__name__}(seed=0), or " if "seed" in self.defaults else ""
+            home.warn_once(
+                f"{self.path}.seed",
+                f"{self.path} draws random numbers, and the {processes()} processes may draw different ones, so that "
+                f"their parameters drift apart: {way}let them agree on one, optimizer.distributed = "
+                "tz.RankMeans().",
+            )
+        return home.distributed.agree(drawn)
 
     def save_generators(self) -> None:
         """Write the position of this module's generators into its state."""

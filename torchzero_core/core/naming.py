@@ -34,7 +34,8 @@ def check_free(modules: Iterable[Module], home: Any = None) -> None:
         for part in unrolled(module):
             if part.home is not None and part.home is not home:
                 raise ValueError(
-                    f"{part!r} already belongs to another Modular; make a new instance for each optimizer."
+                    f"{part!r} already belongs to another Modular; make a new instance for each optimizer, or give it "
+                    "copies, tz.Modular(params, *copy.deepcopy(chain))."
                 )
             if id(part) in seen:
                 raise ValueError(f"{part!r} stands in the chain twice; make a new instance for each place.")

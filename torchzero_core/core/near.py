@@ -26,7 +26,7 @@ def same(name: str, known: Iterable[str]) -> str | None:
 
 
 def near(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
-    """The names that are most like one, the nearest first.
+    """The names that are most like one, the nearest first. Of names that differ only by capitals it is the likest.
 
     Args:
         name: what was asked for.
@@ -37,11 +37,19 @@ def near(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) ->
     Example:
         >>> near("adm", ["Adam", "Adamax", "Lion"], 1)
         ['Adam']
+        >>> near("lbgfs", ["LBFGS", "lbfgs"]), near("LBGFS", ["LBFGS", "lbfgs"])
+        (['lbfgs'], ['LBFGS'])
     """
-    spelled: dict[str, str] = {}
+    spelled: dict[str, list[str]] = {}
     for n in known:
-        spelled.setdefault(plain(n), n)
-    return [spelled[n] for n in difflib.get_close_matches(plain(name), spelled, most, cutoff)]
+        spelled.setdefault(plain(n), []).append(n)
+    likeness = difflib.SequenceMatcher(b=name)
+
+    def alike(n: str) -> float:
+        likeness.set_seq1(n)
+        return likeness.ratio()
+
+    return [max(spelled[n], key=alike) for n in difflib.get_close_matches(plain(name), spelled, most, cutoff)]
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6, prefix: str = "") -> str:

@@ -465,6 +465,8 @@ class Segment:
         loss = step.loss
         if loss is None and program.reads_loss:
             loss = step.get_loss(program.loss_with_gradients)
+        if loss is not None and program.reads_loss and self.home is not None:
+            loss = self.home.distributed.mean_loss(loss)
         if len(binding.buckets) > 1:
             tensors, grads, out = ([x[i] for i in bucket.indices] if x else x for x in (tensors, grads, out))
         if bucket.shards is not None:

@@ -41,6 +41,11 @@ CHAINS = {
     "LearningRate": ("LR(1e-3)", ""),
     "GradientDescent": ("LR(1e-2)", "sgd()"),
     "ClipGradNorm": ("ClipNorm(1)", ""),
+    "GradClip": ("ClipNorm(1)", ""),
+    "GradientClipping": ("ClipNorm(1)", ""),
+    "NesterovMomentum": ("NAG(0.9), {m}.LR(1e-2)", "sgd(momentum=0.9, nesterov=True)"),
+    "Armijo": ("Backtracking()", ""),
+    "Wolfe": ("StrongWolfe()", ""),
     "ClipGradValue": ("ClipValue(1)", ""),
     "CG": ("PolakRibiere(), {m}.StrongWolfe(c2=0.1)", "cg()"),
     "TrustNewton": ("TrustCG()", "trust_newton()"),
@@ -62,7 +67,8 @@ def __getattr__(name: str) -> _Any:
         chain, recipe = CHAINS[found]
         way = f" The recipe tz.recipes.{recipe} has its modules in a list." if recipe else ""
         raise AttributeError(f"{m} has no {name!r}; it is a chain here: {m}.{chain.format(m=m)}.{way}")
-    raise AttributeError(f"{m} has no module {name!r}.{_did_you_mean(name, known, 3, 0.7, f'{m}.')}")
+    hint = _did_you_mean(name, known, 3, 0.7, f"{m}.") or f" dir({m}) has the names of all."
+    raise AttributeError(f"{m} has no module {name!r}.{hint}")
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,13 +14,12 @@ from torch.optim import Optimizer
 
 from torchzero_core.core import Modular, Var
 
-from .. import loop
+from .. import compat, loop
 from .hooks import log, prefixes
 from .norms import dense, has_norm
 
 #: Buffers from this size on are copied only when something has written to them.
 LARGE = 1 << 16
-_version = operator.attrgetter("_version")
 
 
 class NonFiniteError(RuntimeError):
@@ -279,7 +277,7 @@ def _mark(tensor: Tensor) -> Any:
     """What tells that a large tensor has changed; None for a small one."""
     if tensor.numel() < LARGE:
         return None
-    version = None if tensor.is_inference() else _version(tensor)
+    version = compat.written(tensor)
     return version, tensor.data_ptr() if tensor.layout is torch.strided else None
 
 

@@ -46,12 +46,15 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong."""
 
     def unknown(self, word: str) -> NoReturn:
-        """Say of a word that is no option which one is near."""
+        """Say of a word that is no option which one is near, or that it is one too many."""
+        if not word.startswith("-"):
+            self.error(f"{word!r} is one word too many.")
         name = word.partition("=")[0]
         self.error(f"there is no option {name!r}.{did_you_mean(name, self._option_string_actions, 1, 0.5)}")
 
     def error(self, message: str) -> NoReturn:
         """Print a sentence and exit with status 2."""
+        message = message.replace("the following arguments are required:", "it needs")
         sys.stderr.write(f"{self.prog}: error: {message}\n({self.prog} --help lists the options)\n")
         sys.exit(2)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torchzero_core as tz
 from torchzero_core.core.near import did_you_mean
 
-from ..catalogue import chain_as_yaml, recipe_lines
+from ..catalogue import chain_as_yaml, recipes_said
 from ..cli import load_yaml
 
 NAME = "recipe"
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the chain."""
     if args.recipe is None:
-        print("\n".join(recipe_lines()))
+        print(recipes_said())
         return
     recipe = tz.recipes.get(args.recipe)
     takes = list(inspect.signature(recipe).parameters)

@@ -14,8 +14,8 @@ from ...core import Count, OpenFraction, Positive, StateKind, Var
 from ...core.declare import Range
 from ...core.evaluate import uniform_settings
 from ...core.packages import required
-from ...core.point import StepPoint, loss_after
-from ...core.vector_method import Unit, VectorMethod
+from ...core.point import StepPoint, loss_after, number_of
+from ...core.vector_method import Unit, VectorMethod, reductions_of
 from ...linalg import jacobian
 
 AtLeastOne: TypeAlias = Annotated[float, Range(1, math.inf, "[)")]
@@ -134,7 +134,8 @@ class HigherOrderNewton(VectorMethod):
         h = uniform_settings(self, var.params)
         order, grads = h["order"], StepPoint(var, self.path, "SPSA and LBFGS").grads_with_graph
         derivatives = _derivatives(grads, var.params, order, vectorize=h["vectorize"])
-        return _Taylor(derivatives, float(var.get_loss()), var)
+        derivatives = reductions_of(var).mean_grads(derivatives)
+        return _Taylor(derivatives, float(number_of(var.get_loss(), var)), var)
 
     def learn(self, unit: Unit, u: Tensor) -> bool:
         """Nothing but the size of the trust region is known from earlier steps."""
