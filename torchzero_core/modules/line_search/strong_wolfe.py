@@ -81,6 +81,7 @@ class StrongWolfe(LineSearch):
         True
     """
 
+    corrects_length = True
     kept = {
         "initial_scale": StateKind.POSITIVE,
         "beta_scale": StateKind.POSITIVE,

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ...core import StateKind
+from ...core.neighbours import neighbours
+from ...core.vector_method import Unit, told
 from .rank_two import Coefficients, RankTwo
+
+#: After how many pairs in a row that do not ask for a larger H it is large enough.
+ENOUGH = 2
 
 
 class BFGS(RankTwo):
@@ -15,10 +22,19 @@ class BFGS(RankTwo):
 
     The direction is H·u. H has n² elements for n parameters; see :class:`LBFGS` for many parameters.
 
+    The first pair says little of the directions that it does not lie in, and an H too small there is slow to grow,
+    whereas BFGS soon corrects one too large. So right before a search that corrects the length of its directions, as
+    :class:`StrongWolfe` does, and with ``init_scale="auto"``, H is multiplied before its update by s'y/y'Hy as often as
+    this is above 1, until two pairs in a row do not ask for it. Without such a search nothing would shorten a step
+    that has become too long, and H is scaled once.
+
     Raises:
         ValueError: settings that differ between parameter groups although ``concat_params`` makes them one vector.
 
-    Reference: Nocedal and Wright, Numerical Optimization, 2006, section 6.1.
+    Reference: Nocedal and Wright, Numerical Optimization, 2006, section 6.1; for the scaling S. S. Oren and D. G.
+    Luenberger, Management Science 20, 1974, and, for doing it only upwards, M. Al-Baali, Computational Optimization and
+    Applications 9, 1998; for what BFGS corrects R. H. Byrd, J. Nocedal and Y. Yuan, SIAM J. Numerical Analysis 24,
+    1987.
 
     Example:
         >>> import torch, torchzero_core as tz
@@ -36,7 +52,33 @@ class BFGS(RankTwo):
         True
     """
 
+    kept = {"content": StateKind.WHOLE}
+
     def coefficients(
         self, sy: Tensor, yHy: Tensor, H: Tensor, s: Tensor, Hy: Tensor, g_prev: Tensor, settings: Mapping[str, Any]
     ) -> Coefficients:
         return Coefficients(ss=(1 + yHy / sy) / sy, sh=-1 / sy)
+
+    def _scale(self, matrix: Tensor, s: Tensor, y: Tensor, fresh: Tensor, unit: Unit) -> Tensor:
+        """Scale H by the first pair, and let it grow as long as the next ones ask for it."""
+        state, waits = unit.state, super()._scale(matrix, s, y, fresh, unit)
+        if not self._corrected:
+            return waits
+        first = fresh & ~waits
+        content = state.examined("content") if "content" in state else torch.full_like(first, ENOUGH, dtype=torch.long)
+        content = torch.where(first, 0, content)
+        learns = ~fresh & (content < ENOUGH)
+        if told(learns) is not False:
+            sy, growth = torch.dot(s, y), torch.dot(s, y) / torch.dot(y, matrix @ y)
+            learns = learns & (sy > unit.settings["tol"] * s.norm() * y.norm()) & growth.isfinite()
+            asks = learns & (growth > 1)
+            matrix.mul_(torch.where(asks, growth, 1.0))
+            content = torch.where(learns, torch.where(asks, 0, content + 1), content)
+        state["content"] = content
+        return waits
+
+    @property
+    def _corrected(self) -> bool:
+        """Whether the search behind it corrects the length of the directions."""
+        found = None if self.home is None else neighbours(self, self.home.modules)
+        return found is not None and found[1] is not None and found[1].corrects_length
