@@ -91,7 +91,7 @@ class LineFunction:
     def length(self) -> float:
         """‖u‖₂."""
         norms = [torch.linalg.vector_norm(u, dtype=torch.float64).cpu() for u in self.update]
-        value = torch.stack(norms).square_().sum()
+        value = (norms[0] if len(norms) == 1 else torch.stack(norms)).square().sum()
         return math.sqrt(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value))
 
     @torch.no_grad()

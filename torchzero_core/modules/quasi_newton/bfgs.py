@@ -62,23 +62,20 @@ class BFGS(RankTwo):
     def _scale(self, matrix: Tensor, s: Tensor, y: Tensor, fresh: Tensor, unit: Unit) -> Tensor:
         """Scale H by the first pair, and let it grow as long as the next ones ask for it."""
         state, waits = unit.state, super()._scale(matrix, s, y, fresh, unit)
-        if not self._corrected:
+        content = state.examined("content") if "content" in state else torch.full_like(fresh, ENOUGH, dtype=torch.long)
+        learns = content < ENOUGH
+        if (told(fresh) is False and told(learns) is False) or not self._corrected:
             return waits
-        first = fresh & ~waits
-        content = state.examined("content") if "content" in state else torch.full_like(first, ENOUGH, dtype=torch.long)
-        content = torch.where(first, 0, content)
-        learns = ~fresh & (content < ENOUGH)
-        if told(learns) is not False:
-            sy, growth = torch.dot(s, y), torch.dot(s, y) / torch.dot(y, matrix @ y)
-            learns = learns & (sy > unit.settings["tol"] * s.norm() * y.norm()) & growth.isfinite()
-            asks = learns & (growth > 1)
-            matrix.mul_(torch.where(asks, growth, 1.0))
-            content = torch.where(learns, torch.where(asks, 0, content + 1), content)
-        state["content"] = content
+        sy, yHy = torch.dot(s, y), torch.dot(y, matrix @ y)
+        growth = sy / yHy
+        learns = learns & ~fresh & (sy > unit.settings["tol"] * s.norm() * y.norm()) & growth.isfinite()
+        asks = learns & (growth > 1)
+        matrix.mul_(torch.where(asks, growth, 1.0))
+        state["content"] = torch.where(asks | (fresh & ~waits), 0, content + learns)
         return waits
 
     @property
     def _corrected(self) -> bool:
-        """Whether the search behind it corrects the length of the directions."""
+        """Whether the search right behind it corrects the length of the directions."""
         found = None if self.home is None else neighbours(self, self.home.modules)
         return found is not None and found[1] is not None and found[1].corrects_length
