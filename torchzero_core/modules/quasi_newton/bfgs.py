@@ -13,8 +13,10 @@ from ...core.neighbours import neighbours
 from ...core.vector_method import Unit, told
 from .rank_two import Coefficients, RankTwo
 
-#: After how many pairs in a row that do not ask for a larger H it is large enough.
+#: After how many pairs that do not ask for a larger H it is large enough.
 ENOUGH = 2
+#: How much larger H becomes by one pair.
+MOST = 2.0
 
 
 class BFGS(RankTwo):
@@ -24,16 +26,17 @@ class BFGS(RankTwo):
 
     The first pair says little of the directions that it does not lie in, and an H too small there is slow to grow,
     whereas BFGS soon corrects one too large. So right before a search that corrects the length of its directions, as
-    :class:`StrongWolfe` does, and with ``init_scale="auto"``, H is multiplied before its update by s'y/y'Hy as often as
-    this is above 1, until two pairs in a row do not ask for it. Without such a search nothing would shorten a step
-    that has become too long, and H is scaled once.
+    :class:`StrongWolfe` does, and with ``init_scale="auto"``, H is multiplied before its update by s'H⁻¹s/s'y where
+    this is above 1, but not by more than 2, until two pairs have not asked for it. It is where the minimum of a
+    parabola along the step would have been, in lengths of the direction: s'H⁻¹s = (s'g)²/g'Hg with g at the start of
+    the step. Without such a search nothing would shorten a step that has become too long, and H is scaled once.
 
     Raises:
         ValueError: settings that differ between parameter groups although ``concat_params`` makes them one vector.
 
     Reference: Nocedal and Wright, Numerical Optimization, 2006, section 6.1; for the scaling S. S. Oren and D. G.
-    Luenberger, Management Science 20, 1974, and, for doing it only upwards, M. Al-Baali, Computational Optimization and
-    Applications 9, 1998; for what BFGS corrects R. H. Byrd, J. Nocedal and Y. Yuan, SIAM J. Numerical Analysis 24,
+    Luenberger, Management Science 20, 1974, and, for doing it upwards alone, M. Al-Baali, Computational Optimization
+    and Applications 9, 1998; for what BFGS corrects R. H. Byrd, J. Nocedal and Y. Yuan, SIAM J. Numerical Analysis 24,
     1987.
 
     Example:
@@ -59,6 +62,12 @@ class BFGS(RankTwo):
     ) -> Coefficients:
         return Coefficients(ss=(1 + yHy / sy) / sy, sh=-1 / sy)
 
+    def learn(self, unit: Unit, u: Tensor) -> Tensor | bool:
+        """Let the formula learn from the differences to the last step."""
+        if "fresh" not in unit.state and unit.settings["init_scale"] == "auto" and self._corrected:
+            unit.state["content"] = torch.zeros((), dtype=torch.long, device=u.device)  # there from the first step on
+        return super().learn(unit, u)
+
     def _scale(self, matrix: Tensor, s: Tensor, y: Tensor, fresh: Tensor, unit: Unit) -> Tensor:
         """Scale H by the first pair, and let it grow as long as the next ones ask for it."""
         state, waits = unit.state, super()._scale(matrix, s, y, fresh, unit)
@@ -66,12 +75,14 @@ class BFGS(RankTwo):
         learns = content < ENOUGH
         if (told(fresh) is False and told(learns) is False) or not self._corrected:
             return waits
-        sy, yHy = torch.dot(s, y), torch.dot(y, matrix @ y)
-        growth = sy / yHy
+        assert unit.update is not None
+        g = unit.update - y
+        sy, sg, gHg = torch.dot(s, y), torch.dot(s, g), torch.dot(g, matrix @ g)
+        growth = (sg / sy) * (sg / gHg)
         learns = learns & ~fresh & (sy > unit.settings["tol"] * s.norm() * y.norm()) & growth.isfinite()
         asks = learns & (growth > 1)
-        matrix.mul_(torch.where(asks, growth, 1.0))
-        state["content"] = torch.where(asks | (fresh & ~waits), 0, content + learns)
+        matrix.mul_(torch.where(asks, growth.clamp(max=MOST), 1.0))
+        state["content"] = torch.where(fresh & ~waits, 0, content + (learns & ~asks))
         return waits
 
     @property
