@@ -75,8 +75,7 @@ class BFGS(RankTwo):
         learns = content < ENOUGH
         if (told(fresh) is False and told(learns) is False) or not self._corrected:
             return waits
-        assert unit.update is not None
-        g = unit.update - y
+        g = state.examined("prev_update")
         sy, sg, gHg = torch.dot(s, y), torch.dot(s, g), torch.dot(g, matrix @ g)
         growth = (sg / sy) * (sg / gHg)
         learns = learns & ~fresh & (sy > unit.settings["tol"] * s.norm() * y.norm()) & growth.isfinite()
