@@ -36,6 +36,7 @@ ENTRIES: list[Entry] = [
     Entry("GradientCorrection", lambda m: [m, tz.m.LR(0.1)], together=True, ulps=1e4),
     Entry("BFGS", then_lr(0.5), **MATRIX),
     Entry("BFGS", backtracking, variant="search", rosenbrock=(60, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),
+    Entry("BFGS", wolfe, variant="strong wolfe", rosenbrock=(60, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),
     Entry("LBFGS", then_lr(0.5), **MATRIX),
     Entry("LSR1", then_lr(0.5), **MATRIX),
     Entry("LSR1", wolfe, variant="search", rosenbrock=(100, 1e-8), alternatives=QUASI_NEWTON, **SEARCH),

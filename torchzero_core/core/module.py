@@ -76,6 +76,9 @@ class Module:
     has_scale: ClassVar[bool] = True
     #: Whether that length is learnt step by step, so that it may be too short for a while.
     learns_scale: ClassVar[bool] = False
+    #: Whether it takes a step as long as the direction before it wherever that will do, and else finds a better length,
+    #: so that the method before it may let its directions grow.
+    corrects_length: ClassVar[bool] = False
     #: Whether the engine can trace it.
     is_rule: ClassVar[bool] = False
     #: Whether it is a list of modules.

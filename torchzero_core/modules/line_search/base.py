@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core import Chain, Module, Var
+from ...core import Module, Var
 from ...core.closure import value_of
 from ...core.evaluate import kept_grads, uniform_settings
+from ...core.neighbours import neighbours
 from ...linalg import total_dot
 from .scalar import NO_GRADIENT, NOT_FINITE, Point
 
@@ -90,7 +91,7 @@ class LineFunction:
     def length(self) -> float:
         """‖u‖₂."""
         norms = [torch.linalg.vector_norm(u, dtype=torch.float64).cpu() for u in self.update]
-        value = torch.stack(norms).square_().sum()
+        value = (norms[0] if len(norms) == 1 else torch.stack(norms)).square().sum()
         return math.sqrt(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value))
 
     @torch.no_grad()
@@ -287,7 +288,8 @@ class LineSearch(Module):
     @property
     def before(self) -> Module | None:
         """The module in front of this one in the same chain."""
-        return None if self.home is None else _before(self, self.home.modules)
+        found = None if self.home is None else neighbours(self, self.home.modules)
+        return None if found is None else found[0]
 
     def common_settings(self, var: Var) -> dict[str, Any]:
         """The settings, which are one for all parameters.
@@ -337,18 +339,6 @@ class LineSearch(Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_phi": None}
-
-
-def _before(module: Module, parts: Iterable[Module], *, in_turn: bool = True) -> Module | None:
-    """The module in front of another one in the same chain, anywhere inside some modules."""
-    previous = None
-    for part in parts:
-        if part is module:
-            return previous if in_turn else None
-        if found := _before(module, part.children.values(), in_turn=isinstance(part, Chain)):
-            return found
-        previous = part
-    return None
 
 
 def _aligned_update(var: Var) -> list[Tensor]:

@@ -33,7 +33,8 @@ class StrongWolfe(LineSearch):
     The first step size to try is ``init``, times a factor where the length of the direction means less than usual:
 
     - In the first step of a quasi-Newton or conjugate gradient method it is min(2·abs(f)/abs(d), 1/‖u‖): what would
-      bring a parabola down to zero, but no farther than a length of 1.
+      bring a parabola down to zero, but no farther than a length of 1. Where a quasi-Newton method starts anew it does
+      not go farther than the last step either: it may be at the minimum already.
     - A direction of conjugate gradients has no length of its own. Behind one the step is as long as the last one, of
       the size α: √(α*/α)·‖p − p₀‖/‖u‖ whatever ``init`` is, with α* the minimiser of the parabola with the slopes at
       both ends of it. Such directions also need a better minimum along the line than others: not more than a tenth of
@@ -81,6 +82,7 @@ class StrongWolfe(LineSearch):
         True
     """
 
+    corrects_length = True
     kept = {
         "initial_scale": StateKind.POSITIVE,
         "beta_scale": StateKind.POSITIVE,
@@ -158,23 +160,24 @@ class StrongWolfe(LineSearch):
         length = phi.length
         if not 0 < length < math.inf or start.slope >= 0:
             return init
-        if not scaled and (previous := state.get("previous_length", 0.0)) > 0:
-            return previous / length
+        last = state.get("previous_length", 0.0) / length
+        if last > 0 and not scaled:
+            return last
         falls = -2 * abs(start.loss) / start.slope or math.inf
-        return init * max(min(falls, 1 / length), SHORTEST / length)
+        first = init * max(min(falls, 1 / length), SHORTEST / length)
+        return min(first, last) if last > 0 else first
 
     def _note(self, phi: LineFunction, start: Point, end: Point | float, *, scaled: bool) -> None:
         """Remember where the minimum along the line has been."""
         state = self.global_state
         if not isinstance(end, Point):
-            state.update({"minimum": 1.0, "minimum_before": 1.0} if scaled else {"previous_length": 0.0})
+            state.update({"previous_length": 0.0} | ({"minimum": 1.0, "minimum_before": 1.0} if scaled else {}))
             return
         left = end.slope / start.slope
         farther = 1 / (1 - left) if left < 1 else 1.0
         if scaled:
             state["minimum_before"], state["minimum"] = state.get("minimum", 1.0), end.alpha * farther
-        else:
-            state["previous_length"] = end.alpha * phi.length * math.sqrt(farther)
+        state["previous_length"] = end.alpha * phi.length * math.sqrt(farther)
 
     def _fall_back(self, phi: LineFunction, sign: float, start: Point, h: Mapping[str, Any]) -> Found:
         state = self.global_state

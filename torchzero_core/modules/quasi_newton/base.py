@@ -60,6 +60,27 @@ class _FullMatrix(VectorMethod):
         raise NotImplementedError
 
     # -- what a method may change ------------------------------------------------------------------------------------
+    def _scale(self, matrix: Tensor, s: Tensor, y: Tensor, fresh: Tensor, unit: Unit) -> Tensor:
+        """Bring the initial matrix to the size of what is learnt, in place.
+
+        Args:
+            matrix: the matrix, not yet updated.
+            s: the difference of the parameters.
+            y: the difference of the updates.
+            fresh: whether the matrix is the initial one.
+            unit: the vector, with its state and settings.
+
+        Returns:
+            Whether it still waits for a pair with curvature.
+        """
+        if told(fresh) is False:
+            return fresh
+        sy, ss, yy = torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)
+        usable = fresh & (sy > unit.settings["tol"] * ss.sqrt() * yy.sqrt())
+        factor = torch.where(usable, self._auto_scale(sy, ss, yy), 1.0)
+        matrix.mul_(torch.where(factor.isfinite(), factor, 1.0))
+        return fresh & ~usable
+
     #: Whether a reset forgets what was learnt; the next step is then like the first.
     forgets: ClassVar[bool] = True
 
@@ -133,12 +154,8 @@ class _FullMatrix(VectorMethod):
         if not differs:
             s.masked_fill_(flat, 0.0)  # so that no formula learns from them, whatever else it keeps
             y.masked_fill_(flat, 0.0)
-        if h["init_scale"] == "auto" and told(fresh) is not False:
-            sy, ss, yy = torch.dot(s, y), torch.dot(s, s), torch.dot(y, y)
-            usable = fresh & ~flat & (sy > h["tol"] * ss.sqrt() * yy.sqrt())
-            factor = torch.where(usable, self._auto_scale(sy, ss, yy), 1.0)
-            matrix.mul_(torch.where(factor.isfinite(), factor, 1.0))
-            fresh = state["fresh"] = fresh & ~usable
+        if h["init_scale"] == "auto":
+            fresh = state["fresh"] = self._scale(matrix, s, y, fresh, unit)
         old = matrix.clone() if h["beta"] is not None or not (differs or h["tol_reset"]) else matrix
         new = self._formula(matrix, s, y, p, u, p_prev, g_prev, state, h)
         if h["beta"] is not None:
