@@ -20,7 +20,7 @@ class NoLoss(Exception):
     """training_step returned None: the batch is skipped."""
 
 
-def place_of(optimizer: Optimizer) -> list[int]:
+def place_of(optimizer: Optimizer) -> list[int | None]:
     """What tells that somebody has written to the parameters since, if only to put them back."""
     return [compat.written(p) for group in optimizer.param_groups for p in group["params"]]
 
@@ -55,7 +55,7 @@ class Batch:
         self.start: Snapshot | None = None
         self.loss: Tensor | None = None
         self.differentiated = False
-        self.place: list[int] = []
+        self.place: list[int | None] = []
         self._loud = False  # whether an evaluation did more than log
 
     def watched(self, evaluate: Callable[[], Any]) -> Any:
