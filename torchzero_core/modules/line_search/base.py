@@ -90,9 +90,11 @@ class LineFunction:
     @property
     def length(self) -> float:
         """‖u‖₂."""
-        norms = [torch.linalg.vector_norm(u, dtype=torch.float64).cpu() for u in self.update]
-        value = (norms[0] if len(norms) == 1 else torch.stack(norms)).square().sum()
-        return math.sqrt(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value))
+        square = self._total(total_dot(self.update, self.update))
+        if not 1e-30 < square < 1e30:  # in float32 that may be due to its range
+            norms = [torch.linalg.vector_norm(u, dtype=torch.float64).cpu() for u in self.update]
+            square = self._total((norms[0] if len(norms) == 1 else torch.stack(norms)).square().sum())
+        return math.sqrt(square)
 
     @torch.no_grad()
     def moves(self, alpha: float) -> bool:
@@ -156,8 +158,12 @@ class LineFunction:
 
     def _slope(self, grads: list[Tensor] | list[Tensor | None]) -> float:
         pairs = [(g, u) for g, u in zip(grads, self.update, strict=True) if g is not None]
-        value = total_dot([g for g, _ in pairs], [u for _, u in pairs])
-        return -(value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value)).item()
+        return -self._total(total_dot([g for g, _ in pairs], [u for _, u in pairs]))
+
+    def _total(self, value: Tensor) -> float:
+        """A sum over this rank's elements as that over all ranks'."""
+        total: float = (value if self.var.modular is None else self.var.modular.distributed.sum_scalar(value)).item()
+        return total
 
     def _number(self, loss: Any) -> float:
         loss = value_of(loss)
