@@ -223,7 +223,7 @@ class _Run:
             if self.rule.met(self._progress(point, move)):
                 return self.rule.reason()
             if failed:  # what it has learnt leads nowhere: it begins again with the gradient
-                self.optimizer.reset()
+                self.optimizer.restart()
             if self.nit and (end := self._report(point)) is not None:
                 return end
             before = self.unknowns.copies() if "move" in self.rule.needs else None
@@ -241,8 +241,7 @@ class _Run:
             grads=self._open(point) if self.seen is None else self.seen.grads,
             params=self.unknowns.leaves,
             move=move,
-            status=self.optimizer.last_step.status,
-            falling=self.optimizer.last_step.falling,
+            **stopping.outcome(self.optimizer.last_step),
         )
 
     def _open(self, point: Point) -> Sequence[Tensor | None] | None:

@@ -117,6 +117,7 @@ class Projection(Module):
     #: agree in the settings of the modules. Otherwise :meth:`keeper` says of which it is made.
     joins = True
     one_piece = True
+    keeps_place = True
 
     def __init__(
         self,
