@@ -88,6 +88,26 @@ def test_half_precision(dtype):
     assert result.success and result.x.tolist() == [3, 3] and result.x.dtype == dtype
 
 
+def test_in_inference_mode():
+    with torch.inference_mode():
+        inside = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=F64), "newton")
+        assert torch.is_inference_mode_enabled()
+    outside = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=F64), "newton")
+    assert torch.equal(inside.x, outside.x) and not inside.x.is_inference()
+
+
+def test_a_result_as_a_dict():
+    found = tz.minimize(rosenbrock, torch.zeros(2, dtype=F64))
+    assert found["x"] is found.x and found["nfev"] == found.nfev and dict(found) == vars(found)
+    with pytest.raises(KeyError):
+        found["hess_inv"]
+
+
+def test_a_chain_within_a_list():
+    whole = tz.minimize(rosenbrock, torch.zeros(2, dtype=F64), [[tz.m.LBFGS(), tz.m.StrongWolfe()]])
+    assert torch.equal(whole.x, tz.minimize(rosenbrock, torch.zeros(2, dtype=F64)).x)
+
+
 # -- mistakes ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("x0", "text"),
@@ -95,10 +115,18 @@ def test_half_precision(dtype):
         (torch.zeros(2, dtype=torch.complex64), "torch.view_as_real"),
         (torch.nn.Linear(2, 2).parameters(), "not generator. For the parameters of a model give the model itself"),
         (None, "not NoneType"),
+        (np.zeros(2, dtype=bool), "torch.bool, which has no gradient"),
+        (torch.zeros(2).to_sparse(), r"sparse tensor: give it as x0\.to_dense\(\)"),
     ],
 )
 def test_what_is_no_x0(x0, text):
     with pytest.raises(TypeError, match=text):
+        tz.minimize(rosenbrock, x0)
+
+
+@pytest.mark.parametrize("x0", [torch.zeros(2, device="meta"), torch.nn.Linear(2, 1, device="meta")], ids=["x", "net"])
+def test_the_device_without_numbers(x0):
+    with pytest.raises(ValueError, match="device 'meta', where tensors have a shape and no numbers"):
         tz.minimize(rosenbrock, x0)
 
 
@@ -124,6 +152,12 @@ def test_what_is_a_value(value):
         ([tz.m.LBFGS, tz.m.StrongWolfe()], r"Give an object: tz\.m\.LBFGS\(\)"),
         (torch.optim.Adam, r"give its modules, such as \[tz\.m\.Adam\(\), tz\.m\.LR\(1e-2\)\]"),
         (tz.Modular([torch.zeros(1, requires_grad=True)], tz.m.Adam()), "no method Modular.*parameters of its own"),
+        (
+            ["adam", "lbfgs"],
+            r"list is one chain of modules; a name stands alone\. One method after another is tz\.m\.Swi",
+        ),
+        ([tz.m.LBFGS(), "strong-wolfe"], "a name stands alone"),
+        ([[tz.m.Adam(), tz.m.LR(0.1)], [tz.m.LBFGS(), tz.m.StrongWolfe()]], "One method after another"),
     ],
 )
 def test_what_is_no_method(method, text):

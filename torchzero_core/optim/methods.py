@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,10 @@ FITTED: dict[str, Builder] = {
 #: These keep to bounds: the number of pairs that :class:`ProjectedLBFGS` remembers.
 BOUNDED = {"lbfgs": 10, "gd": 0}
 METHODS = {**SEARCHED, **FITTED, **STEPPED}
+IN_TURN = (
+    "One method after another is tz.m.SwitchWhen([tz.m.Adam(), tz.m.LR(1e-2)], [tz.m.LBFGS(), tz.m.StrongWolfe()], "
+    "rules=tz.stopping.MaxSteps(200))."
+)
 #: Other spellings, as scipy and others have them.
 SAME = {
     "l-bfgs": "lbfgs",
@@ -116,6 +120,8 @@ def chain_of(method: str | Modules, problem: Problem) -> list[Module]:
     lr = problem.lr
     if not isinstance(method, str):
         modules: list[Any] = list(method) if isinstance(method, (list, tuple)) else [method]
+        if any(isinstance(one, str) for one in modules) or (len(modules) > 1 and _are_chains(modules)):
+            raise TypeError(f"A method that is a list is one chain of modules; a name stands alone. {IN_TURN}")
         for module in modules:
             if not isinstance(module, (Module, list, tuple)):
                 what = repr(module) if len(repr(module)) < 80 else type(module).__name__
@@ -166,6 +172,10 @@ def pairs_within_bounds(method: str | Modules | None) -> int:
             "these, or write x as a function of free unknowns, such as lo + (hi - lo)·sigmoid(z), or exp(z) for x > 0."
         )
     return BOUNDED[name]
+
+
+def _are_chains(modules: Sequence[Any]) -> bool:
+    return all(isinstance(one, (list, tuple)) for one in modules)
 
 
 def _hint(what: Any) -> str:

@@ -42,7 +42,7 @@ SAME = 1e-8
 
 @dataclass
 class MinimizeResult:
-    """What :func:`minimize` has found, with scipy's names.
+    """What :func:`minimize` has found, with scipy's names, as attributes or as ``result["x"]``.
 
     Attributes:
         x: the best point, in the structure of ``x0``; a model itself, whose parameters are there.
@@ -309,6 +309,7 @@ class _Run:
         )
 
 
+@torch.inference_mode(False)
 def minimize(
     fun: Callable[..., Any],
     x0: Any,

@@ -47,6 +47,8 @@ class Unknowns:
             self.form = self._read(x0)
         if not any(leaf.numel() for leaf in self.leaves):
             raise ValueError("x0 has no numbers to minimise over" + (", or all are frozen." if self.model else "."))
+        if any(leaf.is_meta for leaf in self.leaves):
+            raise ValueError("x0 is on the device 'meta', where tensors have a shape and no numbers.")
 
     def _read(self, x0: Any) -> Any:
         """The structure of x0 with the position of a leaf in place of each tensor."""
@@ -63,6 +65,8 @@ class Unknowns:
             ) from error
         if leaf.dtype is torch.int64 and isinstance(x0, (int, list, tuple)):  # numbers as they are typed
             leaf = leaf.to(torch.get_default_dtype())
+        if leaf.layout is not torch.strided:
+            raise TypeError("x0 has a sparse tensor: give it as x0.to_dense().")
         if leaf.is_complex():
             raise TypeError(
                 f"x0 has a tensor of {leaf.dtype}. Give torch.view_as_real(x0), and let fun take "
