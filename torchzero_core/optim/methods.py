@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .. import modules as m
 from ..core import Module, Modules, Var
+from ..core.closure import Evaluations
+from ..core.evaluate import remembering
 from ..core.naming import unrolled
 from .elsewhere import METHODS as SCIPYS
 
@@ -29,23 +31,37 @@ class Problem:
         number: of unknowns.
         eps: their rounding.
         lr: the learning rate, where one was given.
+        deterministic: whether the function gives the same value at the same point every time.
     """
 
     number: int
     eps: float
     lr: float | None = None
+    deterministic: bool = True
 
 
 class SeenGradient(Module):
-    """Keeps the gradient that the modules behind it work on, where fun itself has none."""
+    """Keeps the gradient that the modules behind it work on, where fun itself has none.
 
-    def __init__(self) -> None:
+    Where a search has ended the next step starts, and the gradient there, which costs an evaluation or two for each
+    unknown, is not evaluated again.
+
+    Args:
+        deterministic: whether it is the same at the same point every time.
+    """
+
+    needs_gradient = False
+
+    def __init__(self, *, deterministic: bool) -> None:
         super().__init__()
         #: At the start of the last step.
         self.grads: list[Tensor] | None = None
+        self._known = Evaluations(word=True) if deterministic else None
 
     def step(self, var: Var) -> Var:
         """Look at it."""
+        if self._known is not None and var.closure is not None:
+            var.wrap_closure(remembering(var.closure, self._known, var.params))
         self.grads = var.get_grad()
         return var
 
@@ -74,7 +90,7 @@ SEARCHED: dict[str, Builder] = {
     "trust-cg": lambda problem: [m.TrustCG()],
     "dogleg": lambda problem: [m.Dogleg()],
     "gd": _searched(lambda problem: []),
-    "fdm": _searched(lambda problem: [m.FDM(h=problem.eps ** (1 / 3)), SeenGradient(), m.LBFGS()]),
+    "fdm": _searched(lambda p: [m.FDM(h=p.eps ** (1 / 3)), SeenGradient(deterministic=p.deterministic), m.LBFGS()]),
 }
 STEPPED: dict[str, Builder] = {
     "adam": _stepped(lambda problem: [m.Adam()], 1e-2),

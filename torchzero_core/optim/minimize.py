@@ -353,7 +353,8 @@ def minimize(
         gtol: converged where no element of the gradient is larger; 1e-5 by default, 1e-4 below float64.
         xtol: converged where a step is at most so long, relative to the length of x; by default not asked for.
         ftol: converged where the value f goes down by at most ftol·max(abs(f), 1): in one step of a method with a line
-            search, in 100 of another. By default ten roundings, in five steps of a method with a line search.
+            search, in 100 of another and where fun is random. By default ten roundings, in five steps of a method with
+            a line search.
         maxiter: at most so many steps; 15000 by default.
         maxfev: at most so many evaluations of the function.
         maxtime: at most so many seconds; an evaluation that has begun is ended.
@@ -364,8 +365,8 @@ def minimize(
             tensors like x; such a pair for each part of x, in a list or dict like x0; or as scipy has them, a pair for
             each element or a ``Bounds``. A start outside is moved to them.
         disp: print where it is while it runs, and why it ended.
-        deterministic: whether fun gives the same value at the same point every time. If not, nothing is remembered,
-            and the result is the last point and not the best one.
+        deterministic: whether fun gives the same value at the same point every time. If not, no value is taken for that
+            of another evaluation, and the result is the last point and not the best one.
         compile: run the chain as generated kernels.
         **others: nothing; an argument that scipy's ``minimize`` has and this one has not is refused with what to write
             in its place.
@@ -398,7 +399,7 @@ def minimize(
     unknowns = Unknowns(x0)
     box = None if bounds is None else Bounds(unknowns, bounds)
     number, eps = sum(leaf.numel() for leaf in unknowns.leaves), _rounding(unknowns.leaves)
-    problem = Problem(number, eps, lr)
+    problem = Problem(number, eps, lr, deterministic)
     chain = None if method is None or box is not None else chain_of(method, problem)
     hard: list[StoppingRule] = [] if maxfev is None else [MaxEvaluations(maxfev)]
     hard += [] if maxtime is None else [MaxTime(maxtime)]
@@ -418,7 +419,7 @@ def minimize(
             optimizer = Modular(unknowns.model or unknowns.leaves, *chain, compile=compile, advice=False)
             backward, search = not approximates(chain), searches(chain)
         seen = backward or sees_gradient(chain or [])
-        rules = [*_rules(eps, search, tolerances.filled(seen)), *given]
+        rules = [*_rules(eps, search and deterministic, tolerances.filled(seen)), *given]
         rules += [stopping.MaxSteps(MAXITER if maxiter is None else maxiter), *hard]
         rule = stopping.AnyOf(rules)
         rule.reset()
