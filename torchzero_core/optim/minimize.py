@@ -38,6 +38,8 @@ PATIENCE_OF_SEARCH, PATIENCE = 5, 100
 MAXITER = 15_000
 #: Values that differ by so little, relative to 1 or their size, are as good as each other.
 SAME = 1e-8
+#: Values at one point that differ by more, relative to their size, come from random numbers and not from rounding.
+RANDOM = 1e-4
 
 
 @dataclass
@@ -211,6 +213,7 @@ class _Run:
             end = _Ended(98, "Interrupted; x is the best point so far.")
         best = self._best(end)
         self.unknowns.move(best.x)
+        end = self._explained(end, best)
         result = self.result(best, end)
         self.printer.show(result, last=True)
         return result
@@ -281,6 +284,27 @@ class _Run:
             self.unknowns.move(best.x)
             return self.objective.at(backward=True)
         return best
+
+    def _explained(self, end: StoppingRule, best: Point) -> StoppingRule:
+        """Why it ends, where it is a function that gives something else each time that has no lower point.
+
+        Args:
+            end: why it ends as far as the steps say.
+            best: the best point.
+        """
+        stalled = end.code == 2 or isinstance(end, stopping.LossChange)
+        first = float(best.loss)
+        if not (stalled and self.objective.deterministic and math.isfinite(first)):
+            return end
+        second = self.objective.once_more(best)
+        if second is None or math.isclose(first, second, rel_tol=RANDOM):
+            return end
+        return _Ended(
+            2,
+            f"No lower point was found, and fun gave {first:.9g} and then {second:.9g} at the same point. Where it "
+            "draws random numbers, say deterministic=False and take a method without a line search, such as 'adam'; or "
+            "draw them once, outside of fun.",
+        )
 
     def result(self, point: Point, end: StoppingRule) -> MinimizeResult:
         """The result that a point is.
