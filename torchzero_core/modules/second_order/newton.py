@@ -47,8 +47,8 @@ class Newton(VectorMethod):
             no batching rule.
         inner: a module that gives the right-hand side.
         H_tfm: ``H_tfm(H, u)`` returns a matrix and whether it is the inverse already.
-        eigval_tfm: ``eigval_tfm(values)`` returns the eigenvalues to use in place of those of H; for ``torch.abs`` they are
-            only computed where one is negative.
+        eigval_tfm: ``eigval_tfm(values)`` returns the eigenvalues to use in place of those of H; those for
+            ``torch.abs`` are only computed where one is negative.
 
     Raises:
         ValueError: settings that differ between parameter groups.
