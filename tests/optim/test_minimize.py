@@ -414,6 +414,16 @@ def test_finite_differences_take_as_many_evaluations_as_scipys(n):
     assert theirs.success and ours.nfev < 1.5 * len(calls)
 
 
+@pytest.mark.parametrize("size", [1e3, 1e9, 1e12])
+def test_finite_differences_of_large_unknowns(size):
+    def fun(x):
+        return (((x.detach() - 3 * size) / size) ** 2).sum().item() * size
+
+    result = tz.minimize(fun, torch.tensor([size, -size], dtype=torch.float64))
+    assert result.success
+    torch.testing.assert_close(result.x, torch.full((2,), 3 * size, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
 def test_values_without_gradients_are_not_evaluated_twice_at_a_point():
     seen = []
 

@@ -77,6 +77,11 @@ def _stepped(build: Callable[[Problem], list[Module]], default: float) -> Builde
     return lambda problem: [*build(problem), m.LR(default if problem.lr is None else problem.lr)]
 
 
+def _differences(problem: Problem) -> Module:
+    """Differences as long as scipy's."""
+    return m.FDM(h=problem.eps ** (1 / 3), relative=True)
+
+
 #: Chains by name. Those with a line search take no learning rate.
 SEARCHED: dict[str, Builder] = {
     "lbfgs": _searched(lambda problem: [m.LBFGS()]),
@@ -90,7 +95,7 @@ SEARCHED: dict[str, Builder] = {
     "trust-cg": lambda problem: [m.TrustCG()],
     "dogleg": lambda problem: [m.Dogleg()],
     "gd": _searched(lambda problem: []),
-    "fdm": _searched(lambda p: [m.FDM(h=p.eps ** (1 / 3)), SeenGradient(deterministic=p.deterministic), m.LBFGS()]),
+    "fdm": _searched(lambda p: [_differences(p), SeenGradient(deterministic=p.deterministic), m.LBFGS()]),
 }
 STEPPED: dict[str, Builder] = {
     "adam": _stepped(lambda problem: [m.Adam()], 1e-2),
