@@ -133,3 +133,22 @@ def test_one_backward_pass_serves_all_directions():
 
     tz.Modular([p], tz.m.ForwardGradient(10, target="grad"), tz.m.LR(0.1)).step(closure)
     assert calls == [True]
+
+
+@pytest.mark.parametrize(("dtype", "h"), [(torch.float64, 6e-6), (torch.float32, 5e-3)])
+def test_lengths_relative_to_large_elements(dtype, h):
+    size = 1e12 if dtype == torch.float64 else 1e6
+    p = torch.tensor([size, -3 * size, 0.5], dtype=dtype, requires_grad=True)
+    scale = torch.tensor([size, size, 1.0], dtype=dtype)
+
+    def closure(backward=True):
+        return ((p / scale - 2) ** 2 * scale).sum()
+
+    exact = 2 * (p.detach() / scale - 2)
+    (lost,), _ = looked([p], tz.m.FDM(h=h), closure)
+    (seen,), _ = looked([p], tz.m.FDM(h=h, relative=True), closure)
+    assert (lost - exact).abs().max() > 1  # the elements do not even change
+    torch.testing.assert_close(seen[:2], exact[:2], rtol=1e-2, atol=0)
+    small = torch.tensor([0.5, -1.0, 0.0], dtype=dtype, requires_grad=True)
+    square = lambda backward=True: (small**3).sum()  # noqa: E731
+    assert torch.equal(*(looked([small], tz.m.FDM(h=h, relative=r), square)[0][0] for r in (False, True)))

@@ -547,3 +547,41 @@ def test_gradients_in_reused_memory_inside(name):
 
     tz.Modular([p], PROJECTIONS[name]([Held(), m.LR(0.1)], project_params=True)).step(in_place)
     close([p], [start - 0.1 * (4 * start**3 + 2 * (start - 1))])
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "method",
+    [m.Newton, m.TrustCG, m.TrustExact, m.HigherOrderNewton, lambda: m.NystromPCG(2), lambda: m.SophiaH(update_freq=1)],
+)
+@pytest.mark.parametrize("first", [[], [m.ClipNorm]], ids=["asks for the graph", "the gradient is known"])
+def test_the_graph_of_a_loss_does_not_lead_to_projected_parameters(method, first):
+    """A Hessian from it would be zero."""
+    params = make()
+    before = [p.detach().clone() for p in params]
+    inside = [*(kind(1e9) for kind in first), method()]
+    optimizer = tz.Modular(params, m.VectorProjection(inside, project_params=True))
+    with pytest.raises(RuntimeError, match=r"or in a projection, has none either\); use "):
+        optimizer.step(closure_of(params))
+    close(params, before, 0.0)
+
+
+def test_curvature_by_differences_of_projected_gradients():
+    kinds = [m.NewtonCG(tol=1e-8, forcing=False), m.NewtonCG(tol=1e-8, forcing=False)]
+    ours, theirs = make(), make()
+    one = tz.Modular(ours, m.VectorProjection([m.ClipNorm(1e9), kinds[0], m.StrongWolfe()], project_params=True))
+    other = tz.Modular(theirs, kinds[1], m.StrongWolfe())
+    for _ in range(3):
+        one.step(closure_of(ours))
+        other.step(closure_of(theirs))
+    close(ours, theirs, 1e-6)
+
+
+def test_a_projection_of_updates_alone_says_where_a_search_stands():
+    p = values(6, 4).requires_grad_()
+    optimizer = tz.Modular([p], m.GaLore([m.LBFGS(), m.StrongWolfe()], rank=2))
+    with pytest.raises(RuntimeError, match="GaLore only has updates there, so put it behind"):
+        optimizer.step(closure_of([p]))
+    optimizer = tz.Modular([p], m.GaLore([m.LBFGS()], rank=2), m.StrongWolfe())
+    first = float(optimizer.step(closure_of([p])))
+    assert float(optimizer.step(closure_of([p]))) < first

@@ -265,3 +265,17 @@ def test_a_loss_without_a_graph_is_refused(name):
     optimizer = tz.Modular([p], tz.m.SPSA(), getattr(tz.m, name)())
     with pytest.raises(RuntimeError, match=rf"{name} needs a loss that can be differentiated"):
         optimizer.step(lambda backward=True: (p**2).sum())
+
+
+@pytest.mark.parametrize("least", [0.5, -3.0], ids=["definite", "indefinite"])
+def test_eigenvalues_are_taken_where_one_is_negative(least, monkeypatch):
+    a, b = quadratic(least=least)
+    values, vectors = torch.linalg.eigh(a)
+    calls = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda *given: calls.append(1) or eigh(*given))
+    step, g = one_step(a, b, reg=0, eigval_tfm=torch.abs)
+    torch.testing.assert_close(step, vectors @ ((vectors.T @ g) / values.abs()), rtol=1e-10, atol=1e-12)
+    assert len(calls) == (least < 0)
+    other, _ = one_step(a, b, reg=0, eigval_tfm=lambda values: values.abs())
+    torch.testing.assert_close(step, other, rtol=1e-10, atol=1e-12)

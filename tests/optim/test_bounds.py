@@ -124,6 +124,25 @@ def test_ways_to_write_bounds(x0, bounds, expected):
     assert read(x0, bounds) == expected
 
 
+ENDS = {
+    "whole numbers": (np.array([0, 1]), np.array([5, 6])),
+    "float32": (np.array([0, 1], dtype=np.float32), np.array([5, 6], dtype=np.float32)),
+    "tensors": (torch.tensor([0.0, 1.0]), torch.tensor([5.0, 6.0], dtype=F64)),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_pairs_of_any_numbers_are_pairs(name):
+    """``zip(lower, upper)``, and as many unknowns as a pair has ends."""
+    low, high = ENDS[name]
+    expected = [([0], [5]), ([1], [6])]
+    assert read(torch.zeros(2), list(zip(low, high, strict=True))) == [([0, 1], [5, 6])]
+    assert read([torch.zeros(1), torch.zeros(1)], list(zip(low, high, strict=True))) == expected
+    assert read(torch.zeros(2), (low[0], high[0])) == [([0, 0], [5, 5])]
+    stacked = torch.stack([torch.as_tensor(low).to(F64), torch.as_tensor(high).to(F64)], 1)
+    assert read(torch.zeros(2), stacked) == read(torch.zeros(2), stacked.numpy()) == [([0, 1], [5, 6])]
+
+
 @pytest.mark.parametrize(
     ("bounds", "text"),
     [
@@ -132,6 +151,8 @@ def test_ways_to_write_bounds(x0, bounds, expected):
         ((0, 1, 2), "is no pair"),
         ((1, 0), "lower bound above the upper"),
         ((math.nan, 0), "NaN"),
+        ((math.inf, None), "no finite number"),
+        ((None, -math.inf), "no finite number"),
         (("a", 0), "'a', which is no bound"),
         ((torch.zeros(3), 1), "no bound of a tensor of shape"),
         ({"a": (0, 1)}, "cannot be read"),

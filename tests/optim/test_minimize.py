@@ -362,8 +362,77 @@ def test_a_random_function_is_not_remembered():
         return (x - 1).square().sum() + 0.1 * torch.randn((), generator=generator)
 
     result = tz.minimize(fun, torch.zeros(3), "adam", lr=0.05, maxiter=300, deterministic=False)
-    assert result.nfev >= 301
+    assert result.nfev == result.nit + 1
     torch.testing.assert_close(result.x, torch.ones(3), atol=0.05, rtol=0)
+
+
+def noisy():
+    generator = torch.Generator().manual_seed(0)
+    drawn = []
+
+    def fun(x):
+        drawn.append(x.detach().clone())
+        return ((x - 1 + 0.1 * torch.randn(3, generator=generator)) ** 2).sum()
+
+    return fun, drawn
+
+
+@pytest.mark.parametrize(("method", "each"), [("adam", 1), ("sgd", 1), ("spsa", 3)])
+def test_a_random_function_is_evaluated_as_often_as_a_training_loop_does(method, each):
+    fun, drawn = noisy()
+    result = tz.minimize(fun, torch.zeros(3), method, maxiter=50, deterministic=False)
+    assert result.nfev == len(drawn) == each * 50 + 1
+
+
+def test_no_value_of_a_random_function_is_used_at_two_steps():
+    fun, drawn = noisy()
+    chain = [tz.m.GradientAccumulation([tz.m.LR(0.1)], n=3)]
+    tz.minimize(fun, torch.zeros(3), chain, maxiter=9, deterministic=False)
+    assert len(drawn) == 10 and all(torch.equal(drawn[i], drawn[i - i % 3]) for i in range(9))
+
+
+def test_a_random_function_that_stalls_has_not_converged():
+    fun, _ = noisy()
+    result = tz.minimize(fun, torch.zeros(3), deterministic=False, maxiter=400, gtol=0)
+    assert not result.success and result.status in (1, 2)
+    asked = tz.minimize(fun, torch.zeros(3), "adam", lr=0.1, deterministic=False, gtol=0, ftol=0.1)
+    assert asked.success and asked.nit > 100
+
+
+@pytest.mark.parametrize("n", [2, 10])
+def test_finite_differences_take_as_many_evaluations_as_scipys(n):
+    x0, calls = torch.full((n,), -1.2, dtype=torch.float64), []
+
+    def fun(x):
+        calls.append(1)
+        return rosenbrock(torch.as_tensor(x)).item()
+
+    ours = tz.minimize(lambda x: fun(x.detach()), x0)
+    assert ours.success and ours.fun < 1e-9 and ours.nfev == len(calls)
+    calls.clear()
+    theirs = optimize.minimize(fun, x0.numpy(), method="L-BFGS-B", jac="3-point", options=dict(maxfun=10**5))
+    assert theirs.success and ours.nfev < 1.5 * len(calls)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e9, 1e12])
+def test_finite_differences_of_large_unknowns(size):
+    def fun(x):
+        return (((x.detach() - 3 * size) / size) ** 2).sum().item() * size
+
+    result = tz.minimize(fun, torch.tensor([size, -size], dtype=torch.float64))
+    assert result.success
+    torch.testing.assert_close(result.x, torch.full((2,), 3 * size, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_values_without_gradients_are_not_evaluated_twice_at_a_point():
+    seen = []
+
+    def fun(x):
+        seen.append(tuple(x.tolist()))
+        return rosenbrock(x.detach()).item()
+
+    tz.minimize(fun, start(rosenbrock), "spsa", maxiter=20)
+    assert len(set(seen)) == len(seen) == 61
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------

@@ -88,6 +88,60 @@ def test_half_precision(dtype):
     assert result.success and result.x.tolist() == [3, 3] and result.x.dtype == dtype
 
 
+def test_in_inference_mode():
+    with torch.inference_mode():
+        inside = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=F64), "newton")
+        assert torch.is_inference_mode_enabled()
+    outside = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=F64), "newton")
+    assert torch.equal(inside.x, outside.x) and not inside.x.is_inference()
+
+
+def test_a_result_as_a_dict():
+    found = tz.minimize(rosenbrock, torch.zeros(2, dtype=F64))
+    assert found["x"] is found.x and found["nfev"] == found.nfev and dict(found) == vars(found)
+    with pytest.raises(KeyError):
+        found["hess_inv"]
+
+
+def test_a_chain_within_a_list():
+    whole = tz.minimize(rosenbrock, torch.zeros(2, dtype=F64), [[tz.m.LBFGS(), tz.m.StrongWolfe()]])
+    assert torch.equal(whole.x, tz.minimize(rosenbrock, torch.zeros(2, dtype=F64)).x)
+
+
+OUTSIDE = {"inf": np.inf, "a tensor": torch.tensor(np.inf), "nan": np.nan, "a penalty": 1e10, "below": -5.0}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("method", ["lbfgs", "cg", "newton", "trust-cg", "adam", [tz.m.BFGS(), tz.m.Backtracking()]])
+def test_a_number_for_points_outside_of_the_domain(method, name):
+    seen = []
+
+    def fun(x):
+        if bool((x <= 0).any()):
+            seen.append(x.tolist())
+            return OUTSIDE[name]
+        return (x - 3 * x.log()).sum()
+
+    found = tz.minimize(fun, torch.full((2,), 20.0, dtype=F64), method, lr=0.3 if method == "adam" else None)
+    assert (found.success and seen) or method == "adam"
+    torch.testing.assert_close(found.x, torch.full((2,), 3.0, dtype=F64), rtol=1e-4, atol=1e-4)
+    bounded = tz.minimize(fun, torch.full((2,), 20.0, dtype=F64), bounds=(-10, 30))
+    assert bounded.success and abs(bounded.fun - found.fun) < 1e-8
+
+
+def test_residuals_outside_of_the_domain():
+    def fun(x):
+        return torch.full((2,), 7.0, dtype=F64) if bool((x <= 0).any()) else x.log() - 1
+
+    found = tz.minimize(fun, torch.full((2,), 50.0, dtype=F64), "lm")
+    assert found.success and abs(found.x[0].item() - np.e) < 1e-4
+
+
+def test_a_run_that_leaves_the_domain_for_good():
+    found = tz.minimize(lambda x: x.sum() if x[0] > 0 else 5.0, torch.ones(2, dtype=F64), "sgd", lr=0.3)
+    assert found.status == 3 and not found.success and found.x[0] > 0
+
+
 # -- mistakes ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("x0", "text"),
@@ -95,10 +149,51 @@ def test_half_precision(dtype):
         (torch.zeros(2, dtype=torch.complex64), "torch.view_as_real"),
         (torch.nn.Linear(2, 2).parameters(), "not generator. For the parameters of a model give the model itself"),
         (None, "not NoneType"),
+        (np.zeros(2, dtype=bool), "torch.bool, which has no gradient"),
+        (torch.zeros(2).to_sparse(), r"sparse tensor: give it as x0\.to_dense\(\)"),
     ],
 )
 def test_what_is_no_x0(x0, text):
     with pytest.raises(TypeError, match=text):
+        tz.minimize(rosenbrock, x0)
+
+
+def test_a_value_of_other_tensors():
+    net = torch.nn.Linear(2, 1)
+    for method in (None, "adam", "newton"):
+        with pytest.raises(ValueError, match=r"not depend on x, which is a copy of x0, .*give the model as x0"):
+            tz.minimize(lambda x: net(torch.ones(2)).square().sum(), list(net.parameters()), method)
+    other = torch.zeros(2, requires_grad=True)
+    with pytest.raises(ValueError, match="does not depend on the parameters of the model, but on other tensors"):
+        tz.minimize(lambda model: other.sum(), net)
+
+
+def test_a_function_of_nothing():
+    with pytest.raises(TypeError, match=r"fun takes no argument, and it is called with x.* give the model as x0"):
+        tz.minimize(lambda: torch.zeros(()), torch.zeros(2))
+    for fun in (lambda *x: rosenbrock(*x), lambda x=None: rosenbrock(x), lambda x, /, k=1: rosenbrock(x)):
+        assert tz.minimize(fun, torch.zeros(2, dtype=F64)).success
+
+
+@pytest.mark.parametrize("method", [None, "bfgs", "cg", [tz.m.BFGS(), tz.m.Backtracking()]])
+def test_random_numbers_that_nobody_has_spoken_of(method):
+    generator = torch.Generator().manual_seed(0)
+
+    def fun(x):
+        points = torch.rand(4, 3, generator=generator)
+        return ((points @ (x - 1)) ** 2).mean() + 0.1
+
+    found = tz.minimize(fun, torch.zeros(3), method, maxiter=500)
+    assert found.status == 2 and not found.success
+    assert "at the same point. Where it draws random numbers, say deterministic=False" in found.message
+    generator.manual_seed(0)
+    limited = tz.minimize(fun, torch.zeros(3), method, maxfev=found.nfev - 1)
+    assert limited.nfev < found.nfev and "random" not in limited.message
+
+
+@pytest.mark.parametrize("x0", [torch.zeros(2, device="meta"), torch.nn.Linear(2, 1, device="meta")], ids=["x", "net"])
+def test_the_device_without_numbers(x0):
+    with pytest.raises(ValueError, match="device 'meta', where tensors have a shape and no numbers"):
         tz.minimize(rosenbrock, x0)
 
 
@@ -124,6 +219,12 @@ def test_what_is_a_value(value):
         ([tz.m.LBFGS, tz.m.StrongWolfe()], r"Give an object: tz\.m\.LBFGS\(\)"),
         (torch.optim.Adam, r"give its modules, such as \[tz\.m\.Adam\(\), tz\.m\.LR\(1e-2\)\]"),
         (tz.Modular([torch.zeros(1, requires_grad=True)], tz.m.Adam()), "no method Modular.*parameters of its own"),
+        (
+            ["adam", "lbfgs"],
+            r"list is one chain of modules; a name stands alone\. One method after another is tz\.m\.Swi",
+        ),
+        ([tz.m.LBFGS(), "strong-wolfe"], "a name stands alone"),
+        ([[tz.m.Adam(), tz.m.LR(0.1)], [tz.m.LBFGS(), tz.m.StrongWolfe()]], "One method after another"),
     ],
 )
 def test_what_is_no_method(method, text):

@@ -9,7 +9,31 @@ import torch
 from torch import Tensor
 
 from ..engine.params import Params
+from .closure import Closure, Evaluations
 from .module import Module
+
+
+def remembering(exact: Closure, known: Evaluations, params: Sequence[Tensor]) -> Closure:
+    """A closure that is evaluated with gradients once at each point that is remembered.
+
+    Args:
+        exact: what is evaluated; the same function every time.
+        known: what was evaluated.
+        params: the parameters whose gradients it computes.
+    """
+
+    def closure(backward: bool = True) -> Any:
+        if not backward:
+            return exact(False)
+        kept = known.find(params, exact)
+        if kept is not None:
+            return known.recall(kept, params)
+        loss = exact(True)
+        if loss is not None:
+            known.note(params, loss, exact)
+        return loss
+
+    return closure
 
 
 def uniform_settings(module: Module, params: Sequence[Tensor], names: Sequence[str] | None = None) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class StepInfo:
         loss: the loss at the start of the step; None without a closure.
         accepted_loss: the loss at the point that a line search or trust region accepted, where it has evaluated it.
         falling: a search has failed because the loss fell as far as it looked.
+        uphill: the update that a line search was given leads uphill.
+        retries: a line search has failed, and will try other step sizes at the next step.
     """
 
     evaluations: int = 0
@@ -37,6 +39,8 @@ class StepInfo:
     loss: Tensor | None = None
     accepted_loss: float | None = None
     falling: bool = False
+    uphill: bool = False
+    retries: bool = False
 
 
 class Home(EngineHome, Protocol):

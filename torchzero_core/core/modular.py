@@ -348,6 +348,15 @@ class Modular(ModuleHome, Optimizer):
         for module in (*self.modules, *([] if self.rounding is None else [self.rounding])):
             module.reset()
 
+    def restart(self) -> None:
+        """Forget what every module has learnt, and go on from here.
+
+        For a run that the averages or curvature of the past lead nowhere. Random numbers go on, and so does what keeps
+        the place in a plan, such as a ``Switch``.
+        """
+        for module in self.modules:
+            module.restart()
+
     def __getstate__(self) -> dict[str, Any]:
         return {
             "defaults": self.defaults,

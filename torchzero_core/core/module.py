@@ -87,6 +87,8 @@ class Module:
     only_shows: ClassVar[bool] = False
     #: Whether modules in it, or it itself, keep something only after some steps.
     state_comes_later: ClassVar[bool] = False
+    #: Whether what it keeps says where a run has come to, and not what was learnt on the way: a restart leaves it.
+    keeps_place: ClassVar[bool] = False
     #: Whether it takes only parameters that this rank has in one piece.
     one_piece: ClassVar[bool] = False
     #: What it does to the size of the update, which advice about the order of modules goes by: "factor" multiplies it
@@ -208,12 +210,31 @@ class Module:
         """
         for child in self.children.values():
             child.reset()
+        self._forget(self._keeps)
+        self.generators.clear()
+
+    def restart(self) -> None:
+        """Forget what was learnt, as after a step that has led nowhere, and go on from there.
+
+        Random numbers go on, and so does what keeps the place in a plan: a ``Switch`` stays with its module, a line
+        search with how far it has come.
+        """
+        for child in self.children.values():
+            child.restart()
+        if not self.keeps_place:
+            inside, position = self.children.values(), f"{self.prefix}{GLOBAL}{POSITION}"
+            self._forget(lambda k: self._keeps(k) and position not in k and not any(one._keeps(k) for one in inside))
+
+    def _keeps(self, key: str) -> bool:
+        """Whether a state by its full name is that of this module or of one in it."""
+        # A projection keeps its children's state under a longer prefix; the path is unique either way.
+        return key.startswith(self.prefix) or f"/{self.prefix}" in key
+
+    def _forget(self, what: Callable[[str], bool]) -> None:
         home = self.home
         for store in self._detached.values() if home is None else home.state_dicts():
-            # A projection keeps its children's state under a longer prefix; the path is unique either way.
-            for key in [k for k in store if k.startswith(self.prefix) or f"/{self.prefix}" in k]:
+            for key in list(filter(what, store)):
                 del store[key]
-        self.generators.clear()
         if home is not None:
             home.drop_params()
 

@@ -31,8 +31,9 @@ class StepPoint:
         self.var, self.closure = var, var.closure
         self.no_graph = (
             f"{path} needs a loss that can be differentiated, but closure(backward=False) returned one without a graph "
-            f"(the closure of a gradient approximation has none either); use {instead}. A closure of your own takes "
-            "the argument backward, calls loss.backward() only if it is true, and returns the loss undetached."
+            f"(the closure of a gradient approximation, or in a projection, has none either); use {instead}. A closure "
+            "of your own takes the argument backward, calls loss.backward() only if it is true, and returns the loss "
+            "undetached."
         )
         if var.modular is not None:
             var.modular.transaction.keep(var.params)  # products move them
@@ -62,6 +63,8 @@ class StepPoint:
         Raises:
             RuntimeError: the loss has no graph.
         """
+        if self.var.grad is None and self.var.changes_grads:
+            self.var.get_grad()  # the graph leads to those that they were made of
         if self.var.grad is None:
             try:
                 grads = list(self.var.get_grad(create_graph=True))

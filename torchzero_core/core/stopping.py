@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ..distributed import Reductions
 from .closure import detached
+from .home import StepInfo
 from .near import did_you_mean
 
 #: What a rule may ask for.
@@ -36,6 +37,8 @@ class Progress:
         move: what the step has changed the parameters by, up to its sign; None before the first step.
         status: "ok", or what went wrong in the step.
         falling: a search has failed because the loss fell as far as it looked.
+        uphill: the update that a line search was given leads uphill.
+        retries: a line search has failed, and will try other step sizes at the next step.
         reductions: what other ranks know.
     """
 
@@ -47,6 +50,8 @@ class Progress:
     move: Sequence[Tensor] | None = None
     status: str = "ok"
     falling: bool = False
+    uphill: bool = False
+    retries: bool = False
     reductions: Reductions = field(default_factory=Reductions)
 
     def loss_value(self) -> float | None:
@@ -67,6 +72,15 @@ class Progress:
         if math.isinf(ord):
             return float(self.reductions.max_scalar(each.max()))
         return math.sqrt(float(self.reductions.sum_scalar(each.square().sum())))
+
+
+def outcome(info: StepInfo) -> dict[str, Any]:
+    """What a rule is told of how a step went, as arguments of :class:`Progress`.
+
+    Args:
+        info: of the step.
+    """
+    return {name: getattr(info, name) for name in ("status", "falling", "uphill", "retries")}
 
 
 class StoppingRule:
@@ -169,9 +183,8 @@ class StoppingRule:
             grads=[p.grad for p in params],
             params=params,
             move=self._move(params),
-            status="ok" if info is None else info.status,
-            falling=info is not None and info.falling,
             reductions=getattr(optimizer, "distributed", Reductions()),
+            **({} if info is None else outcome(info)),
         )
         self.memory.update(steps=progress.steps, evaluations=progress.evaluations)
         return self.met(progress)
@@ -342,6 +355,8 @@ class StepNorm(StoppingRule):
 class LossChange(StoppingRule):
     """Stops where the loss stalls: ``patience`` steps have not lowered the best loss f by more than tol·max(abs(f), 1).
 
+    A step whose search goes on in the next one, with other step sizes, does not count.
+
     Args:
         tol: the decrease that counts, relative to the loss where that is above 1.
         patience: so many steps in a row without one.
@@ -356,7 +371,7 @@ class LossChange(StoppingRule):
     def met(self, progress: Progress) -> bool:
         """Whether the loss has stalled."""
         loss, best = progress.loss_value(), self.memory.get("best", math.inf)
-        if loss is None:
+        if loss is None or progress.retries:
             return False
         if best == math.inf or best - loss > self.tol * max(abs(best), abs(loss), 1.0):
             self.memory.update(best=loss if math.isfinite(loss) else best, stalled=0)
@@ -444,6 +459,8 @@ class Unbounded(StoppingRule):
 class SearchFailed(StoppingRule):
     """Stops where line searches or trust regions have failed several times in a row.
 
+    A search that goes on in the next step, with other step sizes, has not failed yet.
+
     Args:
         patience: so many times.
     """
@@ -456,8 +473,10 @@ class SearchFailed(StoppingRule):
 
     def met(self, progress: Progress) -> bool:
         """Whether searches have failed often enough."""
-        failed = self.memory["failed"] = 0 if progress.status == "ok" else self.memory.get("failed", 0) + 1
+        failed = 0 if progress.status == "ok" else self.memory.get("failed", 0) + (not progress.retries)
+        self.memory["failed"] = failed
         self.memory["falling"] = int(failed > 0 and (progress.falling or bool(self.memory.get("falling", 0))))
+        self.memory["uphill"] = int(failed > 0 and progress.uphill)
         return failed >= self.patience
 
     @property
@@ -466,6 +485,11 @@ class SearchFailed(StoppingRule):
         if self.memory.get("falling", 0):
             return (
                 "The loss seems to be unbounded below along the search direction: it fell as far as the search looked."
+            )
+        if self.memory.get("uphill", 0):
+            return (
+                "The update leads uphill, so no step along it was acceptable. A Newton method does that where the "
+                "Hessian is not positive definite: tz.m.Newton(eigval_tfm=torch.abs) and trust regions do not."
             )
         return "No acceptable step was found: desired error not necessarily achieved due to precision loss."
 

@@ -175,6 +175,7 @@ class Transform(Module):
             return loss
 
         var.wrap_closure(closure)
+        var.changes_grads = True
 
     def __repr__(self) -> str:
         text = super().__repr__()

@@ -41,6 +41,8 @@ class Var:
         nested: whether this is the context of a child.
         copies_grads: whether gradients are copied when they are taken, because a module may call the closure again:
             closures may write the next gradients into the same memory.
+        changes_grads: whether the closure's gradients are others than those of the loss that it returns, because a
+            module has put it there that changes them.
     """
 
     _family: list[Var] | None = None  # the other contexts of the same step
@@ -70,6 +72,7 @@ class Var:
         self.skip_update = False
         self.nested = False
         self.copies_grads = False
+        self.changes_grads = False
 
     # -- gradient and loss -------------------------------------------------------------------------------------------
     @property
@@ -302,7 +305,7 @@ class Var:
     def tell(self, other: Var) -> None:
         """Make another context that of a child: with what is known of the loss and with the same outcome."""
         other.info, other.loss, other._loss_approx, other.nested = self.info, self.loss, self._loss_approx, True
-        other.copies_grads = self.copies_grads
+        other.copies_grads, other.changes_grads = self.copies_grads, self.changes_grads
         if self._closure is not None:
             if self._family is None:
                 self._family = []

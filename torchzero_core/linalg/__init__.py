@@ -3,7 +3,7 @@
 from .blocks import add_gram_, gram, merge_dims, multiply_along, split_blocks, symmetric, unfold
 from .cg import CGResult, cg
 from .dct import dct, idct
-from .dense import hessian, jacobian, solve_symmetric
+from .dense import hessian, jacobian, solve_symmetric, solved_by_cholesky
 from .eigen import eigenbasis, eigh, refresh_eigenbasis
 from .hvp import HVPMethod, hvp, hvp_autograd, hvp_central, hvp_forward
 from .nystrom import nystrom
@@ -47,6 +47,7 @@ __all__ = [
     "polar",
     "refresh_eigenbasis",
     "solve_symmetric",
+    "solved_by_cholesky",
     "split_blocks",
     "symmetric",
     "total_dot",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -105,6 +105,24 @@ def _rows(
     return flat if create_graph else flat.detach()
 
 
+def solved_by_cholesky(matrix: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """What solves Ax = b for a vector b, by Cholesky factors; None where A is not positive definite.
+
+    Args:
+        matrix: A, symmetric.
+
+    Example:
+        >>> solved_by_cholesky(torch.tensor([[2.0, 0.0], [0.0, 4.0]]))(torch.tensor([2.0, 4.0]))
+        tensor([1., 1.])
+        >>> solved_by_cholesky(torch.tensor([[2.0, 0.0], [0.0, -4.0]])) is None
+        True
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info) != 0 or not bool(factor.isfinite().all()):
+        return None
+    return lambda b: torch.cholesky_solve(b.unsqueeze(1), factor).squeeze(1)
+
+
 def solve_symmetric(matrix: Tensor, b: Tensor) -> Tensor:
     """The solution of Ax = b by Cholesky factors, else by LU factors, else by least squares; NaN where A is not finite.
 
@@ -118,9 +136,9 @@ def solve_symmetric(matrix: Tensor, b: Tensor) -> Tensor:
     """
     if not b.numel():
         return b
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    if int(info) == 0:
-        x = torch.cholesky_solve(b.unsqueeze(1), factor).squeeze(1)
+    solve = solved_by_cholesky(matrix)
+    if solve is not None:
+        x = solve(b)
         if bool(x.isfinite().all()):
             return x
     x, info = torch.linalg.solve_ex(matrix, b)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +46,8 @@ class Bounds:
                 raise ValueError("bounds has a bound that is NaN; None is no bound.")
             if bool((low > high).any()):
                 raise ValueError("bounds has a lower bound above the upper one.")
+            if bool((low == math.inf).any() or (high == -math.inf).any()):
+                raise ValueError("bounds leaves no finite number between a lower bound of inf or an upper one of -inf.")
 
     def clamp(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The nearest point within the bounds.
@@ -72,6 +76,8 @@ class Bounds:
             return
         if hasattr(given, "lb") and hasattr(given, "ub"):
             given = (given.lb, given.ub)
+        if isinstance(given, (np.ndarray, Tensor)) and given.ndim == 2:
+            given = given.tolist()
         if isinstance(form, int) and self._by_element(form, given):
             return
         parts = form if isinstance(form, (dict, list, tuple)) else None
@@ -123,8 +129,10 @@ class Bounds:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value is a number, or None for no bound."""
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    """Whether a value is one number, of whatever kind, or None for no bound."""
+    if isinstance(value, (np.ndarray, Tensor)):
+        return value.ndim == 0
+    return value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool))
 
 
 def _leaves(form: Any) -> list[int]:

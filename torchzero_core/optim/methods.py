@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .. import modules as m
 from ..core import Module, Modules, Var
+from ..core.closure import Evaluations
+from ..core.evaluate import remembering
 from ..core.naming import unrolled
 from .elsewhere import METHODS as SCIPYS
 
@@ -29,23 +31,37 @@ class Problem:
         number: of unknowns.
         eps: their rounding.
         lr: the learning rate, where one was given.
+        deterministic: whether the function gives the same value at the same point every time.
     """
 
     number: int
     eps: float
     lr: float | None = None
+    deterministic: bool = True
 
 
 class SeenGradient(Module):
-    """Keeps the gradient that the modules behind it work on, where fun itself has none."""
+    """Keeps the gradient that the modules behind it work on, where fun itself has none.
 
-    def __init__(self) -> None:
+    Where a search has ended the next step starts, and the gradient there, which costs an evaluation or two for each
+    unknown, is not evaluated again.
+
+    Args:
+        deterministic: whether it is the same at the same point every time.
+    """
+
+    needs_gradient = False
+
+    def __init__(self, *, deterministic: bool) -> None:
         super().__init__()
         #: At the start of the last step.
         self.grads: list[Tensor] | None = None
+        self._known = Evaluations(word=True) if deterministic else None
 
     def step(self, var: Var) -> Var:
         """Look at it."""
+        if self._known is not None and var.closure is not None:
+            var.wrap_closure(remembering(var.closure, self._known, var.params))
         self.grads = var.get_grad()
         return var
 
@@ -61,6 +77,11 @@ def _stepped(build: Callable[[Problem], list[Module]], default: float) -> Builde
     return lambda problem: [*build(problem), m.LR(default if problem.lr is None else problem.lr)]
 
 
+def _differences(problem: Problem) -> Module:
+    """Differences as long as scipy's."""
+    return m.FDM(h=problem.eps ** (1 / 3), relative=True)
+
+
 #: Chains by name. Those with a line search take no learning rate.
 SEARCHED: dict[str, Builder] = {
     "lbfgs": _searched(lambda problem: [m.LBFGS()]),
@@ -74,7 +95,7 @@ SEARCHED: dict[str, Builder] = {
     "trust-cg": lambda problem: [m.TrustCG()],
     "dogleg": lambda problem: [m.Dogleg()],
     "gd": _searched(lambda problem: []),
-    "fdm": _searched(lambda problem: [m.FDM(h=problem.eps ** (1 / 3)), SeenGradient(), m.LBFGS()]),
+    "fdm": _searched(lambda p: [_differences(p), SeenGradient(deterministic=p.deterministic), m.LBFGS()]),
 }
 STEPPED: dict[str, Builder] = {
     "adam": _stepped(lambda problem: [m.Adam()], 1e-2),
@@ -90,6 +111,10 @@ FITTED: dict[str, Builder] = {
 #: These keep to bounds: the number of pairs that :class:`ProjectedLBFGS` remembers.
 BOUNDED = {"lbfgs": 10, "gd": 0}
 METHODS = {**SEARCHED, **FITTED, **STEPPED}
+IN_TURN = (
+    "One method after another is tz.m.SwitchWhen([tz.m.Adam(), tz.m.LR(1e-2)], [tz.m.LBFGS(), tz.m.StrongWolfe()], "
+    "rules=tz.stopping.MaxSteps(200))."
+)
 #: Other spellings, as scipy and others have them.
 SAME = {
     "l-bfgs": "lbfgs",
@@ -116,6 +141,8 @@ def chain_of(method: str | Modules, problem: Problem) -> list[Module]:
     lr = problem.lr
     if not isinstance(method, str):
         modules: list[Any] = list(method) if isinstance(method, (list, tuple)) else [method]
+        if any(isinstance(one, str) for one in modules) or (len(modules) > 1 and _are_chains(modules)):
+            raise TypeError(f"A method that is a list is one chain of modules; a name stands alone. {IN_TURN}")
         for module in modules:
             if not isinstance(module, (Module, list, tuple)):
                 what = repr(module) if len(repr(module)) < 80 else type(module).__name__
@@ -166,6 +193,10 @@ def pairs_within_bounds(method: str | Modules | None) -> int:
             "these, or write x as a function of free unknowns, such as lo + (hi - lo)·sigmoid(z), or exp(z) for x > 0."
         )
     return BOUNDED[name]
+
+
+def _are_chains(modules: Sequence[Any]) -> bool:
+    return all(isinstance(one, (list, tuple)) for one in modules)
 
 
 def _hint(what: Any) -> str:

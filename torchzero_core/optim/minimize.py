@@ -38,11 +38,13 @@ PATIENCE_OF_SEARCH, PATIENCE = 5, 100
 MAXITER = 15_000
 #: Values that differ by so little, relative to 1 or their size, are as good as each other.
 SAME = 1e-8
+#: Values at one point that differ by more, relative to their size, come from random numbers and not from rounding.
+RANDOM = 1e-4
 
 
 @dataclass
 class MinimizeResult:
-    """What :func:`minimize` has found, with scipy's names.
+    """What :func:`minimize` has found, with scipy's names, as attributes or as ``result["x"]``.
 
     Attributes:
         x: the best point, in the structure of ``x0``; a model itself, whose parameters are there.
@@ -211,6 +213,7 @@ class _Run:
             end = _Ended(98, "Interrupted; x is the best point so far.")
         best = self._best(end)
         self.unknowns.move(best.x)
+        end = self._explained(end, best)
         result = self.result(best, end)
         self.printer.show(result, last=True)
         return result
@@ -223,7 +226,7 @@ class _Run:
             if self.rule.met(self._progress(point, move)):
                 return self.rule.reason()
             if failed:  # what it has learnt leads nowhere: it begins again with the gradient
-                self.optimizer.reset()
+                self.optimizer.restart()
             if self.nit and (end := self._report(point)) is not None:
                 return end
             before = self.unknowns.copies() if "move" in self.rule.needs else None
@@ -241,8 +244,7 @@ class _Run:
             grads=self._open(point) if self.seen is None else self.seen.grads,
             params=self.unknowns.leaves,
             move=move,
-            status=self.optimizer.last_step.status,
-            falling=self.optimizer.last_step.falling,
+            **stopping.outcome(self.optimizer.last_step),
         )
 
     def _open(self, point: Point) -> Sequence[Tensor | None] | None:
@@ -283,6 +285,27 @@ class _Run:
             return self.objective.at(backward=True)
         return best
 
+    def _explained(self, end: StoppingRule, best: Point) -> StoppingRule:
+        """Why it ends, where it is a function that gives something else each time that has no lower point.
+
+        Args:
+            end: why it ends as far as the steps say.
+            best: the best point.
+        """
+        stalled = end.code == 2 or isinstance(end, stopping.LossChange)
+        first = float(best.loss)
+        if not (stalled and self.objective.deterministic and math.isfinite(first)):
+            return end
+        second = self.objective.once_more(best)
+        if second is None or math.isclose(first, second, rel_tol=RANDOM):
+            return end
+        return _Ended(
+            2,
+            f"No lower point was found, and fun gave {first:.9g} and then {second:.9g} at the same point. Where it "
+            "draws random numbers, say deterministic=False and take a method without a line search, such as 'adam'; or "
+            "draw them once, outside of fun.",
+        )
+
     def result(self, point: Point, end: StoppingRule) -> MinimizeResult:
         """The result that a point is.
 
@@ -310,6 +333,7 @@ class _Run:
         )
 
 
+@torch.inference_mode(False)
 def minimize(
     fun: Callable[..., Any],
     x0: Any,
@@ -333,59 +357,61 @@ def minimize(
 ) -> MinimizeResult:
     """Find a local minimum of a function.
 
-    Gradients come from autograd. Where the value has no graph, because it is computed outside torch, the default
-    method takes finite differences.
+        Gradients come from autograd. Where the value has no graph, because it is computed outside torch, the default
+        method takes finite differences.
 
-    Args:
-        fun: a function of x that returns one number; for the methods "lm" and "gauss-newton", and chains that have
-            ``GaussNewton``, the residuals, whose sum of squares is minimised. With a model as ``x0`` it takes the
-            model, or nothing.
-        x0: where to begin: a tensor, an array or numbers, or a list, tuple or dict of them; none of it is changed. Or
-            an ``nn.Module``: its trainable parameters are moved, and end at the best point.
-        method: a name ("lbfgs", "bfgs", "dfp", "sr1", "cg", "newton", "newton-cg", "nystrom-pcg", "trust-cg", "dogleg",
-            "gd", "adam", "sgd", "lion"; without gradients "fdm", "spsa"; for residuals "lm", which is that of Levenberg
-            and Marquardt, and "gauss-newton"), a module, or a list of modules. None:
-            "lbfgs", which is ``[tz.m.LBFGS(), tz.m.StrongWolfe()]``; for a function without gradients "fdm", with more
-            than 1000 unknowns "spsa".
-        lr: the learning rate of "adam", "sgd", "lion" and "spsa".
-        tol: the tolerance of the method: ``gtol``, or ``ftol`` where there is no gradient to look at ("spsa", and
-            chains that approximate it), unless that is given too.
-        gtol: converged where no element of the gradient is larger; 1e-5 by default, 1e-4 below float64.
-        xtol: converged where a step is at most so long, relative to the length of x; by default not asked for.
-        ftol: converged where the value f goes down by at most ftol·max(abs(f), 1): in one step of a method with a line
-            search, in 100 of another. By default ten roundings, in five steps of a method with a line search.
-        maxiter: at most so many steps; 15000 by default.
-        maxfev: at most so many evaluations of the function.
-        maxtime: at most so many seconds; an evaluation that has begun is ended.
-        stop: further rules of :mod:`torchzero_core.core.stopping`.
-        callback: ``callback(result)`` after each step, with the result so far; it ends the run by returning True or
-            raising ``StopIteration``.
-        bounds: lo ≤ x ≤ hi, kept by "lbfgs" and "gd", which then project onto them: ``(lo, hi)`` with numbers, None or
-            tensors like x; such a pair for each part of x, in a list or dict like x0; or as scipy has them, a pair for
-            each element or a ``Bounds``. A start outside is moved to them.
-        disp: print where it is while it runs, and why it ended.
-        deterministic: whether fun gives the same value at the same point every time. If not, nothing is remembered,
-            and the result is the last point and not the best one.
-        compile: run the chain as generated kernels.
-        **others: nothing; an argument that scipy's ``minimize`` has and this one has not is refused with what to write
-            in its place.
+        Args:
+            fun: a function of x that returns one number; for the methods "lm" and "gauss-newton", and chains that have
+                ``GaussNewton``, the residuals, whose sum of squares is minimised. With a model as ``x0`` it takes the
+                model, or nothing. A plain number, in the place of one computed from x, stands for a point outside of its
+                domain and counts as infinite.
+            x0: where to begin: a tensor, an array or numbers, or a list, tuple or dict of them; none of it is changed. Or
+                an ``nn.Module``: its trainable parameters are moved, and end at the best point.
+            method: a name ("lbfgs", "bfgs", "dfp", "sr1", "cg", "newton", "newton-cg", "nystrom-pcg", "trust-cg", "dogleg",
+                "gd", "adam", "sgd", "lion"; without gradients "fdm", "spsa"; for residuals "lm", which is that of Levenberg
+                and Marquardt, and "gauss-newton"), a module, or a list of modules. None:
+                "lbfgs", which is ``[tz.m.LBFGS(), tz.m.StrongWolfe()]``; for a function without gradients "fdm", with more
+                than 1000 unknowns "spsa".
+            lr: the learning rate of "adam", "sgd", "lion" and "spsa".
+            tol: the tolerance of the method: ``gtol``, or ``ftol`` where there is no gradient to look at ("spsa", and
+                chains that approximate it), unless that is given too.
+            gtol: converged where no element of the gradient is larger; 1e-5 by default, 1e-4 below float64.
+            xtol: converged where a step is at most so long, relative to the length of x; by default not asked for.
+            ftol: converged where the value f goes down by at most ftol·max(abs(f), 1): in one step of a method with a line
+                search, in 100 of another and where fun is random. By default ten roundings, in five steps of a method with
+                a line search.
+            maxiter: at most so many steps; 15000 by default.
+            maxfev: at most so many evaluations of the function.
+            maxtime: at most so many seconds; an evaluation that has begun is ended.
+            stop: further rules of :mod:`torchzero_core.core.stopping`.
+            callback: ``callback(result)`` after each step, with the result so far; it ends the run by returning True or
+                raising ``StopIteration``.
+            bounds: lo ≤ x ≤ hi, kept by "lbfgs" and "gd", which then project onto them: ``(lo, hi)`` with numbers, None or
+                tensors like x; such a pair for each part of x, in a list or dict like x0; or as scipy has them, a pair for
+                each element or a ``Bounds``. A start outside is moved to them.
+            disp: print where it is while it runs, and why it ended.
+            deterministic: whether fun gives the same value at the same point every time. If not, no value is taken for that
+                of another evaluation, and the result is the last point and not the best one.
+            compile: run the chain as generated kernels.
+            **others: nothing; an argument that scipy's ``minimize`` has and this one has not is refused with what to write
+                in its place.
 
-    Returns:
-        The best point and how it was found. Ctrl-C ends the run with it too.
+        Returns:
+            The best point and how it was found. Ctrl-C ends the run with it too.
 
-    Raises:
-        ValueError: an unknown method, bounds that do not fit or that the method does not keep to, a limit that is no
-            number from 0 on, or x0 without numbers.
-        TypeError: an x0, fun or method that is made of something else, a value that is no number, or an argument that
-            there is not.
-
-    Example:
-        >>> import torch, torchzero_core as tz
-        >>> def rosenbrock(x):
-        ...     return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
-        >>> result = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=torch.float64))
-        >>> result.success, result.fun < 1e-10, result.x.round(decimals=4)
-        (True, True, tensor([1., 1.], dtype=torch.float64))
+        Raises:
+            ValueError: an unknown method, bounds that do not fit or that the method does not keep to, a limit that is no
+                    number from 0 on, x0 without numbers, or a value that is computed from other tensors alone.
+            TypeError: an x0, fun or method that is made of something else, a value that is no number, or an argument that
+                there is not.
+    
+        Example:
+            >>> import torch, torchzero_core as tz
+            >>> def rosenbrock(x):
+            ...     return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+            >>> result = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=torch.float64))
+            >>> result.success, result.fun < 1e-10, result.x.round(decimals=4)
+            (True, True, tensor([1., 1.], dtype=torch.float64))
     """
     _check_arguments(fun, callback, others)
     tolerances = _Tolerances(_limit("tol", tol), _limit("gtol", gtol), _limit("xtol", xtol), _limit("ftol", ftol))
@@ -398,7 +424,7 @@ def minimize(
     unknowns = Unknowns(x0)
     box = None if bounds is None else Bounds(unknowns, bounds)
     number, eps = sum(leaf.numel() for leaf in unknowns.leaves), _rounding(unknowns.leaves)
-    problem = Problem(number, eps, lr)
+    problem = Problem(number, eps, lr, deterministic)
     chain = None if method is None or box is not None else chain_of(method, problem)
     hard: list[StoppingRule] = [] if maxfev is None else [MaxEvaluations(maxfev)]
     hard += [] if maxtime is None else [MaxTime(maxtime)]
@@ -418,7 +444,7 @@ def minimize(
             optimizer = Modular(unknowns.model or unknowns.leaves, *chain, compile=compile, advice=False)
             backward, search = not approximates(chain), searches(chain)
         seen = backward or sees_gradient(chain or [])
-        rules = [*_rules(eps, search, tolerances.filled(seen)), *given]
+        rules = [*_rules(eps, search and deterministic, tolerances.filled(seen)), *given]
         rules += [stopping.MaxSteps(MAXITER if maxiter is None else maxiter), *hard]
         rule = stopping.AnyOf(rules)
         rule.reset()

@@ -32,7 +32,7 @@ class Point:
 
     x: list[Tensor]
     loss: Tensor
-    grads: list[Tensor | None] | None = None
+    grads: Sequence[Tensor | None] | None = None
     graph: Tensor | None = None
 
     def is_at(self, leaves: Sequence[Tensor]) -> bool:
@@ -47,10 +47,16 @@ class Point:
 class Objective:
     """The closure of a function of the unknowns.
 
-    Where the function is the same at every evaluation, the last point and the best one are remembered, and neither
-    loss nor gradient is evaluated there again. A chain that asks for the loss with its graph, for Hessians, where a
-    step starts gets the graph that the gradient was computed with, if the point was evaluated between two steps. Where
-    only the value is wanted there is no graph.
+    Where the function is the same at every evaluation, the last point, the best one and the one between the last two
+    steps are remembered, and neither loss nor gradient is evaluated there again. A chain that asks for the loss with
+    its graph, for Hessians, where a step starts gets the graph that the gradient was computed with, if the point was
+    evaluated between two steps. Where only the value is wanted there is no graph.
+
+    Where a function that had gradients gives a plain number, such as infinity or a penalty for a point outside of its
+    domain, the value counts as infinite and the gradient is NaN, so that searches go back.
+
+    Of another function only what was evaluated between two steps is used once more, where the step that comes asks for
+    it: one value drawn at random is as good as another.
 
     Args:
         fun: the function, which takes nothing.
@@ -64,6 +70,7 @@ class Objective:
         nfev: evaluations of the function.
         njev: evaluations of its gradient.
         best: the lowest point so far; the last one where the function is not deterministic.
+        deterministic: as above.
     """
 
     def __init__(
@@ -75,16 +82,20 @@ class Objective:
         allowed: Callable[[int], None],
         residuals: bool = False,
     ) -> None:
-        self._fun, self._unknowns, self._deterministic, self._allowed = fun, unknowns, deterministic, allowed
+        self._fun, self._unknowns, self.deterministic, self._allowed = fun, unknowns, deterministic, allowed
         self.nfev = self.njev = 0
         self.best: Point | None = None
         self._latest: Point | None = None
+        self._between: Point | None = None
+        self._differentiable = False
         self._residuals = self._wants_graph = residuals
         self._graphless = Graphless()
 
     def __call__(self, backward: bool = True) -> Tensor:
         """Evaluate; with ``backward`` the gradients are in ``p.grad`` afterwards."""
         known = self._known()
+        if not self.deterministic and known is not None:
+            self._between = None
         if known is None or (backward and known.grads is None):
             return self._evaluate(backward)
         if backward:
@@ -109,19 +120,35 @@ class Objective:
             # A search writes to the unknowns after its evaluations, which makes their graphs useless.
             with torch.no_grad():
                 self._evaluate(backward, keep_graph=self._wants_graph)
-            known = self._latest
+            known = self._between = self._latest
         assert known is not None
         return known
 
     def has_gradient(self) -> bool:
         """Evaluate, and say whether there is a gradient, which then is known too."""
         self._evaluate(None)
+        self._between = self._latest
         return self._latest is not None and self._latest.grads is not None
 
-    def _known(self) -> Point | None:
-        if not self._deterministic:
+    def once_more(self, point: Point) -> float | None:
+        """The value at a point where the unknowns are, evaluated anew; None where there may be no further evaluation.
+
+        Args:
+            point: it stays the best one.
+        """
+        best = self.best
+        try:
+            with torch.no_grad():
+                self._evaluate(False)
+        except LimitReached:
             return None
-        points = [p for p in (self._latest, self.best) if p is not None and p.is_at(self._unknowns.leaves)]
+        assert self._latest is not None
+        again, self.best, self._latest = self._latest, best, point
+        return float(again.loss)
+
+    def _known(self) -> Point | None:
+        known = (self._latest, self.best, self._between) if self.deterministic else (self._between,)
+        points = [p for p in known if p is not None and p.is_at(self._unknowns.leaves)]
         return next((p for p in points if p.grads is not None), points[0] if points else None)
 
     def _evaluate(self, backward: bool | None, *, keep_graph: bool = False) -> Tensor:
@@ -133,26 +160,48 @@ class Objective:
         with torch.set_grad_enabled(backward is not False or torch.is_grad_enabled()):
             out = self._graphless(self._fun)
             value = _sum_of_squares(out) if self._residuals else _scalar(out)
+            if self._outside(out, value):
+                out, value = self._infinite(out) if self._residuals else value, torch.full_like(value, math.inf)
             backward = value.requires_grad if backward is None else backward
             grads = self._gradients(value, keep_graph) if backward else None
         point = Point(self._unknowns.copies(), value.detach().clone(), grads)
         if backward and keep_graph:
             point.graph = out if self._residuals else value
         self._latest = point
-        if self.best is None or not self._deterministic or _lower(float(point.loss), float(self.best.loss)):
+        if self.best is None or not self.deterministic or _lower(float(point.loss), float(self.best.loss)):
             self.best = point
         if backward:
             self._set_grads(grads)
         return out if self._residuals else value
 
-    def _gradients(self, value: Tensor, keep_graph: bool) -> list[Tensor | None]:
+    def _gradients(self, value: Tensor, keep_graph: bool) -> Sequence[Tensor | None]:
         self.njev += 1
+        leaves = self._unknowns.leaves
+        if self._differentiable and not value.requires_grad:
+            return [torch.full_like(leaf, math.nan, requires_grad=False) for leaf in leaves]
         if not value.requires_grad:
             raise ValueError(
                 "fun(x) gives a value that does not depend on x differentiably, so there is no gradient: compute it "
                 "with torch operations on x, or choose a chain that needs none, such as method='spsa' or 'fdm'."
             )
-        return list(torch.autograd.grad(value, self._unknowns.leaves, allow_unused=True, retain_graph=keep_graph))
+        grads = torch.autograd.grad(value, leaves, allow_unused=True, retain_graph=keep_graph)
+        if not self._differentiable and all(g is None for g in grads):
+            what = "the parameters of the model" if self._unknowns.model is not None else "x, which is a copy of x0"
+            raise ValueError(
+                f"fun gives a value that does not depend on {what}, but on other tensors. Compute it from x itself; to "
+                "move the parameters of a model, give the model as x0."
+            )
+        self._differentiable = True
+        return grads
+
+    def _outside(self, out: Any, value: Tensor) -> bool:
+        """Whether a value is one without a graph, where others had one: it stands for a point where there is none."""
+        plain = not isinstance(out, Tensor) or (torch.is_grad_enabled() and not value.requires_grad)
+        return self._differentiable and plain
+
+    def _infinite(self, residuals: Tensor) -> Tensor:
+        """Infinite residuals, with a graph as who asks for residuals wants one."""
+        return torch.full_like(residuals, math.inf) + 0.0 * sum(leaf.sum() for leaf in self._unknowns.leaves)
 
     def _set_grads(self, grads: Sequence[Tensor | None] | None) -> None:
         for leaf, grad in zip(self._unknowns.leaves, grads or (), strict=False):

@@ -52,7 +52,7 @@ class ProjectedLBFGS:
         self.last_step = StepInfo()
         unknowns.move(bounds.clamp(unknowns.leaves))
 
-    def reset(self) -> None:
+    def restart(self) -> None:
         """Forget all pairs."""
         self._pairs.clear()
         self._length = 0.0

@@ -47,6 +47,8 @@ class Unknowns:
             self.form = self._read(x0)
         if not any(leaf.numel() for leaf in self.leaves):
             raise ValueError("x0 has no numbers to minimise over" + (", or all are frozen." if self.model else "."))
+        if any(leaf.is_meta for leaf in self.leaves):
+            raise ValueError("x0 is on the device 'meta', where tensors have a shape and no numbers.")
 
     def _read(self, x0: Any) -> Any:
         """The structure of x0 with the position of a leaf in place of each tensor."""
@@ -63,6 +65,8 @@ class Unknowns:
             ) from error
         if leaf.dtype is torch.int64 and isinstance(x0, (int, list, tuple)):  # numbers as they are typed
             leaf = leaf.to(torch.get_default_dtype())
+        if leaf.layout is not torch.strided:
+            raise TypeError("x0 has a sparse tensor: give it as x0.to_dense().")
         if leaf.is_complex():
             raise TypeError(
                 f"x0 has a tensor of {leaf.dtype}. Give torch.view_as_real(x0), and let fun take "
@@ -78,8 +82,16 @@ class Unknowns:
 
         Args:
             fun: of the unknowns in the structure of x0; with a model, a function of the model or of nothing.
+
+        Raises:
+            TypeError: it is a function of nothing, without a model.
         """
         if self.model is None:
+            if not _can_take_one(fun):
+                raise TypeError(
+                    "fun takes no argument, and it is called with x, which has the structure of x0. For a loss of a "
+                    "model give the model as x0."
+                )
             point = self.like_x0(self.leaves)
             return lambda: fun(point)
         return (lambda: fun(self.model)) if _takes_an_argument(fun) else fun
@@ -132,12 +144,22 @@ def _sequence_like(example: Any, values: list[Any]) -> Any:
 
 def _takes_an_argument(fun: Callable[..., Any]) -> bool:
     """Whether a function has to be given something."""
+    parameters = _positional(fun)
+    return parameters is None or any(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters)
+
+
+def _can_take_one(fun: Callable[..., Any]) -> bool:
+    """Whether a function can be given something."""
+    return _positional(fun) != []
+
+
+def _positional(fun: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """The parameters that a function takes by position; None where it does not say."""
     try:
         parameters = inspect.signature(fun).parameters.values()
     except (TypeError, ValueError):
-        return True
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return any(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)
+        return None
+    return [p for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
 
 
 __all__ = ["Unknowns"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ class FDM(GradApproximator):
         formula: the finite difference, "forward2", "forward3", "backward2", "backward3", "central2" or "central4".
         target: what is replaced; see :class:`GradApproximator`. With "grad" or "update" the exact loss is not
             evaluated, unless the formula needs it, and ``step`` returns an estimate of it.
+        relative: the length is h·max(1, abs(x_i)), as scipy has it. A step of 1e-3 from a float32 of 1e5 is lost in
+            rounding.
 
     Reference: Nocedal and Wright, Numerical Optimization, 2006, section 8.1.
 
@@ -42,6 +45,8 @@ class FDM(GradApproximator):
     h: Positive = 1e-3
     formula: Formula = "central2"
     target: ApproximationTarget = "closure"
+    _: KW_ONLY
+    relative: bool = False
 
     @torch.no_grad()
     def approximate(
@@ -53,9 +58,11 @@ class FDM(GradApproximator):
         seen: list[Tensor] = []
         data = [p.detach() for p in params]  # to be written whether gradients are on or off
         for p, g, param in zip(data, grads, params, strict=True):
-            h, points = self.settings[param]["h"], formula(self.settings[param]["formula"])
+            settings = self.settings[param]
+            length, points = settings["h"], formula(settings["formula"])
             for at in np.ndindex(*p.shape):
                 start, difference = p[at].clone(), torch.zeros((), dtype=torch.float64, device=p.device)
+                h = length * max(1.0, abs(float(start))) if settings["relative"] else length
                 try:
                     for offset, weight in points:
                         if offset == 0:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from torch import Tensor
 
 from ...core import Beta, Natural, NonNegative, OpenFraction, Positive, Range, StateKind, Var
-from .base import LineSearch
+from .base import SHORTEST, LineFunction, LineSearch
 from .scalar import NO_MOVE, backtrack
 
 
@@ -48,6 +49,7 @@ class Backtracking(LineSearch):
         (0.5, 3, 0.0)
     """
 
+    keeps_place = True
     kept = {"beta_scale": StateKind.POSITIVE}
 
     init: Positive = 1.0
@@ -78,7 +80,9 @@ class Backtracking(LineSearch):
         )
         if h["adaptive"] and found.status != NO_MOVE:
             state["beta_scale"] = _next_scale(scale, success=found.alpha != 0)
-        return found.alpha if found.alpha != 0 else self.fail(found.status)
+        if found.alpha != 0:
+            return found.alpha
+        return self.fail(found.status, retries=h["adaptive"] and _may_go_on(phi, h["init"], h["beta"] * scale, h))
 
 
 class AdaptiveBacktracking(LineSearch):
@@ -120,6 +124,7 @@ class AdaptiveBacktracking(LineSearch):
         [1.0, 2.0, 4.0, 8.0, 16.0]
     """
 
+    keeps_place = True
     kept = {"beta_scale": StateKind.POSITIVE, "initial_scale": StateKind.POSITIVE}
 
     init: Positive = 1.0
@@ -155,7 +160,7 @@ class AdaptiveBacktracking(LineSearch):
             return self.fail(NO_MOVE)
         state["beta_scale"] = _next_scale(beta_scale, success=found.alpha != 0)
         if found.alpha == 0:
-            return self.fail(found.status)
+            return self.fail(found.status, retries=_may_go_on(phi, first, beta, h))
         if found.alpha == first:
             target = scale * h["nplus"] ** h["target_iters"]
         else:
@@ -163,6 +168,14 @@ class AdaptiveBacktracking(LineSearch):
         target = min(max(target, 1e-30), 1e30)  # so that a flat stretch does not send it to zero or infinity
         state["initial_scale"] = target + h["scale_beta"] * (scale - target)
         return found.alpha
+
+
+def _may_go_on(phi: LineFunction, init: float, beta: float, h: Mapping[str, Any]) -> bool:
+    """Whether shorter steps than those of a search that has failed may do: the next one tries them."""
+    if h["maxiter"] == 0 or not (phi.start.slope < 0 or h["try_negative"]):
+        return False
+    share = beta ** (h["maxiter"] - 1)
+    return share > SHORTEST and init * share * beta >= (h["min_alpha"] or 0.0) and phi.moves(init * share)
 
 
 def _next_scale(scale: float, *, success: bool) -> float:

@@ -16,6 +16,9 @@ from ...core.neighbours import neighbours
 from ...linalg import total_dot
 from .scalar import NO_GRADIENT, NOT_FINITE, Point
 
+#: Where steps of this share of the first one have failed too, shorter ones are not tried.
+SHORTEST = 1e-16
+
 
 class MaxLineSearchItersReached(Exception):
     """A search has used up the evaluations it was allowed; the best step size so far is taken."""
@@ -221,7 +224,7 @@ class LineSearch(Module):
         super().__init__(defaults)
         self._limit = maxiter
         self._phi: LineFunction | None = None
-        self._status = "ok"
+        self._status, self._retries = "ok", False
 
     def search(self, update: list[Tensor], var: Var) -> float:
         """The step size to take along ``update``; 0 to stay.
@@ -282,13 +285,14 @@ class LineSearch(Module):
         """
         return self.make_objective(var).with_slope(step_size)
 
-    def fail(self, status: str) -> float:
+    def fail(self, status: str, *, retries: bool = False) -> float:
         """Note what went wrong, to be read as ``optimizer.last_step.status``; returns 0, a step that stays.
 
         Args:
             status: what went wrong, in a word or two.
+            retries: whether the next step tries other step sizes, so that this is not the end of it yet.
         """
-        self._status = status
+        self._status, self._retries = status, retries
         return 0.0
 
     @property
@@ -317,7 +321,7 @@ class LineSearch(Module):
         if not update:
             var.info.step_size, var.info.status = 0.0, NO_GRADIENT
             return var
-        self._status = "ok"
+        self._status, self._retries = "ok", False
         phi = self._phi = LineFunction(var, update, self._limit, f"{self.path}.start")
         try:
             if not phi.start.finite:
@@ -335,6 +339,7 @@ class LineSearch(Module):
             alpha = self.fail(NOT_FINITE)
         var.info.step_size, var.info.status = alpha, self._status
         var.info.falling = self._status != "ok" and phi.falls_on(alpha)
+        var.info.uphill, var.info.retries = phi.start.slope > 0, self._retries
         seen = phi.points.get(alpha)
         var.info.accepted_loss = None if seen is None else seen.loss
         if alpha == 0:

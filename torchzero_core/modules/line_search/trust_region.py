@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 from torch import Tensor
 
 from ...core import Beta, OpenFraction, Positive, Range, StateKind, Var
-from .base import LineSearch
+from .base import SHORTEST, LineSearch
 from .scalar import NO_DECREASE
 
 Growth: TypeAlias = Annotated[float, Range(1, math.inf, "[)")]
@@ -56,6 +56,7 @@ class TrustRegion(LineSearch):
         [1.0, 2.0, 4.0, 8.0]
     """
 
+    keeps_place = True
     kept = {
         "step_size": StateKind.POSITIVE,
         "nplus_mul": StateKind.POSITIVE,
@@ -81,7 +82,8 @@ class TrustRegion(LineSearch):
         elif loss >= start.loss:
             self._resize(h, alpha, "nminus", success=False)
             if h["backtrack"]:
-                return self.fail(NO_DECREASE)
+                shrinks = alpha > SHORTEST * h["init"] and start.slope < 0 and phi.moves(alpha)
+                return self.fail(NO_DECREASE, retries=shrinks)
         return alpha
 
     def _resize(self, h: dict[str, float], alpha: float, name: str, *, success: bool) -> None:

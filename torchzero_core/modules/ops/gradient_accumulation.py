@@ -35,6 +35,7 @@ class GradientAccumulation(Module):
         -3.0
     """
 
+    keeps_place = True
     kept = {"accumulator": StateKind.VALUES, "gathered": StateKind.COUNT}
 
     modules: Child

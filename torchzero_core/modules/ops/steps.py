@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core import Child, Count, Module, Modules, Var
 from ...core.closure import Evaluations, detached
-from ...core.evaluate import kept_grads, uniform_settings
+from ...core.evaluate import kept_grads, remembering, uniform_settings
 from ...core.naming import unrolled
 
 
@@ -52,23 +52,12 @@ class _Walk(Module):
 
     def _closure(self, var: Var) -> Callable[..., Any] | None:
         """The closure within this step, where it is one function: what a search has ended with is known."""
-        exact, known, params = var.closure, Evaluations(word=True), var.params
+        exact = var.closure
         if exact is None:
             return None
-        searches = any(m.requires_closure for m in unrolled(self) if m is not self)
-
-        def closure(backward: bool = True) -> Any:
-            if not searches or not backward:
-                return exact(backward)
-            kept = known.find(params, exact)
-            if kept is not None:
-                return known.recall(kept, params)
-            loss = exact(True)
-            if loss is not None:
-                known.note(params, loss, exact)
-            return loss
-
-        return closure
+        if not any(m.requires_closure for m in unrolled(self) if m is not self):
+            return lambda backward=True: exact(backward)
+        return remembering(exact, Evaluations(word=True), var.params)
 
 
 class _Way:

@@ -9,7 +9,7 @@ from typing import Any
 from ...core import Context, Module, Modules, StateKind, Transform, Var
 from ...core.evaluate import uniform_settings
 from ...core.route import only_rules
-from ...core.stopping import Progress, StoppingRule, as_rule
+from ...core.stopping import Progress, StoppingRule, as_rule, outcome
 from ...lang import Number, Value
 
 
@@ -20,6 +20,8 @@ class _Turns(Transform):
         modules: the modules in their order.
         steps: how many steps each of them makes: a number, or one for each.
     """
+
+    keeps_place = True
 
     def __init__(self, modules: Sequence[Modules], steps: int | Sequence[int]) -> None:
         if not modules:
@@ -191,6 +193,7 @@ class SwitchWhen(Module):
         (1, True)
     """
 
+    keeps_place = True
     kept = dict.fromkeys(("turn", "steps", "evaluations"), StateKind.COUNT) | {"memory": StateKind.OTHER}
 
     state_comes_later = True
@@ -257,8 +260,7 @@ class SwitchWhen(Module):
             grads=var.grad,
             params=var.params,
             move=None if var.skip_update else var.update,
-            status=var.info.status,
-            falling=var.info.falling,
+            **outcome(var.info),
         )
         if var.modular is not None:
             progress.reductions = var.modular.distributed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +15,7 @@ from ...core.module import Modules
 from ...core.naming import unrolled
 from ...core.same_params import last_params, same_params
 from ...core.stand_ins import stand_for
+from ...core.var import NoGraph
 
 Current: TypeAlias = Literal["params", "grads", "update"]
 
@@ -51,7 +53,7 @@ class ProjectedVar(Var):
         """
         if self.grad is None:
             if create_graph:
-                raise RuntimeError("The gradient in a projected space has no graph; use hvp_method='forward'.")
+                raise NoGraph("The gradient in a projected space has no graph.")
             if self.closure is not self.own_closure:  # a module has put an approximation in its place
                 return super().get_grad(retain_graph)
             self.grad = self.make_grad()
@@ -117,6 +119,7 @@ class Projection(Module):
     #: agree in the settings of the modules. Otherwise :meth:`keeper` says of which it is made.
     joins = True
     one_piece = True
+    keeps_place = True
 
     def __init__(
         self,
@@ -304,10 +307,10 @@ class Projection(Module):
         """Refuse modules that would evaluate the loss at other points, where that is only possible outside."""
         needy = next((m for m in unrolled(self.children["modules"]) if m.requires_closure), None)
         if needy is not None:
-            raise RuntimeError(
-                f"{needy.path} has to evaluate the loss in the projected space: give {type(self).__name__} "
-                "project_params=True."
-            )
+            name = type(self).__name__
+            can = "project_params" in inspect.signature(type(self)).parameters
+            way = f"give {name} project_params=True" if can else f"{name} only has updates there, so put it behind"
+            raise RuntimeError(f"{needy.path} has to evaluate the loss in the projected space: {way}.")
 
     def _closure(self, var: Var, fakes: list[Tensor]) -> Callable[..., Any]:
         exact = var.closure
@@ -332,7 +335,7 @@ class Projection(Module):
                     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in owners]
                     for f, g in zip(fakes, self._project(grads, var, "grads"), strict=True):
                         f.grad = g
-                return loss
+                return loss.detach() if isinstance(loss, Tensor) else loss  # its graph does not lead to the stand-ins
             finally:
                 torch._foreach_copy_(params, start)
 

@@ -13,7 +13,7 @@ from ...core import Child, NonNegative, StepInfo, Var
 from ...core.evaluate import uniform_settings
 from ...core.point import StepPoint
 from ...core.vector_method import Unit, VectorMethod, reductions_of
-from ...linalg import DenseOperator, SymmetricOperator, hessian, solve_symmetric
+from ...linalg import DenseOperator, SymmetricOperator, hessian, solve_symmetric, solved_by_cholesky
 
 
 @dataclass(eq=False)
@@ -47,7 +47,8 @@ class Newton(VectorMethod):
             no batching rule.
         inner: a module that gives the right-hand side.
         H_tfm: ``H_tfm(H, u)`` returns a matrix and whether it is the inverse already.
-        eigval_tfm: ``eigval_tfm(values)`` returns the eigenvalues to use in place of those of H.
+        eigval_tfm: ``eigval_tfm(values)`` returns the eigenvalues to use in place of those of H; those for
+            ``torch.abs`` are only computed where one is negative.
 
     Raises:
         ValueError: settings that differ between parameter groups.
@@ -122,6 +123,8 @@ class Newton(VectorMethod):
                 return lambda x: matrix @ x
         if h["eigval_tfm"] is None and not h["search_negative"]:
             return lambda x: solve_symmetric(matrix, x)
+        if h["eigval_tfm"] in (torch.abs, Tensor.abs) and (solve := solved_by_cholesky(matrix)) is not None:
+            return solve  # all eigenvalues are positive, and taking the matrix apart takes ten times as long
         values, vectors = torch.linalg.eigh(matrix)
         if h["search_negative"] and bool(values[0] < 0):
             return lambda x: torch.where(vectors[:, 0] @ x < 0, -vectors[:, 0], vectors[:, 0])

@@ -60,6 +60,7 @@ class GaussianHomotopy(Module):
         True
     """
 
+    keeps_place = True
     kept = {
         "sigma": StateKind.POSITIVE,
         "level_steps": StateKind.COUNT,

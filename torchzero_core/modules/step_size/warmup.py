@@ -28,6 +28,7 @@ class Warmup(Transform):
     """
 
     size_effect = "factor"
+    keeps_place = True
     start_lr: NonNegative = 1e-5
     end_lr: NonNegative = 1
     steps: Count = 100

@@ -22,7 +22,9 @@ def penalty(p: Value, ord: Any) -> Value:
 class WeightDecay(Transform):
     r"""Adds the gradient of a norm penalty to the update: u ← u + wd·sign(p)·abs(p)^(ord−1).
 
-    Placed before an adaptive method it is L2 regularisation; after it, decoupled decay as in AdamW.
+    Placed before an adaptive method it is L2 regularisation; after it, decoupled decay as in AdamW. In front of a line
+    search or a trust region it is neither: these look at the loss, which has no penalty in it, and find no step where
+    the two pull against each other. There the penalty belongs into the loss.
 
     Args:
         weight_decay: the strength wd.
