@@ -357,61 +357,61 @@ def minimize(
 ) -> MinimizeResult:
     """Find a local minimum of a function.
 
-        Gradients come from autograd. Where the value has no graph, because it is computed outside torch, the default
-        method takes finite differences.
+    Gradients come from autograd. Where the value has no graph, because it is computed outside torch, the default
+    method takes finite differences.
 
-        Args:
-            fun: a function of x that returns one number; for the methods "lm" and "gauss-newton", and chains that have
-                ``GaussNewton``, the residuals, whose sum of squares is minimised. With a model as ``x0`` it takes the
-                model, or nothing. A plain number, in the place of one computed from x, stands for a point outside of its
-                domain and counts as infinite.
-            x0: where to begin: a tensor, an array or numbers, or a list, tuple or dict of them; none of it is changed. Or
-                an ``nn.Module``: its trainable parameters are moved, and end at the best point.
-            method: a name ("lbfgs", "bfgs", "dfp", "sr1", "cg", "newton", "newton-cg", "nystrom-pcg", "trust-cg", "dogleg",
-                "gd", "adam", "sgd", "lion"; without gradients "fdm", "spsa"; for residuals "lm", which is that of Levenberg
-                and Marquardt, and "gauss-newton"), a module, or a list of modules. None:
-                "lbfgs", which is ``[tz.m.LBFGS(), tz.m.StrongWolfe()]``; for a function without gradients "fdm", with more
-                than 1000 unknowns "spsa".
-            lr: the learning rate of "adam", "sgd", "lion" and "spsa".
-            tol: the tolerance of the method: ``gtol``, or ``ftol`` where there is no gradient to look at ("spsa", and
-                chains that approximate it), unless that is given too.
-            gtol: converged where no element of the gradient is larger; 1e-5 by default, 1e-4 below float64.
-            xtol: converged where a step is at most so long, relative to the length of x; by default not asked for.
-            ftol: converged where the value f goes down by at most ftol·max(abs(f), 1): in one step of a method with a line
-                search, in 100 of another and where fun is random. By default ten roundings, in five steps of a method with
-                a line search.
-            maxiter: at most so many steps; 15000 by default.
-            maxfev: at most so many evaluations of the function.
-            maxtime: at most so many seconds; an evaluation that has begun is ended.
-            stop: further rules of :mod:`torchzero_core.core.stopping`.
-            callback: ``callback(result)`` after each step, with the result so far; it ends the run by returning True or
-                raising ``StopIteration``.
-            bounds: lo ≤ x ≤ hi, kept by "lbfgs" and "gd", which then project onto them: ``(lo, hi)`` with numbers, None or
-                tensors like x; such a pair for each part of x, in a list or dict like x0; or as scipy has them, a pair for
-                each element or a ``Bounds``. A start outside is moved to them.
-            disp: print where it is while it runs, and why it ended.
-            deterministic: whether fun gives the same value at the same point every time. If not, no value is taken for that
-                of another evaluation, and the result is the last point and not the best one.
-            compile: run the chain as generated kernels.
-            **others: nothing; an argument that scipy's ``minimize`` has and this one has not is refused with what to write
-                in its place.
+    Args:
+        fun: a function of x that returns one number; for the methods "lm" and "gauss-newton", and chains that have
+            ``GaussNewton``, the residuals, whose sum of squares is minimised. With a model as ``x0`` it takes the
+            model, or nothing. A plain number, in the place of one computed from x, stands for a point outside of its
+            domain and counts as infinite.
+        x0: where to begin: a tensor, an array or numbers, or a list, tuple or dict of them; none of it is changed. Or
+            an ``nn.Module``: its trainable parameters are moved, and end at the best point.
+        method: a name ("lbfgs", "bfgs", "dfp", "sr1", "cg", "newton", "newton-cg", "nystrom-pcg", "trust-cg", "dogleg",
+            "gd", "adam", "sgd", "lion"; without gradients "fdm", "spsa"; for residuals "lm", which is that of Levenberg
+            and Marquardt, and "gauss-newton"), a module, or a list of modules. None:
+            "lbfgs", which is ``[tz.m.LBFGS(), tz.m.StrongWolfe()]``; for a function without gradients "fdm", with more
+            than 1000 unknowns "spsa".
+        lr: the learning rate of "adam", "sgd", "lion" and "spsa".
+        tol: the tolerance of the method: ``gtol``, or ``ftol`` where there is no gradient to look at ("spsa", and
+            chains that approximate it), unless that is given too.
+        gtol: converged where no element of the gradient is larger; 1e-5 by default, 1e-4 below float64.
+        xtol: converged where a step is at most so long, relative to the length of x; by default not asked for.
+        ftol: converged where the value f goes down by at most ftol·max(abs(f), 1): in one step of a method with a line
+            search, in 100 of another and where fun is random. By default ten roundings, in five steps of a method with
+            a line search.
+        maxiter: at most so many steps; 15000 by default.
+        maxfev: at most so many evaluations of the function.
+        maxtime: at most so many seconds; an evaluation that has begun is ended.
+        stop: further rules of :mod:`torchzero_core.core.stopping`.
+        callback: ``callback(result)`` after each step, with the result so far; it ends the run by returning True or
+            raising ``StopIteration``.
+        bounds: lo ≤ x ≤ hi, kept by "lbfgs" and "gd", which then project onto them: ``(lo, hi)`` with numbers, None or
+            tensors like x; such a pair for each part of x, in a list or dict like x0; or as scipy has them, a pair for
+            each element or a ``Bounds``. A start outside is moved to them.
+        disp: print where it is while it runs, and why it ended.
+        deterministic: whether fun gives the same value at the same point every time. If not, no value is taken for that
+            of another evaluation, and the result is the last point and not the best one.
+        compile: run the chain as generated kernels.
+        **others: nothing; an argument that scipy's ``minimize`` has and this one has not is refused with what to write
+            in its place.
 
-        Returns:
-            The best point and how it was found. Ctrl-C ends the run with it too.
+    Returns:
+        The best point and how it was found. Ctrl-C ends the run with it too.
 
-        Raises:
-            ValueError: an unknown method, bounds that do not fit or that the method does not keep to, a limit that is no
-                    number from 0 on, x0 without numbers, or a value that is computed from other tensors alone.
-            TypeError: an x0, fun or method that is made of something else, a value that is no number, or an argument that
-                there is not.
-    
-        Example:
-            >>> import torch, torchzero_core as tz
-            >>> def rosenbrock(x):
-            ...     return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
-            >>> result = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=torch.float64))
-            >>> result.success, result.fun < 1e-10, result.x.round(decimals=4)
-            (True, True, tensor([1., 1.], dtype=torch.float64))
+    Raises:
+        ValueError: an unknown method, bounds that do not fit or that the method does not keep to, a limit that is no
+            number from 0 on, x0 without numbers, or a value that is computed from other tensors alone.
+        TypeError: an x0, fun or method that is made of something else, a value that is no number, or an argument that
+            there is not.
+
+    Example:
+        >>> import torch, torchzero_core as tz
+        >>> def rosenbrock(x):
+        ...     return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+        >>> result = tz.minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=torch.float64))
+        >>> result.success, result.fun < 1e-10, result.x.round(decimals=4)
+        (True, True, tensor([1., 1.], dtype=torch.float64))
     """
     _check_arguments(fun, callback, others)
     tolerances = _Tolerances(_limit("tol", tol), _limit("gtol", gtol), _limit("xtol", xtol), _limit("ftol", ftol))
