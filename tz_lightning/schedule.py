@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchzero_core.core import Modular
 from torchzero_core.core.groups import check_keys
 from torchzero_core.core.near import did_you_mean
+from torchzero_core.core.settings import BETAS
 
 from . import compat
 from .mistakes import raised_in
@@ -235,7 +236,10 @@ class _Stage(Optimizer):
     def play(self) -> None:
         """Give the other optimizer the values that the scheduler has set."""
         for mine, theirs in zip(self.param_groups, self.actor.param_groups, strict=True):
-            theirs[self.setting] = float(mine["lr"])
+            theirs[self.setting] = value = float(mine["lr"])
+            place = BETAS.get(self.setting)
+            if place is not None and "betas" in theirs:  # the same under torch's name, which monitors read
+                theirs["betas"] = tuple(value if i == place else beta for i, beta in enumerate(theirs["betas"]))
 
     def kept(self) -> list[dict[str, Any]]:
         """What the scheduler keeps in the groups."""

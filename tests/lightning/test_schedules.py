@@ -300,3 +300,10 @@ def test_what_torch_refuses_names_the_callback_and_what_the_user_s_function_refu
         trainer(LRSchedulerCallback("lr", lambda o: OneCycleLR(o, 1, 2, cycle_momentum=False))).fit(Watched())
     with pytest.raises(ValueError, match=r"^of mine$"):
         trainer(LRSchedulerCallback("lr", lambda o: LambdaLR(o, broken))).fit(Watched())
+
+
+def test_a_scheduled_beta_is_that_which_monitors_read():
+    model = Watched(keys=("beta1", "betas"))
+    trainer(LRSchedulerCallback("beta1", lambda o: ExponentialLR(o, 0.5))).fit(model)
+    rates = [beta1 for beta1, _ in model.seen]
+    assert rates[:3] == [0.9, 0.45, 0.225] and [betas for _, betas in model.seen] == [(rate, 0.999) for rate in rates]
