@@ -65,6 +65,15 @@ class SeenGradient(Module):
         self.grads = var.get_grad()
         return var
 
+    def here(self, params: Sequence[Tensor]) -> Sequence[Tensor | None] | None:
+        """The gradient where the parameters are, if a search has evaluated it; else that of the last step's start.
+
+        Args:
+            params: the parameters.
+        """
+        kept = None if self._known is None else self._known.find(params, lambda backward=True: None)
+        return self.grads if kept is None else kept.grads
+
 
 Builder = Callable[[Problem], list[Module]]
 

@@ -241,7 +241,7 @@ class _Run:
             steps=self.nit,
             evaluations=self.objective.nfev,
             loss=point.loss,
-            grads=self._open(point) if self.seen is None else self.seen.grads,
+            grads=self._open(point) if self.seen is None else self.seen.here(self.unknowns.leaves),
             params=self.unknowns.leaves,
             move=move,
             **stopping.outcome(self.optimizer.last_step),
