@@ -143,3 +143,18 @@ def test_a_walk_where_the_update_is_dropped_and_a_gradient_is_missing(walk):
     optimizer.step(closure)
     assert params[1].tolist() == [1.0, 1.0]
     assert bool((params[0] < 1.0).all())
+
+
+def test_a_trust_region_of_any_size():
+    p = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    optimizer = tz.Modular([p], tz.m.HigherOrderNewton(trust_init=1e14))
+
+    def closure(backward=True):
+        loss = (p * torch.tensor([3.0, -1e-3], dtype=torch.float64)).sum()
+        if backward:
+            p.grad = None
+            loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert torch.allclose(p.detach(), torch.tensor([1.0 - 1e14, 1e14 - 2.0], dtype=torch.float64), rtol=1e-12)

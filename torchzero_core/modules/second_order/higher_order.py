@@ -171,14 +171,18 @@ class HigherOrderNewton(VectorMethod):
     def _minimum(self, polynomial: _Taylor, h: Any, size: float) -> Tensor:
         optimize = required("scipy.optimize", "scipy", "HigherOrderNewton")
         method, n = h["trust_method"], polynomial.derivatives[0].numel()
-        bounds = [(-size, size)] * n if method == "bounds" else None
+        # In lengths of the trust region, and with a slope of 1 at first: scipy's search never ends in one of 1e13.
+        unit = 1.0 if method == "none" else size
+        bounds = [(-1.0, 1.0)] * n if method == "bounds" else None
+        slope = float(polynomial.derivatives[0].abs().max()) * unit
+        scale = slope if 0 < slope < math.inf else 1.0
 
         def model(s: Any) -> tuple[float, Any]:
-            step = torch.from_numpy(s)
+            step = torch.from_numpy(s) * unit
             value, gradient = polynomial(step)
             if method == "proximal":
                 value, gradient = value + float(step @ step) / (2 * size), gradient + step / size
-            return value, gradient.numpy()
+            return value / scale, (gradient * (unit / scale)).numpy()
 
         start = torch.zeros(n, dtype=torch.float64, device="cpu").numpy()
         if h["de_iters"] is not None:
@@ -188,4 +192,4 @@ class HigherOrderNewton(VectorMethod):
             ).x
         options = dict(ftol=1e-14, gtol=1e-10, maxiter=1000)
         found = optimize.minimize(model, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        return torch.from_numpy(found.x)
+        return torch.from_numpy(found.x) * unit
