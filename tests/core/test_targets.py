@@ -292,7 +292,7 @@ def test_a_transformed_closure_is_minimised_by_its_own_gradient():
             loss.backward()
         return loss
 
-    for _ in range(12):
+    for _ in range(14):
         optimizer.step(closure)
     # minimum of Σ s (p − 1)² with Σ p fixed: p − 1 ∝ 1/s
     expected = 1 + 6 * (mean - 1) / (1 / scale).sum() / scale
