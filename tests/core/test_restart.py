@@ -159,3 +159,15 @@ def test_directions_differ_after_a_failed_search():
     f = lambda x: ((x - 1) ** 2 * torch.arange(1, 6)).sum()  # noqa: E731
     chain = [m.RandomizedFDM(seed=0), m.LBFGS(), m.Backtracking()]
     assert tz.minimize(f, torch.zeros(5, dtype=F64), chain, maxiter=300).fun < 1e-4
+
+
+@pytest.mark.parametrize("hess", ["SR1", "LSR1", "BroydenGood"])
+def test_a_trust_region_that_is_still_shrinking_has_not_failed(hess):
+    result = tz.minimize(rosenbrock, start(), [m.CubicRegularization(hess=getattr(m, hess)())])
+    assert result.success and result.fun < 1e-12 and result.nfev < 400
+
+
+@pytest.mark.parametrize("method", ["CubicRegularization", "TrustCG", "Dogleg"])
+def test_a_trust_region_at_a_kink_ends(method):
+    result = tz.minimize(lambda x: x.abs().sum(), start(), [getattr(m, method)(hess=m.BFGS())], maxiter=1000)
+    assert result.nit < 400 and result.fun < 1e-6

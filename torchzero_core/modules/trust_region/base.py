@@ -79,6 +79,7 @@ class TrustMethod(Module):
     kept = {"rejected": StateKind.TRUTH}
 
     requires_closure = True
+    keeps_place = True
     one_piece = True
     size_effect = "search"
     #: Whether a model needs a matrix, and not just its products.
@@ -192,7 +193,7 @@ class TrustMethod(Module):
         if model.norm(model.g) == 0:
             return None, CONVERGED, loss
         rounding = 10 * _eps(var) * abs(loss)
-        best, most, bottomless = None, 0.0, False
+        best, most, bottomless, sizes = None, 0.0, False, _numbers(model.state)
         for _ in range(model.settings["max_attempts"]):
             step, predicted, kept_short = self.solve(model)
             actual = -math.inf
@@ -210,6 +211,10 @@ class TrustMethod(Module):
             if ratio > model.settings["eta"]:
                 return step, "ok", loss - actual
         var.info.falling = bottomless and best is None
+        # Where the size has been fitted the next step tries other ones, down to those that are lost in rounding.
+        shortest = _eps(var) * max(1.0, model.norm(model.unit.vector(model.unit.params)))
+        fitted = _numbers(model.state) != sizes
+        var.info.retries = best is None and not bottomless and fitted and model.norm(step) > shortest
         failed = BOTTOMLESS if bottomless else NO_DECREASE
         return best, failed if best is None else "ok", loss - most
 
@@ -222,6 +227,11 @@ class TrustMethod(Module):
             and ("hess" in self.children or not self.from_graph(model.settings))
         )
         return loss_after(var, model.unit.tensors(-step), f"{self.path}.start", backward=bool(backward))
+
+
+def _numbers(state: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers in a state."""
+    return {name: value for name, value in state.items() if isinstance(value, float)}
 
 
 class Radius(TrustMethod):
