@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from ..distributed import Reductions
 from .evaluate import uniform_settings
@@ -115,6 +115,8 @@ class Unit:
         """Views of this rank's part of a vector, shaped like the parameters."""
         if len(self.params) == 1:
             return [vector.view(self.params[0].shape)]
+        if all(map(Tensor.numel, self.params)):
+            return list(_unflatten_dense_tensors(vector, self.params))
         pieces = vector.split(list(map(Tensor.numel, self.params)))
         return [piece.view(p.shape) for piece, p in zip(pieces, self.params, strict=True)]
 

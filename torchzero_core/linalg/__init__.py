@@ -11,7 +11,7 @@ from .operators import DenseOperator, GramOperator, InverseOperator, SymmetricOp
 from .orthogonalize import newton_schulz, newton_schulz_dtype, polar
 from .qr import orthonormal_columns
 from .roots import inverse_root
-from .vector import all_finite, at_least_float32, elsewhere, flatten, total_dot, unflatten, unflatten_as
+from .vector import all_finite, at_least_float32, elsewhere, flatten, short_vector, total_dot, unflatten, unflatten_as
 
 __all__ = [
     "CGResult",
@@ -46,6 +46,7 @@ __all__ = [
     "orthonormal_columns",
     "polar",
     "refresh_eigenbasis",
+    "short_vector",
     "solve_symmetric",
     "solved_by_cholesky",
     "split_blocks",

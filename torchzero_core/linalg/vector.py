@@ -159,19 +159,28 @@ def total_dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         return torch.zeros((), device="cpu")
     if len(a) == 1 == len(b):
         return _dot(a[0], b[0])
-    if sum(map(Tensor.numel, a)) <= SHORT and (together := _as_vectors(a, b)) is not None:
-        return _dot(*together)
+    x = short_vector(a)
+    if x is not None and (y := x if b is a else short_vector(b)) is not None and y.dtype is x.dtype:
+        return _dot(x, y)
     device = a[0].device
     parts = [_dot(x, y) for x, y in zip(a, b, strict=True)]
     return torch.stack([part if part.device == device else part.to(device) for part in parts]).sum()
 
 
-def _as_vectors(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Two lists of tensors as two vectors, where that takes one call for each; None where it does not."""
-    if len(a) != len(b) or len({t.dtype for t in (*a, *b)}) > 1:
+def short_vector(tensors: Sequence[Tensor]) -> Tensor | None:
+    """The elements of all tensors as one vector, where that takes one call and not much memory; None where it does not.
+
+    Args:
+        tensors: of any shapes; they have to be of one dtype, on one device, and small together.
+
+    Example:
+        >>> short_vector([torch.tensor([1.0, 2.0]), torch.tensor(3.0)])
+        tensor([1., 2., 3.])
+    """
+    if sum(map(Tensor.numel, tensors)) > SHORT or any(t.dtype is not tensors[0].dtype for t in tensors):
         return None
     try:
-        return _flatten_dense_tensors(a), _flatten_dense_tensors(b)
+        return _flatten_dense_tensors(tensors)
     except RuntimeError:  # they are on several devices
         return None
 

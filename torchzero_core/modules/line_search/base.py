@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ...core import Module, Var
 from ...core.closure import value_of
 from ...core.evaluate import kept_grads, uniform_settings
 from ...core.neighbours import neighbours
-from ...linalg import total_dot
+from ...linalg import short_vector, total_dot
 from .scalar import NO_GRADIENT, NOT_FINITE, Point
 
 #: Where steps of this share of the first one have failed too, shorter ones are not tried.
@@ -93,7 +94,8 @@ class LineFunction:
     @property
     def length(self) -> float:
         """‖u‖₂."""
-        square = self._total(total_dot(self.update, self.update))
+        u = self.update if self._vector is None else [self._vector]
+        square = self._total(total_dot(u, u))
         if not 1e-30 < square < 1e30:  # in float32 that may be due to its range
             norms = [torch.linalg.vector_norm(u, dtype=torch.float64).cpu() for u in self.update]
             square = self._total((norms[0] if len(norms) == 1 else torch.stack(norms)).square().sum())
@@ -159,7 +161,16 @@ class LineFunction:
         finally:
             torch._foreach_copy_(data, self._start)
 
+    @cached_property
+    def _vector(self) -> Tensor | None:
+        """The update in one piece, where it is short: each evaluation multiplies it."""
+        return short_vector(self.update) if len(self.update) > 1 else None
+
     def _slope(self, grads: list[Tensor] | list[Tensor | None]) -> float:
+        if (u := self._vector) is not None and all(g is not None for g in grads):
+            g = short_vector(grads)  # type: ignore[arg-type]
+            if g is not None and g.dtype is u.dtype:
+                return -self._total(total_dot([g], [u]))
         pairs = [(g, u) for g, u in zip(grads, self.update, strict=True) if g is not None]
         return -self._total(total_dot([g for g, _ in pairs], [u for _, u in pairs]))
 
