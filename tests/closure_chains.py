@@ -207,7 +207,7 @@ def check(build: Callable[[], list[tz.Module]], rng: random.Random, *, residuals
             raise Wrong("another step after an error", f"step {i}, call {fails} of {calls}")
         if not all(bool(p.isfinite().all()) for p in run.params):
             return "diverged"
-        if i:
+        if i and not draws:
             torch.set_rng_state(before[2])
             guarded(resumed.step, f"step {i} resumed")
             if not same(bits(run.params), bits(resumed.params)):

@@ -154,25 +154,26 @@ class TwoLoop(PairMethod):
         sy, scale, used = state.peek("sy").tolist(), state.peek("gamma").item(), max(rows) + 1
         if used < len(sy):
             S, Y = S[:used], Y[:used]
-        products, alpha = unit.total(self._products_of(unit, S, x)).tolist(), np.zeros(used)
+        # In torch's memory, not numpy's: where a vector lies decides how its products are rounded.
+        alpha, c = (torch.zeros(used, dtype=torch.float64, device="cpu") for _ in range(2))
+        into, products = alpha.numpy(), unit.total(self._products_of(unit, S, x)).tolist()
         later: list[tuple[int, float]] = []
         for i in reversed(rows):
             line = sy[i]
             found = products[i]
             for j, a in later:
                 found -= line[j] * a
-            alpha[i] = found = found / (line[i] or math.nan)
+            into[i] = found = found / (line[i] or math.nan)
             later.append((i, found))
-        found = _less_and_products(x, Y, torch.from_numpy(alpha).to(x.dtype))
-        products, c = unit.total(found).tolist(), np.zeros(used)
+        into, products = c.numpy(), unit.total(_less_and_products(x, Y, alpha.to(x.dtype))).tolist()
         earlier: list[tuple[list[float], float]] = []
         for i, a in reversed(later):
             found = scale * products[i]
             for line, b in earlier:
                 found += line[i] * b
-            c[i] = found = a - found / sy[i][i]
+            into[i] = found = a - found / sy[i][i]
             earlier.append((sy[i], found))
-        return x.addmv_(S.t(), torch.from_numpy(c).to(x.dtype), beta=scale)
+        return x.addmv_(S.t(), c.to(x.dtype), beta=scale)
 
     def curvature(self, unit: Unit) -> SymmetricOperator:
         """The inverse of H, in compact form: B = δI − W M⁻¹ W' with W = [δS', Y'], δ = 1/γ (Byrd et al. 1994)."""
