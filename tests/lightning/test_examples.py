@@ -55,7 +55,7 @@ def test_the_digits_are_learnt(tmp_path):
 def test_the_digits_are_learnt_by_heart(tmp_path):
     """L-BFGS fits every training image; where it ends beside them is a matter of rounding, so the best is kept."""
     cli = train("digits_lbfgs", tmp_path)
-    assert cli.trainer.callback_metrics["train_loss"] < 1e-3
+    assert cli.trainer.callback_metrics["train_loss"] < 5e-3
     assert cli.trainer.callback_metrics["val_accuracy"] >= 0.96
     assert cli.trainer.checkpoint_callback.best_model_score >= 0.97
 
