@@ -41,6 +41,10 @@ def quadratic(params):
     return total
 
 
+def squares(params):
+    return sum(p.square().sum() for p in params)
+
+
 def rosenbrock(params):
     x, y = params[0]
     return (1 - x) ** 2 + 100 * (y - x**2) ** 2

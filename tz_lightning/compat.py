@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchzero_core.core.closure import made_by
+from torchzero_core.core.sight import changes
 
 #: The arguments of ``_ResultCollection.log``.
 Logged = tuple[str, str, Any, tuple[Any, ...], dict[str, Any]]
@@ -90,12 +90,9 @@ def forward_context(trainer: Trainer) -> Any:
     return trainer.precision_plugin.train_step_context()
 
 
-_version = operator.attrgetter("_version")
-
-
 def written(tensor: Tensor) -> int | None:
     """How often a tensor has been written to; None of one that was made in inference mode."""
-    return None if tensor.is_inference() else _version(tensor)
+    return None if tensor.is_inference() else changes(tensor)
 
 
 def backward(trainer: Trainer, loss: Tensor, optimizer: Optimizer, *, hooks: bool) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import torchzero_core as tz
+from tests.problems import closure_of, squares
 
 
 def network():
@@ -162,17 +163,6 @@ def test_a_newton_method_says_what_its_closure_has_to_be():
         assert p.tolist() == [1.0, 2.0]
 
 
-def loss_of(p, optimizer):
-    def closure(backward=True):
-        loss = (p**2).sum()
-        if backward:
-            optimizer.zero_grad()
-            loss.backward()
-        return loss
-
-    return closure
-
-
 @pytest.mark.parametrize("name", ["step", "rule", "reset"])
 def test_a_state_does_not_take_the_name_of_a_method(name):
     body = {"rule": lambda self, u, ctx: u} | {name: tz.Slot()}
@@ -196,7 +186,7 @@ def test_a_search_that_returns_no_step_size_is_told_so(found, text):
     p = torch.tensor([1.0, 2.0], requires_grad=True)
     optimizer = tz.Modular([p], Mine())
     with pytest.raises(TypeError, match=f"The search of Mine {text}"):
-        optimizer.step(loss_of(p, optimizer))
+        optimizer.step(closure_of([p], squares))
     assert p.tolist() == [1.0, 2.0]
 
 
@@ -219,7 +209,7 @@ def test_a_gradient_approximation_that_returns_something_else_is_told_so(found, 
     p = torch.tensor([1.0, 2.0], requires_grad=True)
     optimizer = tz.Modular([p], Mine(target=target), tz.m.LR(0.1))
     with pytest.raises(error, match=f"The approximate of Mine .*{text}"):
-        optimizer.step(loss_of(p, optimizer))
+        optimizer.step(closure_of([p], squares))
     assert p.tolist() == [1.0, 2.0]
 
 

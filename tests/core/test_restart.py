@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
+from tests.problems import run
 
 m, s = tz.m, tz.stopping
 F64 = torch.float64
@@ -20,15 +21,7 @@ def start():
 
 
 def stepped(optimizer, p, steps):
-    def closure(backward=True):
-        loss = rosenbrock(p)
-        if backward:
-            optimizer.zero_grad()
-            loss.backward()
-        return loss
-
-    for _ in range(steps):
-        optimizer.step(closure)
+    run(optimizer, [p], steps, loss=lambda params: rosenbrock(params[0]))
 
 
 def test_what_was_learnt_is_forgotten_and_the_place_is_kept():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import torchzero_core as tz
-from tests.problems import backward, bits, make_params, run, same
+from tests.problems import backward, bits, closure_of, make_params, run, same, squares
 from torchzero_core.core import Module, Transform
 
 
@@ -286,15 +286,7 @@ def test_a_subclass_is_held_to_the_words_of_its_base():
 @pytest.mark.parametrize(("module", "name"), [(tz.m.Cautious, "mode"), (tz.m.SPSA, "distribution")])
 def test_a_word_assigned_between_steps_is_checked(module, name):
     p = torch.ones(2, requires_grad=True)
-    optimizer = tz.Modular([p], module(), tz.m.LR(0.1))
-
-    def closure(backward=True):
-        loss = (p**2).sum()
-        if backward:
-            optimizer.zero_grad()
-            loss.backward()
-        return loss
-
+    optimizer, closure = tz.Modular([p], module(), tz.m.LR(0.1)), closure_of([p], squares)
     optimizer.step(closure)
     before = p.detach().clone()
     optimizer.param_groups[0][name] = "nonsense"

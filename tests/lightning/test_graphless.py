@@ -195,18 +195,23 @@ def test_accumulated_batches_are_evaluated_where_the_parameters_are(chain, evalu
     trainer(ClosureOptimization(), accumulate_grad_batches=4, epochs=3).fit(model)
     optimizer = tz.Modular(net.parameters(), *chain())
     for _ in range(3):
-
-        def closure(backward=True):
-            losses = [mse(net, batch) / 4 for batch in batches()]
-            if backward:
-                optimizer.zero_grad()
-                for loss in losses:
-                    loss.backward()
-            return sum(losses)
-
-        optimizer.step(closure)
+        optimizer.step(summed(net, optimizer, batches()))
     assert all(torch.equal(p, q) for p, q in zip(model.net.parameters(), net.parameters(), strict=True))
     assert len(calls) == 3 * evaluations
+
+
+def summed(net, optimizer, part):
+    """The closure of the mean over some batches, each with its own backward pass."""
+
+    def closure(backward=True):
+        losses = [mse(net, batch) / len(part) for batch in part]
+        if backward:
+            optimizer.zero_grad()
+            for loss in losses:
+                loss.backward()
+        return sum(losses)
+
+    return closure
 
 
 def changing():
@@ -220,16 +225,7 @@ def test_a_step_that_needs_gradients_nobody_has_expected():
     optimizer = tz.Modular(net.parameters(), *changing())
     for _ in range(2):
         for part in (batches()[:2], batches()[2:]):
-
-            def closure(backward=True, part=part):
-                losses = [mse(net, batch) / 2 for batch in part]
-                if backward:
-                    optimizer.zero_grad()
-                    for loss in losses:
-                        loss.backward()
-                return sum(losses)
-
-            optimizer.step(closure)
+            optimizer.step(summed(net, optimizer, part))
     for p, q in zip(model.net.parameters(), net.parameters(), strict=True):
         assert torch.equal(p, q)
 

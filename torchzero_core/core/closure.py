@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import operator
 import types
 import weakref
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from ..distributed import Reductions, clones
 from .graphless import Graphless
 from .home import Home, StepInfo
 from .replaced_grads import replace_grads, return_grads
-from .sight import Sight, look
+from .sight import Sight, changes, look
 
 Closure = Callable[..., Any]
 
@@ -459,10 +458,6 @@ def _code(closure: Any) -> tuple[types.CodeType | None, int]:
     return (None, 0) if code.co_flags & takes_any or code.co_posonlyargcount else (code, bound)
 
 
-#: How often a tensor has been changed in place.
-_changes = operator.attrgetter("_version")
-
-
 class Habits:
     """Notices closures that forget something, at the first evaluations of an optimizer: it costs nothing later on.
 
@@ -493,14 +488,14 @@ class Habits:
         grad = None if small is None else small.grad
         self._left = None
         if small is not None and grad is not None:
-            self._left = weakref.ref(small), weakref.ref(grad), _changes(grad)
+            self._left = weakref.ref(small), weakref.ref(grad), changes(grad)
 
     def stale(self) -> Tensor | None:
         """A parameter whose gradient is that of the last evaluation, untouched."""
         if self._left is None:
             return None
         param, grad, version = self._left[0](), self._left[1](), self._left[2]
-        if param is None or grad is None or param.grad is not grad or _changes(grad) != version:
+        if param is None or grad is None or param.grad is not grad or changes(grad) != version:
             return None
         return param
 

@@ -21,7 +21,7 @@ SAMPLE = 4096
 #: Of what these packages hold nothing changes that a loss depends on, their random numbers aside.
 STATELESS = ("torch", "math", "numpy", "builtins", "operator", "itertools", "functools", "collections", "typing")
 #: How often a tensor has been changed in place.
-_changes = operator.attrgetter("_version")
+changes = operator.attrgetter("_version")
 _VALUES = (int, float, complex, str, bytes, bool, types.NoneType, types.EllipsisType, torch.dtype, torch.device, range)
 _TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 _BARE = frozenset(vars(nn.Module())) - {"training"}
@@ -40,7 +40,7 @@ class Sight:
 
     def __init__(self, values: list[Any], tensors: Sequence[Tensor]) -> None:
         self._values = values
-        self._tensors = [(weakref.ref(t), _changes(t), _digest(t)) for t in tensors]
+        self._tensors = [(weakref.ref(t), changes(t), _digest(t)) for t in tensors]
 
     def same(self, other: Sight | None) -> bool:
         """Whether nothing has changed in between; never where it could not be seen.

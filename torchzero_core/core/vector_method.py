@@ -147,14 +147,12 @@ class Unit:
         torch._foreach_copy_(self.pieces(out), list(self.params))
         return out
 
-    def step_from(self, previous: Tensor, out: Tensor | None = None) -> Tensor:
-        """The parameters less a vector, in the memory of that vector or of another one."""
-        out = previous if out is None else out
+    def step_from(self, previous: Tensor) -> Tensor:
+        """The parameters less a vector, in the memory of that vector."""
         if self.gathers or previous.numel() <= SMALL:
-            return torch.sub(self.vector(self.params), previous, out=out)
-        for difference, p, before in zip(self.pieces(out), self.params, self.pieces(previous), strict=True):
-            torch.sub(p.detach().to(before.device), before, out=difference)
-        return out
+            return torch.sub(self.vector(self.params), previous, out=previous)
+        torch._foreach_sub_(self.pieces(previous), list(self.params))
+        return previous.neg_()
 
     # -- of all ranks ------------------------------------------------------------------------------------------------
     def total(self, value: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -12,14 +11,13 @@ import torch
 from torch import Tensor
 
 from ...core import Beta, Child, Count, Length, NonNegative, Range, StateKind
+from ...core.sight import changes
 from ...core.vector_method import Unit, at_hand
 from ...linalg import SymmetricOperator
 from .pairs import FEW, PairMethod, by_age, known_rows
 
 #: So many bytes of rows are used again while they are still in the processor's cache.
 TILE = 1 << 22
-#: How often a tensor has been changed in place.
-_changes = operator.attrgetter("_version")
 
 
 class TwoLoop(PairMethod):
@@ -100,13 +98,13 @@ class TwoLoop(PairMethod):
         for part, a, b in _pieces(S, y, u):
             products.addmv_(part, a)
             others.addmv_(part, b)
-        unit.seen = u, _changes(u), others
+        unit.seen = u, changes(u), others
         return products
 
     def _products_of(self, unit: Unit, S: Tensor, x: Tensor) -> Tensor:
         """S·x, which may be known."""
         seen, unit.seen = unit.seen, None
-        if seen is not None and seen[0] is x and seen[1] == _changes(x):
+        if seen is not None and seen[0] is x and seen[1] == changes(x):
             return seen[2]
         return S @ x
 

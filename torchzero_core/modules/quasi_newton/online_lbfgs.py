@@ -93,7 +93,7 @@ class OnlineLBFGS(TwoLoop):
                     before = gradient(var.closure, unit.params)[1]
                 self.begin(unit, u)
                 s, y = self.room(unit)
-                self.take(unit, unit.step_from(state["prev_params"], out=s), torch.sub(g, unit.vector(before), out=y))
+                self.take(unit, unit.point(s).sub_(state["prev_params"]), torch.sub(g, unit.vector(before), out=y))
         else:
             state["prev_update"] = g
             self._waiting = var.closure, unit
@@ -110,7 +110,7 @@ class OnlineLBFGS(TwoLoop):
         state = unit.state
         after = gradient(closure, unit.params)[1]
         s, y = self.room(unit)
-        unit.step_from(state.pop("prev_params"), out=s)
+        unit.point(s).sub_(state.pop("prev_params"))
         self.take(unit, s, torch.sub(unit.vector(after), state.pop("prev_update"), out=y))
 
     def __getstate__(self) -> dict[str, Any]:

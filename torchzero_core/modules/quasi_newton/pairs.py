@@ -62,15 +62,16 @@ class PairMethod(VectorMethod):
             state["prev_params"], state["prev_update"] = unit.point(torch.empty_like(u)), u.clone()
             return knows_nothing(state)
         a, b, takes = h["params_beta"], h["grads_beta"], (t - 1) % h["update_freq"] == 0
+        p = unit.point(torch.empty_like(u))
         if not takes and a is None and b is None:
-            state["prev_params"], state["prev_update"] = unit.point(torch.empty_like(u)), u.clone()
+            state["prev_params"], state["prev_update"] = p, u.clone()
             return knows_nothing(state)
         before, old = state.examined("prev_params"), state.examined("prev_update")
         s, y = self.room(unit) if takes else (torch.empty_like(u), torch.empty_like(u))
-        unit.step_from(before, out=s)
+        torch.sub(p, before, out=s)
         torch.sub(u, old, out=y)
         # An average moves by (1 − β) of the difference. What was there stays as it is, for a step that fails.
-        state["prev_params"] = unit.point(torch.empty_like(u)) if a is None else before + s.mul_(1 - a)
+        state["prev_params"] = p if a is None else before + s.mul_(1 - a)
         state["prev_update"] = u.clone() if b is None else old + y.mul_(1 - b)
         if takes:
             self.take(unit, s, y)
